@@ -1,0 +1,117 @@
+"""The values that the alignment pipeline passes around: frozen, without I/O."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """One image exactly as the engine gets it: the original container, without metadata segments."""
+
+    sha256: str
+    mime: str
+    data: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn: texts and images in the order in which they were given."""
+
+    role: str
+    parts: tuple[str | Image, ...]
+
+    @property
+    def text(self) -> str:
+        return "".join(part for part in self.parts if isinstance(part, str))
+
+    @property
+    def images(self) -> tuple[Image, ...]:
+        return tuple(part for part in self.parts if isinstance(part, Image))
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """A conversation that waits for the assistant's next turn."""
+
+    messages: tuple[Message, ...]
+
+    @property
+    def images(self) -> tuple[Image, ...]:
+        return tuple(image for message in self.messages for image in message.images)
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One sampled answer, with the token ids and log-probabilities as the engine drew them.
+
+    `logprobs` are natural logarithms of the raw (temperature 1) distribution, one for each id of `token_ids`.
+    """
+
+    index: int
+    adapter: str
+    text: str
+    token_ids: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    finish_reason: str
+    variant: str = ""
+    """Name of a hidden instruction that the prompt carried; empty for the user's own prompt."""
+
+
+class Action(StrEnum):
+    """What a rule asks for when it applies. The strongest of all rules' actions counts."""
+
+    ALLOW = "allow"
+    FLAG = "flag"
+    BLOCK = "block"
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What one rule said about one text. `reason` is for operators; it never quotes the text."""
+
+    rule: str
+    version: str
+    action: Action
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """One scorer's value for one candidate; `value` None: the scorer failed or gave no finite number."""
+
+    scorer: str
+    version: str
+    value: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """All that was found about one candidate.
+
+    `total` is the ensemble's value (None: not one scorer answered), `disagreement` the standard deviation of
+    its calibrated parts, 0 for a single scorer.
+    """
+
+    candidate: Candidate
+    verdicts: tuple[Verdict, ...]
+    scores: tuple[Score, ...]
+    total: float | None
+    disagreement: float = 0.0
+
+    @property
+    def is_feasible(self) -> bool:
+        return not any(verdict.action is Action.BLOCK for verdict in self.verdicts)
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """The chosen candidate's index, its exact probability under the strategy, and why, in words."""
+
+    index: int | None
+    probability: float
+    strategy: str
+    reason: str
+    probabilities: tuple[float, ...] = ()
+    """One for each judged candidate, in order; 0 for those that are not feasible."""

@@ -1,0 +1,128 @@
+"""What every handler depends on: the services, who is calling, and the strictly parsed body."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Annotated, Any, TypeVar, cast
+
+from fastapi import Depends, Request
+from pydantic import BaseModel, ValidationError
+
+from server.errors import BadRequest, Forbidden, Unauthorized, UnsupportedMedia
+from server.services import Services
+from server.store import keys
+
+M = TypeVar("M", bound=BaseModel)
+
+
+class Role(StrEnum):
+    APP = "app"
+    LEARNER = "learner"
+    OPERATOR = "operator"
+
+
+ALLOWED = {
+    Role.APP: {Role.APP, Role.OPERATOR},
+    Role.LEARNER: {Role.LEARNER, Role.OPERATOR},
+    Role.OPERATOR: {Role.OPERATOR},
+}
+"""For each role that a route asks for, the roles that satisfy it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """Who is calling. `key_id` is "local" where no keys are required."""
+
+    tenant: str
+    role: Role
+    key_id: str
+
+
+LOCAL = Principal("default", Role.OPERATOR, "local")
+
+
+def get_services(request: Request) -> Services:
+    return cast(Services, request.app.state.services)
+
+
+ServicesDep = Annotated[Services, Depends(get_services)]
+
+
+def hash_key(key: str) -> str:
+    """Keys carry 256 random bits, so a plain hash keeps them; looking the hash up leaks no prefix of a key."""
+    return hashlib.sha256(key.encode()).hexdigest()
+
+
+async def find_principal(request: Request, services: Services) -> Principal:
+    """The bearer of the request's key; raises `Unauthorized`."""
+    if not services.config.http.require_keys:
+        return LOCAL
+    scheme, _, key = request.headers.get("authorization", "").partition(" ")
+    if scheme.lower() != "bearer" or not key or len(key) > 256:
+        raise Unauthorized("Send your API key as `Authorization: Bearer <key>`.")
+    found = await services.database.read(lambda c: keys.find_key(c, hash_key(key)))
+    if found is None:
+        raise Unauthorized("This API key is not known, or was revoked.")
+    return Principal(found.tenant, Role(found.role), found.id)
+
+
+def require(role: Role) -> Any:
+    """A dependency that lets only callers of the role through."""
+
+    async def check(request: Request, services: ServicesDep) -> Principal:
+        principal = await find_principal(request, services)
+        if principal.role not in ALLOWED[role]:
+            raise Forbidden(f"This needs a key of the role {role.value}.")
+        return principal
+
+    return Depends(check)
+
+
+AppCaller = Annotated[Principal, require(Role.APP)]
+LearnerCaller = Annotated[Principal, require(Role.LEARNER)]
+OperatorCaller = Annotated[Principal, require(Role.OPERATOR)]
+
+
+def json_body(model: type[M]) -> Any:
+    """A dependency that parses the body strictly; raises `BadRequest` or `UnsupportedMedia`."""
+
+    async def parse(request: Request) -> M:
+        content_type = request.headers.get("content-type", "application/json").partition(";")[0].strip().lower()
+        if content_type != "application/json":
+            raise UnsupportedMedia("Send the body as application/json.", code="unsupported_media_type")
+        if request.headers.get("content-encoding", "identity").lower() != "identity":
+            raise UnsupportedMedia("Send the body uncompressed.")
+        return parse_json(model, await request.body())
+
+    return Depends(parse)
+
+
+def parse_json(model: type[M], body: bytes) -> M:
+    """Validate JSON bytes; the error names the first wrong field and never quotes its content."""
+    try:
+        return model.model_validate_json(body)
+    except ValidationError as error:
+        raise bad_request(error) from None
+
+
+def bad_request(error: ValidationError) -> BadRequest:
+    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    path = ".".join(str(part) for part in first["loc"]) or None
+    if first["type"] == "json_invalid":
+        return BadRequest("The body is not valid JSON.", code="invalid_json")
+    if first["type"] == "extra_forbidden":
+        return BadRequest(f"Unknown parameter: {path}.", param=path, code="unknown_parameter")
+    message = first["msg"].removeprefix("Value error, ")
+    return BadRequest(f"{path}: {message}" if path else message, param=path)
+
+
+def now() -> float:
+    """Wall-clock time of records, UTC seconds since the epoch."""
+    return time.time()
+
+
+Clock = Callable[[], float]

@@ -1,0 +1,344 @@
+"""The service's configuration: one TOML file, overridden by `PLUMBLINE_*` variables, one frozen typed tree.
+
+`PLUMBLINE_ENGINE__MODEL=...` overrides `[engine] model`. Unknown keys and bad values stop the start with one
+line. `python -m server --check-config` prints the effective values, secrets masked.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Seconds = Annotated[float, Field(gt=0)]
+
+LORA_TARGET_MODULES = (
+    "qkv_proj", "o_proj", "gate_up_proj", "down_proj", "q_proj", "k_proj", "v_proj", "gate_proj", "up_proj",
+)  # fmt: skip
+"""Modules that the engine wraps for LoRA. `lm_head` is left out: wrapped, concurrent scorings kill the engine."""
+
+
+class Section(BaseModel):
+    """A part of the tree: immutable, and strict about unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class HttpConfig(Section):
+    """Where the service listens and what it accepts."""
+
+    host: str = "127.0.0.1"
+    """Address of the public API. Without keys only a loopback address is accepted."""
+    port: int = Field(8400, ge=0, le=65535)
+    """Port of the public API; 0 takes a free one."""
+    metrics_port: int = Field(8401, ge=0, le=65535)
+    """Port of the private listener that serves `/metrics`, on the same host."""
+    require_keys: bool = False
+    """Refuse requests without an API key. Off: local mode, loopback only."""
+    max_body_bytes: int = Field(32 * 1024 * 1024, gt=0)
+    """Largest request body; larger ones get 413 before they are read."""
+    max_concurrent_requests: int = Field(256, gt=0)
+    """Chat requests in work at once; more wait in the queue."""
+    max_queued_requests: int = Field(1024, ge=0)
+    """Chat requests that may wait; more get 429 with Retry-After."""
+    shutdown_grace_s: Seconds = 10.0
+    """How long open requests may finish after a termination signal."""
+
+
+class ChatConfig(Section):
+    """Bounds of one chat request."""
+
+    max_best_of: int = Field(32, ge=1, le=256)
+    """Largest number of candidates that one request may ask for."""
+    default_max_tokens: int = Field(256, ge=1)
+    """Length limit of an answer when the request names none."""
+    max_tokens: int = Field(4096, ge=1)
+    """Largest length limit that a request may name."""
+    max_messages: int = Field(128, ge=1)
+    """Largest number of messages in one conversation."""
+    max_text_chars: int = Field(200_000, ge=1)
+    """Largest number of characters in one conversation."""
+    max_images: int = Field(16, ge=0)
+    """Largest number of images in one conversation."""
+    max_image_bytes: int = Field(16 * 1024 * 1024, ge=1)
+    """Largest size of one image's container."""
+    min_image_side_px: int = Field(16, ge=1)
+    """Smallest width and height of an image."""
+    max_image_pixels: int = Field(16_000_000, ge=1)
+    """Largest width x height of an image."""
+    max_image_side_px: int = Field(8192, ge=1)
+    """Largest width and height of an image."""
+    engine_timeout_s: Seconds = 120.0
+    """How long the engine may take over one request."""
+
+
+class EngineConfig(Section):
+    """The vLLM engine: started here (`urls` empty), or replicas that already run."""
+
+    urls: tuple[str, ...] = ()
+    """Base URLs of running replicas. Empty: one engine is started and supervised by the server."""
+    model: str = "clients/demo/shapes_vlm"
+    """Directory or Hugging Face name of the base model, as given to the engine's `--model`."""
+    python: str = ""
+    """Interpreter of the environment that holds vLLM; empty: the server's own."""
+    port: int = Field(0, ge=0, le=65535)
+    """Loopback port of the started engine; 0 takes a free one."""
+    dtype: str = "auto"
+    """Weight type, as vLLM names it."""
+    max_model_len: int = Field(4096, ge=16)
+    """Longest prompt plus answer, in tokens."""
+    max_num_seqs: int = Field(64, ge=1)
+    """Sequences that the engine runs at once."""
+    max_loras: int = Field(6, ge=1)
+    """Adapters resident at once: active + previous + canary + staged + ephemeral."""
+    max_lora_rank: int = Field(16, ge=1)
+    """Largest adapter rank."""
+    gpu_memory_utilization: Share = 0.6
+    """Share of the GPU that the engine may take (CUDA only)."""
+    cpu_kv_cache_gb: int = Field(1, ge=1)
+    """Size of the key-value cache in GiB (CPU only)."""
+    cpu_threads: int = Field(0, ge=0)
+    """Threads of the CPU engine; 0: one for each core."""
+    extra_args: tuple[str, ...] = ()
+    """Further command-line arguments for vLLM."""
+    start_timeout_s: Seconds = 600.0
+    """How long a start may take before it counts as failed."""
+    probe_interval_s: Seconds = 5.0
+    """Pause between two readiness probes (one generated token each)."""
+    probe_timeout_s: Seconds = 20.0
+    """A probe that takes longer has failed; three failures in a row restart a supervised engine."""
+
+
+class StoreConfig(Section):
+    """Where the state lives."""
+
+    directory: Path = Path("state")
+    """Holds the database, `media/`, `adapters/`, `uploads/` and the token secret."""
+    min_free_bytes: int = Field(64 * 1024 * 1024, ge=0)
+    """With less free disk than this, writes are refused with 503."""
+    read_connections: int = Field(4, ge=1)
+    """Read-only database connections."""
+
+
+class RuleConfig(Section):
+    """One safety rule."""
+
+    name: str = Field(min_length=1, max_length=64)
+    """Shown in verdicts and metrics."""
+    kind: Literal["pattern", "length", "repetition"]
+    """Which rule."""
+    action: Literal["block", "flag"] = "block"
+    """What happens to a text to which it applies."""
+    on: Literal["output", "input", "both"] = "output"
+    """Which texts it reads."""
+    pattern: str = ""
+    """`pattern`: a regular expression in RE2 syntax (linear time), searched without regard to case."""
+    max_chars: int = Field(0, ge=0)
+    """`length`: longest allowed text."""
+    max_repeats: int = Field(4, ge=2)
+    """`repetition`: how often one sentence may occur."""
+
+
+class ScorerConfig(Section):
+    """One scorer and its weight in the ensemble."""
+
+    kind: Literal["logprob", "implicit", "length", "repetition"]
+    """Which scorer."""
+    weight: float = 1.0
+    """Weight in the ensemble."""
+    beta: float = Field(0.1, gt=0)
+    """`implicit`: scale of log π_adapter − log π_base."""
+    target_tokens: int = Field(0, ge=0)
+    """`length`: answers longer than this lose in proportion."""
+    timeout_s: Seconds = 10.0
+    """A scorer that takes longer counts as failed for the request."""
+
+
+class SignalsConfig(Section):
+    """How signals become training data."""
+
+    holdout_share: Share = 0.1
+    """Share of prompts (by digest) whose groups are kept for the gate and never trained on."""
+    safety_pairs: bool = True
+    """Make blocked ≺ clean pairs from groups that hold both."""
+    safety_pair_weight: float = Field(0.5, ge=0)
+    """Weight of such a pair."""
+    ai_pairs: bool = False
+    """Make best ≻ worst pairs from the ensemble's totals where no person has spoken."""
+    ai_margin: float = Field(1.0, gt=0)
+    """Smallest difference of totals for such a pair."""
+    feedback_token_ttl_s: Seconds = 7 * 24 * 3600.0
+    """How long an answer's feedback token is good."""
+
+
+class SuiteConfig(Section):
+    """One JSONL suite that every staged adapter must pass."""
+
+    name: str = Field(min_length=1, max_length=64)
+    """Shown in the gate report."""
+    path: Path
+    """JSONL of `{id, messages, images, checks}`."""
+    margin: Share = 0.02
+    """How much worse than the active adapter still passes."""
+    greedy: bool = False
+    """Ask at temperature 0 (skills) instead of 1 (behaviour)."""
+    max_items: int = Field(200, ge=1)
+    """Items used, from the start of the file."""
+    max_tokens: int = Field(64, ge=1)
+    """Length limit of an answer."""
+
+
+class GateConfig(Section):
+    """What a staged adapter has to show."""
+
+    suites: tuple[SuiteConfig, ...] = ()
+    """Behaviour and skills, each against the active adapter on the same items and seeds."""
+    preference_margin: Share = 0.1
+    """Held-out preference accuracy may lie this much below one half."""
+    min_preference_pairs: int = Field(20, ge=1)
+    """With fewer held-out pairs the preference check is inconclusive."""
+    max_preference_pairs: int = Field(200, ge=1)
+    """Newest held-out pairs used."""
+    safety_margin: Share = 0.02
+    """How much higher than the active adapter's the share of blocked answers may be."""
+    max_length_ratio: float = Field(1.5, gt=1)
+    """Mean answer length against base: at most this, at least its inverse."""
+    max_kl: float = Field(1.0, gt=0)
+    """Mean KL to base per token, in nats."""
+    concurrency: int = Field(8, ge=1)
+    """Requests to the engine at once."""
+
+
+class RolloutConfig(Section):
+    """What becomes of an adapter that passed the gate."""
+
+    automatic: bool = True
+    """Start a canary by itself; off: wait for an operator."""
+    canary_share: Share = 0.2
+    """Share of users that a canary gets."""
+    inconclusive_share: Share = 0.05
+    """Share where the gate was inconclusive."""
+    canary_requests: int = Field(500, ge=1)
+    """Canary requests after which the canary has expired without harm shown."""
+    on_expired: Literal["promote", "keep"] = "promote"
+    """What an expired canary without harm becomes."""
+    harm_margin: Share = 0.02
+    """How much higher the share of blocked or failed answers may be than the active adapter's."""
+    harm_alpha: float = Field(0.01, gt=0, lt=1)
+    """Chance that an equal adapter is rolled back."""
+
+
+class LearnerConfig(Section):
+    """What the alias's learner is told to do (`GET /v1/training/config`)."""
+
+    objectives: dict[str, float] = {"sigmoid": 1.0, "sft": 0.3}
+    """Losses on pairs and their weights."""
+    unpaired_objective: str = "kto"
+    """Loss on thumbs without a counterpart."""
+    unpaired_weight: float = Field(0.5, ge=0)
+    """Weight of the unpaired loss."""
+    beta: float = Field(0.1, gt=0)
+    """Inverse temperature of the preference objectives."""
+    rank: int = Field(16, ge=1)
+    """LoRA rank."""
+    alpha: int = Field(32, ge=1)
+    """LoRA alpha."""
+    learning_rate: float = Field(5e-4, gt=0)
+    """Peak learning rate of AdamW."""
+    epochs: int = Field(3, ge=1)
+    """Passes over a round's examples."""
+    batch_groups: int = Field(8, ge=1)
+    """Groups in one optimiser step."""
+    min_new_signals: int = Field(50, ge=1)
+    """New human signals that start a round."""
+    max_replay_groups: int = Field(2000, ge=1)
+    """Groups kept for replay."""
+    max_grad_norm: float = Field(1.0, gt=0)
+    """Gradient clipping."""
+    target_modules: str = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
+    """Regular expression of the modules that get an adapter."""
+
+
+class AliasConfig(Section):
+    """The unit of alignment: what apps call as `model`."""
+
+    name: str = Field("default", pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")
+    """The model name that apps send."""
+    best_of: int = Field(4, ge=1)
+    """Candidates when the request does not say."""
+    rules: tuple[RuleConfig, ...] = ()
+    """Safety rules, all applied."""
+    scorers: tuple[ScorerConfig, ...] = (ScorerConfig(kind="implicit"),)
+    """Scorers of the ensemble."""
+    refusal: str = "I can't answer that."
+    """Text of the answer when every candidate is blocked."""
+    train_tenants: tuple[str, ...] = ("default",)
+    """Tenants whose groups may train this alias."""
+    explore: Share = 0.0
+    """Probability of a random feasible candidate instead of the best one."""
+    signals: SignalsConfig = SignalsConfig()
+    gate: GateConfig = GateConfig()
+    rollout: RolloutConfig = RolloutConfig()
+    learner: LearnerConfig = LearnerConfig()
+
+
+class Config(BaseSettings):
+    """The whole tree."""
+
+    model_config = SettingsConfigDict(
+        frozen=True,
+        extra="forbid",
+        env_prefix="PLUMBLINE_",
+        env_nested_delimiter="__",
+        use_attribute_docstrings=True,
+    )
+
+    http: HttpConfig = HttpConfig()
+    chat: ChatConfig = ChatConfig()
+    engine: EngineConfig = EngineConfig()
+    store: StoreConfig = StoreConfig()
+    aliases: tuple[AliasConfig, ...] = (AliasConfig(),)
+    """Aliases served by this installation; the first is the default."""
+    secret: SecretStr | None = None
+    """Key of feedback tokens and user hashes; without one, a random key is kept in the store's directory."""
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """How much is logged, one JSON object a line on standard error."""
+
+    @model_validator(mode="after")
+    def _names_are_unique(self) -> Self:
+        names = [alias.name for alias in self.aliases]
+        if not names or len(set(names)) != len(names):
+            raise ValueError("aliases need at least one entry, and names that differ")
+        return self
+
+    @model_validator(mode="after")
+    def _open_only_on_loopback(self) -> Self:
+        if not self.http.require_keys and self.http.host not in {"127.0.0.1", "localhost", "::1"}:
+            raise ValueError("http.host is not a loopback address: set http.require_keys = true")
+        return self
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
+
+
+def load_config(path: Path | None) -> Config:
+    """Read the file (none: defaults) and the environment; raises `pydantic.ValidationError` or `OSError`."""
+    if path is None:
+        return Config()
+    path.open("rb").close()  # a missing file is an error, not an empty configuration
+
+    class FileConfig(Config):
+        model_config = SettingsConfigDict(toml_file=path)
+
+    return FileConfig()

@@ -1,0 +1,150 @@
+"""What the server may ask of an engine. Adapters: `VllmEngine` (HTTP, real) and `FakeEngine` (unit tests)."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from reward.types import Candidate, Prompt
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How answers are drawn. Names and ranges are those of vLLM's OpenAI chat route; None leaves its default."""
+
+    max_tokens: int
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int | None = None
+    min_p: float | None = None
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    repetition_penalty: float | None = None
+    stop: tuple[str, ...] = ()
+    seed: int | None = None
+    top_logprobs: int = 0
+    """Alternatives reported for each token, beside the sampled one."""
+
+    @property
+    def is_on_policy(self) -> bool:
+        """True when the logged raw log-probabilities are those of the distribution that was sampled."""
+        return (
+            self.temperature == 1.0
+            and self.top_p == 1.0
+            and self.top_k is None
+            and self.min_p is None
+            and self.presence_penalty == 0.0
+            and self.frequency_penalty == 0.0
+            and self.repetition_penalty is None
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class TokenAlternatives:
+    """The most likely tokens at one position, as (text, natural-log probability), the likeliest first."""
+
+    token: str
+    logprob: float
+    top: tuple[tuple[str, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """The answers to one engine request, in index order, and the prompt as the engine saw it.
+
+    `prompt_token_ids` has the image placeholders expanded; training uses these ids and never tokenises.
+    `tokens` has one tuple of alternatives for each candidate, in the same order.
+    """
+
+    prompt_token_ids: tuple[int, ...]
+    candidates: tuple[Candidate, ...]
+    tokens: tuple[tuple[TokenAlternatives, ...], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """A piece of the one streamed answer. `finish_reason` is set on the last piece only."""
+
+    text: str
+    token_ids: tuple[int, ...] = ()
+    logprobs: tuple[float, ...] = ()
+    tokens: tuple[TokenAlternatives, ...] = ()
+    prompt_token_ids: tuple[int, ...] = ()
+    """On the first piece only."""
+    finish_reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredAnswer:
+    """A given answer under a model: its token ids as the engine encodes the text, one log-probability each.
+
+    Re-encoded text can differ from the sampled ids; compare `token_ids` before mixing the two.
+    """
+
+    token_ids: tuple[int, ...]
+    logprobs: tuple[float, ...] = field(repr=False)
+
+    @property
+    def total(self) -> float:
+        return sum(self.logprobs)
+
+
+class EngineError(Exception):
+    """The engine did not answer as it should. `retryable`: the same request may succeed later."""
+
+    def __init__(self, message: str, *, retryable: bool = True) -> None:
+        super().__init__(message)
+        self.retryable = retryable
+
+
+class PromptTooLong(EngineError):
+    """The prompt (images included) and `max_tokens` do not fit the engine's context."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, retryable=False)
+
+
+class UnknownModel(EngineError):
+    """The engine knows neither a base model nor an adapter of this name."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, retryable=False)
+
+
+class Engine(Protocol):
+    """One engine (one vLLM process). Safe for concurrent use on one event loop.
+
+    `model` is always either the base model's served name or an adapter id; adapters are pulled by the engine
+    itself from the shared adapter directory on first use. Every call raises `EngineError` and nothing else;
+    cancelling a call aborts its requests in the engine.
+    """
+
+    @property
+    def base_model(self) -> str:
+        """The name under which the engine serves the base model."""
+        ...
+
+    async def generate(self, model: str, prompt: Prompt, n: int, sampling: Sampling) -> Generation:
+        """`n` answers on one shared prompt. At temperature 0 `n` must be 1."""
+        ...
+
+    def stream(self, model: str, prompt: Prompt, sampling: Sampling) -> AsyncIterator[Delta]:
+        """One answer, piece by piece."""
+        ...
+
+    async def score(self, model: str, prompt: Prompt, answer: str) -> ScoredAnswer:
+        """Log-probabilities of a given answer's text (without the end-of-turn token) by one prefill, no sampling."""
+        ...
+
+    async def is_ready(self) -> bool:
+        """Whether a real token was generated just now, within a deadline. Never raises."""
+        ...
+
+    async def version(self) -> str:
+        """The engine software's version, as stored with each group."""
+        ...
+
+    async def close(self) -> None:
+        """Release connections; idempotent."""
+        ...

@@ -1,0 +1,116 @@
+"""One exception tree; only the API layer turns it into HTTP.
+
+    PlumblineError            status, type, code, param, retryable
+    ├── BadRequest            400: the request is wrong; `param` names the field
+    ├── Unauthorized          401: no key, or none that is known
+    ├── Forbidden             403: the key's role does not allow it
+    ├── NotFound              404: unknown, or another tenant's
+    ├── Gone                  410: expired or erased
+    ├── StaleGeneration       412: routing moved since the caller looked
+    ├── TooLarge              413: a body over its limit
+    ├── IdempotencyMismatch   422: the key was used with another body
+    ├── Busy                  429: the queue is full; Retry-After
+    ├── EngineUnavailable     503: no engine answers; Retry-After
+    └── StorageUnavailable    503: the store cannot keep anything; Retry-After
+
+Messages go to clients: they say what was wrong and how to mend it, and never quote exceptions, paths or texts.
+"""
+
+from __future__ import annotations
+
+
+class PlumblineError(Exception):
+    """The root. `public` goes to the client; `str(error)` is for the log."""
+
+    status = 500
+    type = "server_error"
+    code = "internal_error"
+    retry_after_s: int | None = None
+
+    def __init__(self, public: str, *, param: str | None = None, code: str | None = None) -> None:
+        super().__init__(public)
+        self.public = public
+        self.param = param
+        if code is not None:
+            self.code = code
+
+
+class BadRequest(PlumblineError):
+    status = 400
+    type = "invalid_request_error"
+    code = "invalid_request"
+
+
+class Unauthorized(PlumblineError):
+    status = 401
+    type = "authentication_error"
+    code = "invalid_api_key"
+
+
+class Forbidden(PlumblineError):
+    status = 403
+    type = "permission_error"
+    code = "insufficient_scope"
+
+
+class NotFound(PlumblineError):
+    status = 404
+    type = "not_found_error"
+    code = "not_found"
+
+
+class Gone(PlumblineError):
+    status = 410
+    type = "not_found_error"
+    code = "response_expired"
+
+
+class StaleGeneration(PlumblineError):
+    status = 412
+    type = "invalid_request_error"
+    code = "stale_generation"
+
+
+class TooLarge(PlumblineError):
+    status = 413
+    type = "invalid_request_error"
+    code = "request_too_large"
+
+
+class UnsupportedMedia(PlumblineError):
+    status = 415
+    type = "invalid_request_error"
+    code = "unsupported_encoding"
+
+
+class IdempotencyMismatch(PlumblineError):
+    status = 422
+    type = "invalid_request_error"
+    code = "idempotency_mismatch"
+
+
+class Busy(PlumblineError):
+    status = 429
+    type = "rate_limit_error"
+    code = "queue_full"
+    retry_after_s = 1
+
+
+class EngineUnavailable(PlumblineError):
+    status = 503
+    type = "server_error"
+    code = "engine_unavailable"
+    retry_after_s = 2
+
+
+class StorageUnavailable(PlumblineError):
+    """The constructor's text is for the log; clients get a fixed one."""
+
+    status = 503
+    type = "server_error"
+    code = "storage_unavailable"
+    retry_after_s = 5
+
+    def __init__(self, cause: str) -> None:
+        super().__init__("The store cannot take this now; nothing was kept. Try again later.")
+        self.cause = cause

@@ -1,0 +1,129 @@
+"""What becomes of signals: pairs and unpaired examples, derived from a group's present state. Pure.
+
+One derivation serves the feed, the export and the gate. Rules, in order of `docs/concepts.md`:
+
+- choice, ranking → each better ≻ each worse, weight 1; ties are not trained on;
+- correction ≻ the answer that was shown;
+- a thumb → unpaired; with a sibling that the ensemble ranks clearly the other way, a pair of half weight as well;
+- "again" and then up → later ≻ earlier belongs to the earlier group and is a pair only inside one group, so
+  across groups it stays an unpaired example;
+- a blocked candidate ≺ a clean sibling, of the pair weight that the alias sets;
+- nothing said → best ≻ worst by the ensemble, where the alias allows it and no scorer failed.
+
+A candidate whose shown text or prompt differed from what was sampled is never a positive.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from server.config import SignalsConfig
+from server.store.records import CandidateRecord, GroupRecord, GroupState, SignalKind, SignalRecord
+from server.wire import Pair, Unpaired
+
+RULES_ANNOTATOR = "rules"
+ENSEMBLE_ANNOTATOR = "ensemble"
+THUMB_PAIR_WEIGHT = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Examples:
+    """What a group teaches at present."""
+
+    pairs: tuple[Pair, ...] = ()
+    unpaired: tuple[Unpaired, ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.pairs or self.unpaired)
+
+
+def derive(group: GroupRecord, signals: Sequence[SignalRecord], settings: SignalsConfig) -> Examples:
+    """The group's examples. `signals` are its live ones; aborted, failed and erased groups teach nothing."""
+    if group.state is not GroupState.COMPLETED:
+        return Examples()
+    known = {candidate.id: candidate for candidate in group.candidates}
+    pairs: list[Pair] = []
+    unpaired: list[Unpaired] = []
+    for signal in signals:
+        match signal.kind:
+            case SignalKind.CHOICE:
+                better, worse = [signal.payload["chosen"]], signal.payload["rejected"]
+                pairs += _pairs(known, ((b, w) for b in better for w in worse), "choice", 1.0, signal.annotator)
+            case SignalKind.RANKING:
+                order = signal.payload["ranking"]
+                ordered = ((b, w) for i, b in enumerate(order) for w in order[i + 1 :])
+                pairs += _pairs(known, ordered, "ranking", 1.0, signal.annotator)
+            case SignalKind.CORRECTION:
+                pair = (signal.payload["correction_id"], signal.payload["candidate_id"])
+                pairs += _pairs(known, [pair], "correction", 1.0, signal.annotator)
+            case SignalKind.RATING:
+                one, thumb_pairs = _from_rating(group, known, signal, settings)
+                unpaired += one
+                pairs += thumb_pairs
+            case SignalKind.TIE | SignalKind.COMMENT:
+                continue
+    if settings.safety_pairs:
+        pairs += _safety_pairs(group, settings.safety_pair_weight)
+    if settings.ai_pairs and not signals and not group.degraded:
+        pairs += _ai_pairs(group, settings.ai_margin)
+    return Examples(tuple(pairs), tuple(unpaired))
+
+
+def _pairs(
+    known: dict[str, CandidateRecord], ids: Iterable[tuple[str, str]], source: str, weight: float, annotator: str
+) -> list[Pair]:
+    return [
+        Pair.model_construct(chosen=better, rejected=worse, source=source, weight=weight, annotator=annotator)
+        for better, worse in ids
+        if better in known and worse in known and known[better].may_be_positive and known[worse].token_ids
+    ]
+
+
+def _from_rating(
+    group: GroupRecord, known: dict[str, CandidateRecord], signal: SignalRecord, settings: SignalsConfig
+) -> tuple[list[Unpaired], list[Pair]]:
+    rating: float = signal.payload["rating"]
+    rated = known.get(signal.payload["candidate_id"])
+    if rated is None or rating == 0 or not rated.token_ids:
+        return [], []
+    is_up = rating > 0
+    if is_up and not rated.may_be_positive:
+        return [], []
+    unpaired = [Unpaired(candidate=rated.id, desirable=is_up, weight=min(1.0, abs(rating)), annotator=signal.annotator)]
+    if rated.total is None or group.degraded:
+        return unpaired, []
+    siblings = [
+        one
+        for one in group.candidates
+        if one.id != rated.id and one.total is not None and not one.is_blocked and one.text != rated.text
+    ]
+    sign = 1 if is_up else -1
+    clear = [one for one in siblings if sign * (rated.total - (one.total or 0.0)) >= settings.ai_margin]
+    if not clear:
+        return unpaired, []
+    other = max(clear, key=lambda one: sign * ((rated.total or 0.0) - (one.total or 0.0)))
+    ids = (rated.id, other.id) if is_up else (other.id, rated.id)
+    return unpaired, _pairs(known, [ids], "thumbs", THUMB_PAIR_WEIGHT * min(1.0, abs(rating)), signal.annotator)
+
+
+def _safety_pairs(group: GroupRecord, weight: float) -> list[Pair]:
+    blocked = [one for one in group.candidates if one.is_blocked]
+    clean = [one for one in group.candidates if one.may_be_positive]
+    if not blocked or not clean:
+        return []
+    # Each blocked candidate against the clean one the ensemble likes best: one lesson each, not a cross product.
+    best = max(clean, key=lambda one: (one.total is not None, one.total or 0.0, -one.position))
+    known = {one.id: one for one in (*blocked, best)}
+    return _pairs(known, ((best.id, one.id) for one in blocked), "safety", weight, RULES_ANNOTATOR)
+
+
+def _ai_pairs(group: GroupRecord, margin: float) -> list[Pair]:
+    ranked = sorted(
+        (one for one in group.candidates if one.total is not None and one.may_be_positive),
+        key=lambda one: one.total or 0.0,
+    )
+    if len(ranked) < 2 or (ranked[-1].total or 0.0) - (ranked[0].total or 0.0) < margin:
+        return []
+    known = {one.id: one for one in ranked}
+    return _pairs(known, [(ranked[-1].id, ranked[0].id)], "ai", 1.0, ENSEMBLE_ANNOTATOR)

@@ -1,0 +1,179 @@
+"""Rows as frozen values. What the pipeline writes and what everybody else reads."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from server.wire import BASE
+
+
+class GroupState(StrEnum):
+    COMPLETED = "completed"
+    ABORTED = "aborted"
+    FAILED = "failed"
+    ERASED = "erased"
+    EXPIRED = "expired"
+
+
+class SignalKind(StrEnum):
+    RATING = "rating"
+    CHOICE = "choice"
+    RANKING = "ranking"
+    TIE = "tie"
+    CORRECTION = "correction"
+    COMMENT = "comment"
+
+
+class FeedKind(StrEnum):
+    SIGNAL = "signal"
+    OVERRIDE = "override"
+    ERASE = "erase"
+    QUARANTINE = "quarantine"
+    EXPIRE = "expire"
+
+
+class AdapterState(StrEnum):
+    """Where an adapter stands; `server.adapters.states` holds the transitions."""
+
+    STAGED = "staged"
+    VERIFIED = "verified"
+    GATED = "gated"
+    CANARY = "canary"
+    ACTIVE = "active"
+    RETIRED = "retired"
+    REJECTED = "rejected"
+    ROLLED_BACK = "rolled_back"
+    QUARANTINED = "quarantined"
+    EPHEMERAL = "ephemeral"
+
+
+@dataclass(frozen=True, slots=True)
+class MediaRecord:
+    sha256: str
+    mime: str
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class CandidateRecord:
+    id: str
+    position: int
+    adapter: str
+    variant: str
+    text: str
+    shown_text: str | None
+    token_ids: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    finish_reason: str
+    is_shown: bool
+    is_blocked: bool
+    probability: float
+    total: float | None
+    scores: dict[str, Any] = field(default_factory=dict)
+    verdicts: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def may_be_positive(self) -> bool:
+        """Whether training may move towards this answer: clean, shown as sampled, on the user's own prompt."""
+        return not self.is_blocked and self.shown_text is None and not self.variant and bool(self.token_ids)
+
+
+@dataclass(frozen=True, slots=True)
+class GroupRecord:
+    id: str
+    tenant: str
+    alias: str
+    state: GroupState
+    created_at: float
+    generation: int
+    adapter: str
+    is_canary: bool
+    user_hash: str | None
+    prompt_digest: str
+    is_holdout: bool
+    regenerate_of: str | None
+    prompt: list[dict[str, Any]]
+    sampling: dict[str, Any]
+    on_policy_sampling: bool
+    prompt_token_ids: tuple[int, ...]
+    base_digest: str
+    engine_version: str
+    selection: str
+    degraded: tuple[str, ...]
+    candidates: tuple[CandidateRecord, ...]
+    media: tuple[MediaRecord, ...]
+    revision: int = 0
+
+    def candidate(self, candidate_id: str) -> CandidateRecord | None:
+        return next((one for one in self.candidates if one.id == candidate_id), None)
+
+    @property
+    def shown(self) -> tuple[CandidateRecord, ...]:
+        return tuple(one for one in self.candidates if one.is_shown)
+
+
+@dataclass(frozen=True, slots=True)
+class SignalRecord:
+    """One opinion. `slot` names what it is an opinion of: a later one of the same annotator replaces it."""
+
+    id: str
+    group_id: str
+    kind: SignalKind
+    slot: str
+    annotator: str
+    created_at: float
+    payload: dict[str, Any]
+    is_live: bool = True
+    is_quarantined: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class FeedRecord:
+    seq: int
+    alias: str
+    group_id: str
+    revision: int
+    kind: FeedKind
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterRecord:
+    id: str
+    number: int
+    alias: str
+    state: AdapterState
+    parent: str
+    manifest: dict[str, Any]
+    created_at: float
+    updated_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    kind: str
+    outcome: str
+    body: dict[str, Any]
+    created_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Routing:
+    """Who serves an alias. Adapter ids, or "base"."""
+
+    alias: str
+    active: str = BASE
+    previous: str | None = None
+    canary: str | None = None
+    canary_share: float = 0.0
+    generation: int = 0
+    updated_at: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    alias: str
+    owner: str
+    token: int
+    expires_at: float

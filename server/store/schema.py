@@ -1,0 +1,203 @@
+"""The tables. Ids are text and time-ordered; times are UTC seconds since the epoch; token ids and
+log-probabilities are little-endian uint32 and float32 arrays.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    JSON,
+    Boolean,
+    Column,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    Table,
+    Text,
+    UniqueConstraint,
+)
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+groups = Table(
+    "groups",
+    metadata,
+    Column("id", Text, primary_key=True),  # the completion id
+    Column("tenant", Text, nullable=False),
+    Column("alias", Text, nullable=False),
+    Column("state", Text, nullable=False),  # completed | aborted | failed | erased | expired
+    Column("created_at", Float, nullable=False),
+    Column("generation", Integer, nullable=False),
+    Column("adapter", Text, nullable=False),
+    Column("is_canary", Boolean, nullable=False),
+    Column("user_hash", Text),
+    Column("prompt_digest", Text, nullable=False),
+    Column("is_holdout", Boolean, nullable=False),
+    Column("regenerate_of", Text),
+    Column("prompt", JSON, nullable=False),  # messages; images as {"image": sha256, "mime": ...}
+    Column("sampling", JSON, nullable=False),
+    Column("on_policy_sampling", Boolean, nullable=False),
+    Column("prompt_token_ids", LargeBinary, nullable=False),
+    Column("base_digest", Text, nullable=False),
+    Column("engine_version", Text, nullable=False),
+    Column("selection", Text, nullable=False),
+    Column("degraded", JSON, nullable=False),  # names of scorers that failed
+    Column("revision", Integer, nullable=False),  # grows with each change that the feed tells of
+    Index(None, "alias", "created_at"),
+    Index(None, "tenant", "user_hash"),
+)
+
+candidates = Table(
+    "candidates",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("group_id", Text, ForeignKey("groups.id"), nullable=False, index=True),
+    Column("position", Integer, nullable=False),
+    Column("adapter", Text, nullable=False),  # "base", an adapter id, or "human" for a correction
+    Column("variant", Text, nullable=False),
+    Column("text", Text, nullable=False),
+    Column("shown_text", Text),  # where it differs from `text`
+    Column("token_ids", LargeBinary, nullable=False),
+    Column("logprobs", LargeBinary, nullable=False),
+    Column("finish_reason", Text, nullable=False),
+    Column("is_shown", Boolean, nullable=False),
+    Column("is_blocked", Boolean, nullable=False),
+    Column("probability", Float, nullable=False),  # of being selected
+    Column("total", Float),  # the ensemble's value
+    Column("scores", JSON, nullable=False),  # {scorer: [version, value]}
+    Column("verdicts", JSON, nullable=False),  # {rule: [version, action, reason]}
+)
+
+group_media = Table(
+    "group_media",
+    metadata,
+    Column("group_id", Text, ForeignKey("groups.id"), primary_key=True),
+    Column("position", Integer, primary_key=True),
+    Column("sha256", Text, ForeignKey("media.sha256"), nullable=False, index=True),
+)
+
+media = Table(
+    "media",
+    metadata,
+    Column("sha256", Text, primary_key=True),
+    Column("mime", Text, nullable=False),
+    Column("size_bytes", Integer, nullable=False),
+    Column("created_at", Float, nullable=False),
+)
+
+signals = Table(
+    "signals",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("group_id", Text, ForeignKey("groups.id"), nullable=False, index=True),
+    Column("kind", Text, nullable=False),  # rating | choice | ranking | tie | correction | comment
+    Column("slot", Text, nullable=False),  # one live signal for each annotator and slot
+    Column("annotator", Text, nullable=False),  # hash of the user, or of the key where no user was named
+    Column("created_at", Float, nullable=False),
+    Column("is_live", Boolean, nullable=False),
+    Column("is_quarantined", Boolean, nullable=False),
+    Column("payload", JSON, nullable=False),
+    Index(None, "group_id", "annotator", "slot"),
+)
+
+feed = Table(
+    "feed",
+    metadata,
+    Column("seq", Integer, primary_key=True, autoincrement=True),
+    Column("alias", Text, nullable=False),
+    Column("group_id", Text, nullable=False),
+    Column("revision", Integer, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("created_at", Float, nullable=False),
+    Index(None, "alias", "seq"),
+    sqlite_autoincrement=True,
+)
+
+idempotency = Table(
+    "idempotency",
+    metadata,
+    Column("tenant", Text, primary_key=True),
+    Column("key", Text, primary_key=True),
+    Column("request_hash", Text, nullable=False),
+    Column("reply", JSON, nullable=False),
+    Column("created_at", Float, nullable=False, index=True),
+)
+
+adapters = Table(
+    "adapters",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("number", Integer, nullable=False),  # the sequence part of the id
+    Column("alias", Text, nullable=False, index=True),
+    Column("state", Text, nullable=False),
+    Column("parent", Text, nullable=False),
+    Column("manifest", JSON, nullable=False),
+    Column("created_at", Float, nullable=False),
+    Column("updated_at", Float, nullable=False),
+    UniqueConstraint("number"),
+)
+
+reports = Table(
+    "reports",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("subject", Text, nullable=False, index=True),  # an adapter id, or an alias for a round without one
+    Column("kind", Text, nullable=False),  # integrity | probe | gate | canary | round
+    Column("outcome", Text, nullable=False),
+    Column("body", JSON, nullable=False),
+    Column("created_at", Float, nullable=False),
+    sqlite_autoincrement=True,
+)
+
+routing = Table(
+    "routing",
+    metadata,
+    Column("alias", Text, primary_key=True),
+    Column("active", Text, nullable=False),
+    Column("previous", Text),
+    Column("canary", Text),
+    Column("canary_share", Float, nullable=False),
+    Column("generation", Integer, nullable=False),
+    Column("updated_at", Float, nullable=False),
+)
+
+leases = Table(
+    "leases",
+    metadata,
+    Column("alias", Text, primary_key=True),
+    Column("owner", Text, nullable=False),
+    Column("token", Integer, nullable=False),  # grows with each new holder: the fencing token
+    Column("expires_at", Float, nullable=False),
+)
+
+audit = Table(
+    "audit",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("at", Float, nullable=False),
+    Column("actor", Text, nullable=False),
+    Column("action", Text, nullable=False),
+    Column("subject", Text, nullable=False, index=True),
+    Column("detail", JSON, nullable=False),
+    sqlite_autoincrement=True,
+)
+
+api_keys = Table(
+    "api_keys",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("tenant", Text, nullable=False),
+    Column("role", Text, nullable=False),  # app | learner | operator
+    Column("key_hash", Text, nullable=False, unique=True),
+    Column("created_at", Float, nullable=False),
+    Column("revoked_at", Float),
+)
