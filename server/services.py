@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -9,38 +10,47 @@ from server.config import AliasConfig, Config
 from server.errors import NotFound
 from server.store.blobs import BlobStore
 from server.store.database import Database
+from server.wire import ChatMessage
 
 if TYPE_CHECKING:
+    from reward.types import Prompt
     from server.adapters.registry import AdapterRegistry
     from server.adapters.rollout import Rollout
     from server.adapters.routing import Router
     from server.engine.port import Engine
     from server.engine.supervisor import Supervisor
+    from server.feedback import FeedbackDesk
     from server.metrics import Metrics
+    from server.pipeline.admission import Admission
     from server.pipeline.pipeline import Pipeline
     from server.tokens import Signer
 
 
 @dataclass(frozen=True, slots=True)
 class Services:
+    """One installation, ready to serve."""
+
     config: Config
+    started_at: int
+    base_digest: str
     database: Database
     blobs: BlobStore
     engine: Engine
-    supervisor: Supervisor | None
+    supervisor: Supervisor
     registry: AdapterRegistry
     router: Router
     rollout: Rollout
+    admission: Admission
+    assembler: Callable[[Sequence[ChatMessage]], Awaitable[Prompt]]
+    """The wire's messages as a prompt."""
     pipeline: Pipeline
+    feedback: FeedbackDesk
     signer: Signer
     metrics: Metrics
-    base_digest: str
 
     def alias(self, name: str) -> AliasConfig:
         """The alias's settings; raises `NotFound`."""
         for alias in self.config.aliases:
             if alias.name == name:
                 return alias
-        raise NotFound(
-            "The model does not exist; GET /v1/models lists those that do.", param="model", code="model_not_found"
-        )
+        raise NotFound("There is no such alias.", param="alias", code="alias_not_found")

@@ -44,7 +44,7 @@ GRID: Final = 3
 MAX_SHAPES: Final = 4
 JPEG_QUALITY: Final = 90
 
-TRAINING_SEEDS: Final = range(0, 1_000_000)
+TRAINING_SEEDS: Final = range(1_000_000)
 USER_SEEDS: Final = range(1_000_000, 2_000_000)
 SUITE_SEEDS: Final = range(2_000_000, 3_000_000)
 EVALUATION_SEEDS: Final = range(3_000_000, 4_000_000)

@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import Connection, func, insert, select, update
 
 from server.store import schema
-from server.store.records import AdapterRecord, AdapterState, Report
+from server.store.records import AdapterRecord, AdapterState, GroupState, Report
 
 
 def next_number(connection: Connection) -> int:
@@ -80,3 +80,15 @@ def get_reports(connection: Connection, subject: str) -> list[Report]:
         .order_by(table.c.id)
     ).mappings()
     return [Report(**row) for row in rows]
+
+
+def recent_groups(connection: Connection, alias: str, limit: int) -> list[str]:
+    """Ids of the alias's newest completed groups: something to probe an adapter with."""
+    table = schema.groups
+    rows = connection.execute(
+        select(table.c.id)
+        .where(table.c.alias == alias, table.c.state == GroupState.COMPLETED)
+        .order_by(table.c.created_at.desc())
+        .limit(limit)
+    )
+    return list(rows.scalars())

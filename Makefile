@@ -1,0 +1,73 @@
+# The whole vocabulary: setup demo serve test test-all check bench (and demo-model, format, clean).
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+# Where the engine runs: cpu, or cuda.
+ENGINE ?= cpu
+# An index that holds PyTorch's CPU wheels, where pip does not find one by itself.
+TORCH_INDEX_URL ?=
+# For serve: a model directory or Hugging Face name.
+MODEL ?= clients/demo/shapes_vlm
+# Further arguments for demo, serve, demo-model, test and bench.
+ARGS ?=
+
+.PHONY: setup demo demo-model serve test test-all check bench format clean help
+
+help:  ## What can be made
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+setup: $(VENV)/.ready  ## Make the environment (ENGINE=cpu|cuda)
+
+$(VENV)/.ready: pyproject.toml deploy/torch_cpu.py
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "Python 3.11 or newer is needed: make setup PYTHON=/path/to/python3.11"; exit 1; }
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null \
+		|| { echo "Python's venv module is missing. On Debian: apt-get install -y python3-venv"; exit 1; }
+	@command -v g++ >/dev/null \
+		|| { echo "A C++ compiler is needed (vLLM compiles kernels). On Debian: apt-get install -y g++"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+ifeq ($(ENGINE),cpu)
+	@$(BIN)/pip install --quiet $(if $(TORCH_INDEX_URL),--index-url $(TORCH_INDEX_URL)) "torch==2.13.0+cpu" \
+		|| { echo "No CPU wheel of torch 2.13.0 was found. Name the index of PyTorch's CPU wheels (its install page"; \
+		     echo "shows it): make setup TORCH_INDEX_URL=...   With a GPU: make setup ENGINE=cuda"; exit 1; }
+	$(BIN)/pip install --quiet -e ".[server,engine-cpu,learner,demo,dev]"
+	$(BIN)/python deploy/torch_cpu.py
+else
+	$(BIN)/pip install --quiet -e ".[server,engine,learner,demo,dev]"
+endif
+	@touch $@
+
+demo: setup  ## The main job: users chat, a learner learns, adapters are gated and swapped in
+	$(BIN)/python -m clients.demo $(ARGS)
+
+demo-model: setup  ## Train the shapes model again (about half an hour on two cores)
+	$(BIN)/python -m clients.demo.train --out build/shapes_vlm $(ARGS)
+
+serve: setup  ## Keep the service running (MODEL=directory or Hugging Face name)
+	$(BIN)/plumbline up --model $(MODEL) $(ARGS)
+
+test: setup  ## Tests that hold the promises, real engine included (at most 12 minutes)
+	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+
+test-all: setup  ## All tests, crash loops and long runs included
+	$(BIN)/python -m pytest $(ARGS)
+
+check: setup  ## Lint, format, types, layers, and that the product knows no world
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	@! grep -rniE --include='*.py' '\b(circle|triangle|square)s?\b' reward server learner clients --exclude-dir=demo \
+		|| { echo "Only clients/demo/ may know shapes."; exit 1; }
+
+bench: setup  ## Every benchmark, quick; ARGS= for the full runs
+	@set -e; for file in benchmarks/[a-z]*.py; do \
+		$(BIN)/python -m benchmarks.$$(basename $$file .py) $(if $(ARGS),$(ARGS),--quick); done
+
+format: setup  ## Format and sort
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:  ## Remove the environment and what was built
+	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

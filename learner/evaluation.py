@@ -1,0 +1,133 @@
+"""How a policy stands to the signals and to the base: the round's pre-check, and the upload's fingerprint.
+
+This only stops a bad round early. Whether an adapter is served is the server's decision, on data that never
+comes here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import torch
+from torch import Tensor
+
+from learner.batch import Collator
+from learner.examples import Answer, Example
+from learner.model import Policy
+from learner.prefix import LOGITS_PER_CHUNK, PrefixModel
+from learner.state import Standing
+from server.wire import Fingerprint
+
+FINGERPRINTS: Final = 8
+ACCURACY_SLACK: Final = 0.02
+"""Accuracy may fall this much when the margin grew: a tie or two of a noisy label."""
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """One answer's per-token log-probabilities under policy and base, (tokens,) each."""
+
+    group: str
+    answer: Answer
+    policy: Tensor
+    base: Tensor
+
+    @property
+    def delta(self) -> float:
+        return float((self.policy - self.base).sum())
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    standing: Standing
+    answers: tuple[Measured, ...]
+
+
+@torch.no_grad()
+def evaluate(
+    policy: Policy, engine: PrefixModel, collator: Collator, examples: Sequence[Example], beta: float
+) -> Evaluation:
+    """Implicit rewards and KL to the base on these examples, by two forward passes without gradient."""
+    measured: list[Measured] = []
+    agreements: list[float] = []
+    divergences: list[Tensor] = []
+    for part in collator.split(examples):
+        packed = engine.pack(collator.rows(part))
+        hidden = engine.hidden(packed)
+        with policy.reference():
+            base_hidden = engine.hidden(packed)
+        size = max(1, LOGITS_PER_CHUNK // policy.base.vocabulary)
+        chunks = zip(hidden.split(size), base_hidden.split(size), packed.targets.split(size), strict=True)
+        pieces = [_compare(engine, *chunk) for chunk in chunks]
+        own, base, divergence = (torch.cat(parts) for parts in zip(*pieces, strict=True))
+        divergences.append(divergence)
+        values = iter(zip(own.split(list(packed.lengths)), base.split(list(packed.lengths)), strict=True))
+        for example in part:
+            answers = [Measured(example.group, answer, *next(values)) for answer in example.answers]
+            if example.group in collator.partners:
+                next(values)
+            measured += answers
+            agreements += _agreements(example, answers, beta)
+    standing = Standing(
+        examples=len(agreements),
+        accuracy=sum(value > 0 for value in agreements) / max(1, len(agreements)),
+        margin=sum(agreements) / max(1, len(agreements)),
+        kl=float(torch.cat(divergences).mean()) if divergences else 0.0,
+    )
+    return Evaluation(standing, tuple(measured))
+
+
+def _compare(engine: PrefixModel, own: Tensor, base: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Log-probabilities of the targets under both, and KL(own ‖ base) at each position."""
+    log_own, log_base = engine.log_distributions(own), engine.log_distributions(base)
+    divergence = (log_own.exp() * (log_own - log_base)).sum(-1)
+    index = targets[:, None]
+    return log_own.gather(-1, index)[:, 0], log_base.gather(-1, index)[:, 0], divergence
+
+
+def _agreements(example: Example, answers: Sequence[Measured], beta: float) -> list[float]:
+    """βh of every pair; ±βΔ of every thumb. Positive where the policy sides with the person."""
+    pairs = [beta * (answers[pair.chosen].delta - answers[pair.rejected].delta) for pair in example.pairs]
+    thumbs = [beta * answers[one.answer].delta * (1 if one.desirable else -1) for one in example.unpaired]
+    return pairs + thumbs
+
+
+def objection(before: Standing, after: Standing, max_kl: float) -> str | None:
+    """Why an adapter should not even be uploaded, or None."""
+    if not all(math.isfinite(value) for value in (after.accuracy, after.margin, after.kl)):
+        return "the policy's log-probabilities are not finite"
+    if after.kl > max_kl:
+        return f"KL to the base is {after.kl:.3f} nats a token, above {max_kl:g}"
+    if after.accuracy < before.accuracy - ACCURACY_SLACK:
+        return f"accuracy on the training signals fell from {before.accuracy:.3f} to {after.accuracy:.3f}"
+    if after.accuracy <= before.accuracy and after.margin <= before.margin:
+        return f"accuracy on the training signals stayed at {after.accuracy:.3f} and the margin did not grow"
+    return None
+
+
+def fingerprint(answers: Sequence[Measured], eos_ids: frozenset[int]) -> list[Fingerprint]:
+    """Values that the server's probe must find again: those answers that the adapter changed most, a group each.
+
+    Text tokens only: a final end-of-sequence token is not part of the text that the engine will be given.
+    Answers typed by people and answers that were shown otherwise than sampled are left out.
+    """
+    usable = []
+    for one in answers:
+        ends = one.answer.finish_reason == "stop" and one.answer.token_ids[-1] in eos_ids
+        count = len(one.answer.token_ids) - ends
+        if count and one.answer.may_be_positive and not one.answer.is_human:
+            policy, base = float(one.policy[:count].sum()), float(one.base[:count].sum())
+            usable.append(
+                Fingerprint(
+                    group_id=one.group, candidate_id=one.answer.candidate, logprob=policy, base_logprob=base
+                )
+            )
+    usable.sort(key=lambda item: (-abs(item.logprob - item.base_logprob), item.group_id, item.candidate_id))
+    chosen: dict[str, Fingerprint] = {}
+    for item in usable:
+        if len(chosen) < FINGERPRINTS:
+            chosen.setdefault(item.group_id, item)
+    return list(chosen.values())

@@ -1,0 +1,187 @@
+"""A group as the server tells it → what can be trained on. Pure; what cannot be used is named, never an error.
+
+Rules: only a candidate that may be a positive is ever preferred; tokens are taken as they were sampled, with no
+end-of-sequence added to a cut answer; a poisoned answer takes its pairs with it, not its group's others.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Final
+
+from server.wire import Pair, TrainingCandidate, TrainingGroup, Unpaired
+
+HUMAN_SOURCES: Final = frozenset({"choice", "ranking", "correction", "thumbs", "regenerate"})
+HUMAN: Final = "human"
+"""`adapter` of an answer that a person typed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What the base model can take."""
+
+    base_digest: str
+    vocabulary: int
+    max_positions: int
+    image_token_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    candidate: str
+    token_ids: tuple[int, ...]
+    finish_reason: str
+    may_be_positive: bool
+    is_human: bool
+
+
+@dataclass(frozen=True, slots=True)
+class PairExample:
+    """`chosen` and `rejected` index the example's answers."""
+
+    chosen: int
+    rejected: int
+    weight: float
+    source: str
+
+    @property
+    def is_endorsed(self) -> bool:
+        return self.source in HUMAN_SOURCES
+
+
+@dataclass(frozen=True, slots=True)
+class UnpairedExample:
+    answer: int
+    desirable: bool
+    weight: float
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One group: a prompt, the answers that its pairs and thumbs are about, and those."""
+
+    group: str
+    prompt: tuple[int, ...]
+    images: tuple[str, ...]
+    answers: tuple[Answer, ...]
+    pairs: tuple[PairExample, ...]
+    unpaired: tuple[UnpairedExample, ...]
+
+    @property
+    def count(self) -> int:
+        return len(self.pairs) + len(self.unpaired)
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """`example` is None when nothing is left; `skipped` has a reason for each thing that was left out."""
+
+    example: Example | None
+    skipped: tuple[str, ...] = ()
+
+
+def prepare(group: TrainingGroup, limits: Limits) -> Prepared:
+    problem = _prompt_problem(group, limits)
+    if problem:
+        return Prepared(None, (problem,))
+    candidates = {candidate.id: candidate for candidate in group.candidates}
+    used: dict[str, int] = {}
+    pairs: list[PairExample] = []
+    unpaired: list[UnpairedExample] = []
+    skipped: list[str] = []
+
+    def index(candidate: str) -> int:
+        return used.setdefault(candidate, len(used))
+
+    for pair in group.pairs:
+        problem = _pair_problem(pair, candidates, group, limits)
+        if problem:
+            skipped.append(problem)
+        else:
+            pairs.append(PairExample(index(pair.chosen), index(pair.rejected), pair.weight, pair.source))
+    for thumb in group.unpaired:
+        problem = _thumb_problem(thumb, candidates, group, limits)
+        if problem:
+            skipped.append(problem)
+        else:
+            unpaired.append(UnpairedExample(index(thumb.candidate), thumb.desirable, thumb.weight))
+    if not used:
+        return Prepared(None, tuple(skipped) or ("nothing to learn",))
+    answers = tuple(_answer(candidates[candidate]) for candidate in used)
+    example = Example(
+        group.id, tuple(group.prompt_token_ids), tuple(group.images), answers, tuple(pairs), tuple(unpaired)
+    )
+    return Prepared(example, tuple(skipped))
+
+
+def _answer(candidate: TrainingCandidate) -> Answer:
+    return Answer(
+        candidate.id,
+        tuple(candidate.token_ids),
+        candidate.finish_reason,
+        may_be_positive=candidate.may_be_positive and not candidate.blocked,
+        is_human=candidate.adapter == HUMAN,
+    )
+
+
+def _prompt_problem(group: TrainingGroup, limits: Limits) -> str | None:
+    if group.base_digest != limits.base_digest:
+        return "another base model"
+    if not group.prompt_token_ids:
+        return "empty prompt"
+    if not _in_vocabulary(group.prompt_token_ids, limits):
+        return "token outside the vocabulary"
+    if bool(group.images) != (limits.image_token_id in group.prompt_token_ids):
+        return "images and placeholders do not match"
+    return None
+
+
+def _pair_problem(
+    pair: Pair, candidates: dict[str, TrainingCandidate], group: TrainingGroup, limits: Limits
+) -> str | None:
+    chosen, rejected = candidates.get(pair.chosen), candidates.get(pair.rejected)
+    if chosen is None or rejected is None:
+        return "unknown candidate"
+    if chosen is rejected or chosen.token_ids == rejected.token_ids:
+        return "chosen and rejected are the same"
+    if not chosen.may_be_positive or chosen.blocked:
+        return "chosen may not be a positive"
+    return (
+        _weight_problem(pair.weight) or _answer_problem(chosen, group, limits) or _answer_problem(rejected, group, limits)
+    )
+
+
+def _thumb_problem(
+    thumb: Unpaired, candidates: dict[str, TrainingCandidate], group: TrainingGroup, limits: Limits
+) -> str | None:
+    candidate = candidates.get(thumb.candidate)
+    if candidate is None:
+        return "unknown candidate"
+    if thumb.desirable and (not candidate.may_be_positive or candidate.blocked):
+        return "chosen may not be a positive"
+    return _weight_problem(thumb.weight) or _answer_problem(candidate, group, limits)
+
+
+def _weight_problem(weight: float) -> str | None:
+    return None if math.isfinite(weight) and weight > 0 else "weight is not a positive number"
+
+
+def _answer_problem(candidate: TrainingCandidate, group: TrainingGroup, limits: Limits) -> str | None:
+    if not candidate.token_ids:
+        return "empty answer"
+    if not _in_vocabulary(candidate.token_ids, limits):
+        return "token outside the vocabulary"
+    if limits.image_token_id in candidate.token_ids:
+        return "image placeholder in an answer"
+    if not all(math.isfinite(value) for value in candidate.logprobs):
+        return "log-probability is not finite"
+    if len(candidate.logprobs) != len(candidate.token_ids) and (candidate.logprobs or candidate.adapter != HUMAN):
+        return "log-probabilities do not match the tokens"
+    if len(group.prompt_token_ids) + len(candidate.token_ids) > limits.max_positions:
+        return "longer than the model's context"
+    return None
+
+
+def _in_vocabulary(token_ids: list[int], limits: Limits) -> bool:
+    return 0 <= min(token_ids) and max(token_ids) < limits.vocabulary

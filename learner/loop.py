@@ -1,0 +1,179 @@
+"""All day: follow the feed, and run a round whenever enough people have said something new.
+
+The lease is taken when a round begins and left to expire after it; a server that is away is waited for; a
+round that was cut off is resumed first. Unusable settings or another base model end the process with one line.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from clients.client import PlumblineClient, PlumblineError
+from learner.errors import BaseMismatch, LearnerError, LeaseLost, Stopped
+from learner.lease import Heart
+from learner.model import Base, check_base, find_base
+from learner.round import Pace, Round, Workplace, abandon
+from learner.settings import Settings, read_settings
+from learner.state import RoundState, StateDir
+from server.wire import LeaseReply, LeaseRequest, TrainingConfig
+
+UNDECIDED: Final = frozenset({"staged", "verified", "gated"})
+"""States in which the server has not made up its mind about an adapter."""
+MAX_DECISION_POLLS: Final = 60
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    alias: str
+    state: Path
+    base_model: str | None = None
+    once: bool = False
+    device: str = "auto"
+    poll_s: float = 2.0
+    pace: Pace = Pace()
+
+
+class Learner:
+    def __init__(
+        self,
+        client: PlumblineClient,
+        options: Options,
+        stop: threading.Event | None = None,
+        at: Callable[[str], None] = lambda point: None,
+    ) -> None:
+        self._client = client
+        self._options = options
+        self._stop = stop or threading.Event()
+        self._at = at
+        self._decision_polls = 0
+
+    def run(self) -> int:
+        """The process's exit status: 0 after a clean stop, or with `once` after an uploaded adapter; else 1."""
+        directory = StateDir(self._options.state / self._options.alias)
+        try:
+            place = self._open(directory)
+            return self._run_once(place) if self._options.once else self._run_forever(place)
+        except Stopped:
+            logger.info("stopped; the state is kept in %s", directory.path)
+            return 0
+        except PlumblineError as error:
+            logger.error("%s", error)
+            return 1
+        finally:
+            directory.close()
+
+    def _open(self, directory: StateDir) -> Workplace:
+        state = directory.load()
+        config = self._first_config()
+        read_settings(config)
+        base_dir = find_base(self._options.base_model or config.base_model)
+        check_base(base_dir, config.base_digest)
+        return Workplace(
+            client=self._client,
+            alias=self._options.alias,
+            directory=directory,
+            state=state,
+            base=Base(base_dir, self._options.device),
+            base_dir=base_dir,
+            base_digest=config.base_digest,
+            pace=self._options.pace,
+            stop=self._stop,
+            at=self._at,
+        )
+
+    def _first_config(self) -> TrainingConfig:
+        """Wait for the server, unless it says no."""
+        while True:
+            try:
+                return self._client.training_config(self._options.alias)
+            except PlumblineError as error:
+                if not error.is_transient:
+                    raise
+                logger.warning("waiting for the server: %s", error)
+            if self._stop.wait(self._options.poll_s):
+                raise Stopped
+
+    def _run_once(self, place: Workplace) -> int:
+        config = place.patiently(lambda: self._client.training_config(self._options.alias))
+        settings = read_settings(config)
+        place.patiently(lambda: place.follow_feed(settings.max_replay_groups))
+        try:
+            done = self._round(place, config, settings)
+        except LeaseLost as error:
+            logger.error("%s", error)
+            return 1
+        return 0 if done is not None and done.outcome == "uploaded" else 1
+
+    def _run_forever(self, place: Workplace) -> int:
+        while not self._stop.is_set():
+            try:
+                self._turn(place)
+            except LeaseLost as error:
+                logger.warning("%s", error)
+            except PlumblineError as error:
+                if error.status == 401:
+                    raise
+                logger.warning("%s", error)
+            self._stop.wait(self._options.poll_s)
+        raise Stopped
+
+    def _turn(self, place: Workplace) -> None:
+        config = place.patiently(lambda: self._client.training_config(self._options.alias))
+        if config.base_digest != place.base_digest:
+            raise BaseMismatch("the server's base model has changed; start the learner again")
+        settings = read_settings(config)
+        place.patiently(lambda: place.follow_feed(settings.max_replay_groups))
+        if place.state.round is None:
+            if place.state.new_signals < settings.min_new_signals or self._awaits_decision(place):
+                return
+        self._decision_polls = 0
+        self._round(place, config, settings)
+
+    def _awaits_decision(self, place: Workplace) -> bool:
+        """The last adapter may become the next round's parent: give the server a bounded time to decide."""
+        last = place.state.last_adapter
+        if last is None or self._decision_polls >= MAX_DECISION_POLLS:
+            return False
+        self._decision_polls += 1
+        try:
+            return self._client.adapter(last).state in UNDECIDED
+        except PlumblineError as error:
+            if error.status == 404:
+                return False
+            raise
+
+    def _round(self, place: Workplace, config: TrainingConfig, settings: Settings) -> RoundState | None:
+        """One round, new or resumed; None when somebody else holds the lease."""
+        lease = self._take_lease(place)
+        if lease is None:
+            return None
+        cut_off = place.state.round
+        if cut_off is not None and cut_off.phase != "report" and cut_off.parent != lease.active:
+            logger.warning("round %d abandoned: %s is active now", cut_off.number, lease.active)
+            abandon(place)
+        interval_s = place.pace.lease_ttl_s / 3
+        with Heart(self._client, lease, interval_s) as heart:
+            place.patiently(lambda: place.follow_feed(settings.max_replay_groups), heart.check)
+            return Round(place, lease, config, heart).run(settings)
+
+    def _take_lease(self, place: Workplace) -> LeaseReply | None:
+        request = LeaseRequest(
+            alias=self._options.alias, owner=place.state.owner, ttl_s=self._options.pace.lease_ttl_s
+        )
+        try:
+            return place.patiently(lambda: self._client.lease(request))
+        except PlumblineError as error:
+            if error.status == 401:
+                raise
+            logger.warning("no lease: %s", error)
+            return None
+
+
+__all__ = ["Learner", "LearnerError", "Options"]

@@ -1,0 +1,510 @@
+"""One round: plan → prepare → train → pre-check → upload → report, resumable at every point.
+
+The plan (which groups, in which order, from which parent, with which settings) is fixed when the round begins
+and stands in the state file; everything after it follows from the plan, so a resumed round repeats what an
+uninterrupted one does. The feed is applied before every batch all the same: what is erased, quarantined or
+changed leaves replay, caches and the rest of the round at once.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import logging
+import random
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final, TypeVar
+
+import torch
+
+from clients.client import PlumblineClient, PlumblineError
+from learner.batch import Collator, find_partners
+from learner.errors import LeaseLost, RoundAborted, Stopped
+from learner.evaluation import Evaluation, evaluate, fingerprint, objection
+from learner.examples import Example, Limits, prepare
+from learner.lease import LOST_STATUSES, Heart
+from learner.metrics import Bar, Board, curve
+from learner.model import Base, Policy, check_modules
+from learner.objectives import Options
+from learner.objectives.kto import balance
+from learner.prefix import PrefixModel
+from learner.publish import FILES, describe_files, fetch, find_uploaded, keep, read_kept
+from learner.replay import Media, MissingImage, Replay, apply_feed
+from learner.settings import Settings
+from learner.state import Outcome, RoundState, State, StateDir
+from learner.trainer import Trainer
+from learner.vision import IMAGES_PER_PASS, UnreadableImage, Vision
+from server.wire import BASE, AdapterManifest, LeaseReply, RoundReport, TrainingConfig, TrainingGroup
+
+MAX_EVALUATED: Final = 64
+"""Groups that the pre-check looks at."""
+KEPT_ADAPTERS: Final = 4
+"""Adapters whose files are kept for continuing them."""
+FIRST_WAIT_S: Final = 0.5
+LONGEST_WAIT_S: Final = 30.0
+
+logger = logging.getLogger(__name__)
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """Bounds of a process, not of a method."""
+
+    max_tokens: int = 8192
+    """Padded tokens in one forward pass."""
+    checkpoint_steps: int = 20
+    lease_ttl_s: float = 60.0
+    feature_cache_bytes: int = 2 * 1024**3
+
+
+@dataclass(slots=True)
+class Workplace:
+    """What lives longer than a round. `at` is told the name of every point that a crash could fall on."""
+
+    client: PlumblineClient
+    alias: str
+    directory: StateDir
+    state: State
+    base: Base
+    base_dir: Path
+    base_digest: str
+    pace: Pace
+    stop: threading.Event
+    at: Callable[[str], None] = lambda point: None
+    replay: Replay = field(init=False)
+    vision: Vision = field(init=False)
+    dirty: set[str] = field(init=False, default_factory=set)
+    """Groups that were dropped or changed since the round last looked."""
+
+    def __post_init__(self) -> None:
+        media = Media(self.client, self.directory)
+        self.vision = Vision(self.base.model, self.base_dir, media.read, self.pace.feature_cache_bytes)
+        self.replay = Replay(self.directory, self.state.cursor, self._dropped)
+
+    def _dropped(self, group: str, images: Iterable[str]) -> None:
+        self.dirty.add(group)
+        for image in images:
+            self.vision.drop(image)
+
+    @property
+    def limits(self) -> Limits:
+        return Limits(self.base_digest, self.base.vocabulary, self.base.max_positions, self.base.image_token_id)
+
+    def follow_feed(self, max_groups: int) -> bool:
+        return apply_feed(self.client, self.alias, self.state, self.directory, self.replay, max_groups)
+
+    def save(self) -> None:
+        self.directory.save(self.state)
+
+    def patiently(self, call: Callable[[], T], check: Callable[[], None] = lambda: None) -> T:
+        """Repeat a call while the server is away or busy. Raises `Stopped`, or what `check` raises."""
+        delay_s = FIRST_WAIT_S
+        while True:
+            try:
+                return call()
+            except PlumblineError as error:
+                if not error.is_transient:
+                    raise
+                logger.warning("waiting for the server: %s", error)
+            if self.stop.wait(delay_s):
+                raise Stopped
+            check()
+            delay_s = min(LONGEST_WAIT_S, delay_s * 2)
+
+
+class Round:
+    """One round under one lease. `run` ends with a report, or raises `LeaseLost` or `Stopped`."""
+
+    def __init__(self, place: Workplace, lease: LeaseReply, config: TrainingConfig, heart: Heart) -> None:
+        self._place = place
+        self._lease = lease
+        self._config = config
+        self._heart = heart
+        self._examples: dict[str, Example] = {}
+        self._skipped: Counter[str] = Counter()
+        self._policy: Policy | None = None
+
+    def run(self, settings: Settings) -> RoundState:
+        """Plan a new round, or resume the one in the state; returns it as reported."""
+        place = self._place
+        started = time.monotonic()
+        try:
+            if place.state.round is None:
+                place.state.round = self._plan(settings)
+                place.save()
+                place.at("planned")
+            state = place.state.round
+            if state.phase == "training":
+                self._train(state)
+                place.save()
+                place.at("trained")
+            if state.phase == "upload":
+                self._upload(state)
+                place.save()
+                place.at("saved")
+        except LeaseLost as error:
+            logger.warning("round abandoned: %s", error)
+            self.abandon()
+            raise
+        finally:
+            if self._policy is not None:
+                self._policy.close()
+        state.detail["seconds"] = round(time.monotonic() - started, 3)
+        self._report(state)
+        return state
+
+    def abandon(self) -> None:
+        """Forget the round; its signals count again for the next one."""
+        abandon(self._place)
+
+    # --- plan ---------------------------------------------------------------------------------------------
+
+    def _plan(self, settings: Settings) -> RoundState:
+        place = self._place
+        state = place.state
+        self._tell("plan")
+        for group in place.replay.newest(settings.max_replay_groups):
+            self._prepare(group)
+        self._check_images(list(self._examples.values()))
+        place.dirty.clear()
+        number = state.rounds + 1
+        planned = RoundState(
+            number=number,
+            parent=self._lease.active,
+            settings=settings,
+            seed=random.Random(f"{place.alias} {number} {self._lease.active}").getrandbits(32),
+            plan=list(self._examples),
+            signals=state.new_signals,
+            feed_after=state.trained_upto,
+            feed_upto=state.cursor,
+            skipped=dict(self._skipped + place.replay.unreadable),
+        )
+        state.new_signals = 0
+        state.trained_upto = state.cursor
+        place.replay.unreadable.clear()
+        place.directory.clear_rounds()
+        logger.info(
+            "round %d: %d groups, %d new signals, from %s", number, len(planned.plan), planned.signals, planned.parent
+        )
+        for reason, count in planned.skipped.items():
+            logger.warning("skipped %d: %s", count, reason)
+        return planned
+
+    def _prepare(self, group: TrainingGroup) -> None:
+        prepared = prepare(group, self._place.limits)
+        self._skipped.update(prepared.skipped)
+        if prepared.example is not None:
+            self._examples[group.id] = prepared.example
+
+    def _check_images(self, examples: Sequence[Example]) -> None:
+        """Compute vision features; take out examples whose images are missing, broken or of another token count."""
+        for first in range(0, len(examples), IMAGES_PER_PASS):
+            self._pause_point()
+            part = examples[first : first + IMAGES_PER_PASS]
+            if self._image_problem(part) is not None:  # find out which
+                for example in part:
+                    problem = self._image_problem([example])
+                    if problem is not None:
+                        self._skipped[problem] += 1
+                        del self._examples[example.group]
+
+    def _image_problem(self, examples: Sequence[Example]) -> str | None:
+        vision, image_token_id = self._place.vision, self._place.base.image_token_id
+        digests = [image for example in examples for image in example.images]
+        try:
+            self._place.patiently(lambda: vision.load(digests), self._heart.check)
+            for example in examples:
+                counts = [len(vision.features(image).tokens) for image in example.images]
+                runs = [len(list(run)) for token, run in itertools.groupby(example.prompt) if token == image_token_id]
+                if counts != runs:
+                    return "image tokens differ from the placeholders"
+        except MissingImage:
+            return "image missing"
+        except UnreadableImage:
+            return "image unreadable"
+        return None
+
+    # --- training -----------------------------------------------------------------------------------------
+
+    def _train(self, state: RoundState) -> None:
+        place = self._place
+        self._prepare_examples(state)
+        if not self._examples:
+            _close(state, "skipped", "there is nothing to learn from")
+            return
+        policy = self._policy = self._start_policy(state)
+        check_modules(policy, self._config.lora_modules)
+        start = policy.tensors()
+        engine = PrefixModel(policy.model)
+        collator = Collator(policy, engine, place.vision, place.pace.max_tokens)
+        collator.partners = find_partners(list(self._examples.values()))
+        self._prepare_reference(collator)
+        place.at("prepared")
+        if state.before is None:
+            state.before = self._evaluate(state, policy, engine, collator).standing
+            place.save()
+        trainer = Trainer(policy, collator, state.settings, len(_schedule(state)), self._options(state))
+        try:
+            self._steps(state, trainer, collator)
+        except RoundAborted as error:
+            if isinstance(error, LeaseLost):
+                raise
+            _close(state, "discarded", str(error))
+        state.detail = {**self._detail(trainer), **state.detail}
+        if state.outcome is None:
+            self._finish(state, policy, start, self._evaluate(state, policy, engine, collator))
+
+    def _prepare_examples(self, state: RoundState) -> None:
+        """The plan's examples as they stand now, in the plan's order (after a restart: from the replay's files)."""
+        if not self._examples:
+            groups = [self._place.replay.get(group) for group in state.plan]
+            for group in groups:
+                if group is not None:
+                    self._prepare(group)
+            self._check_images(list(self._examples.values()))
+            self._place.dirty.clear()
+
+    def _start_policy(self, state: RoundState) -> Policy:
+        base = self._place.base
+        if state.parent == BASE:
+            return Policy.fresh(base, state.settings, state.seed)
+        files = read_kept(self._place.directory.adapters / state.parent)
+        if files is None:
+            files = self._place.patiently(lambda: fetch(self._place.client, state.parent), self._heart.check)
+            keep(files, self._place.directory.adapters / state.parent)
+        return Policy.from_files(base, files)
+
+    def _prepare_reference(self, collator: Collator) -> None:
+        for part in collator.split(list(self._examples.values())):
+            self._pause_point()
+            collator.prepare_reference(part)
+
+    def _options(self, state: RoundState) -> Options:
+        thumbs = [thumb for example in self._examples.values() for thumb in example.unpaired]
+        desirable, undesirable = balance(
+            sum(thumb.weight for thumb in thumbs if thumb.desirable),
+            sum(thumb.weight for thumb in thumbs if not thumb.desirable),
+        )
+        return Options(state.settings.beta, desirable, undesirable)
+
+    def _evaluate(self, state: RoundState, policy: Policy, engine: PrefixModel, collator: Collator) -> Evaluation:
+        self._tell("evaluate")
+        sample = sorted(random.Random(state.seed).sample(state.plan, min(MAX_EVALUATED, len(state.plan))))
+        examples = [self._examples[group] for group in sample if group in self._examples]
+        return evaluate(policy, engine, collator, examples, state.settings.beta)
+
+    def _steps(self, state: RoundState, trainer: Trainer, collator: Collator) -> None:
+        place = self._place
+        directory = place.directory.round_dir(state.number)
+        if trainer.restore(directory):
+            logger.info("round %d: resumed at step %d", state.number, trainer.progress.step)
+        schedule = _schedule(state)
+        board = Board(place.directory.tensorboard, state.number)
+        try:
+            with Bar(f"round {state.number}", len(schedule), trainer.progress.step) as bar:
+                for index in range(trainer.progress.step, len(schedule)):
+                    if place.stop.is_set():
+                        trainer.save(directory)
+                        raise Stopped
+                    self._heart.check()
+                    self._follow_feed(state, collator)
+                    batch = [self._examples[group] for group in schedule[index] if group in self._examples]
+                    metrics = trainer.step(batch) if batch else trainer.skip() or {}
+                    board.add(index, metrics)
+                    bar.advance(metrics)
+                    self._tell("train", {**metrics, "step": float(index + 1), "steps": float(len(schedule))})
+                    place.at("step")
+                    if (index + 1) % place.pace.checkpoint_steps == 0:
+                        trainer.save(directory)
+                        place.at("checkpoint")
+        finally:
+            board.close()
+
+    def _follow_feed(self, state: RoundState, collator: Collator) -> None:
+        """Apply what has changed. While the server is away nothing can have been erased there, so training goes on."""
+        place = self._place
+        try:
+            place.follow_feed(state.settings.max_replay_groups)
+        except PlumblineError as error:
+            if not error.is_transient:
+                raise
+        changed = place.dirty & set(state.plan)
+        place.dirty.clear()
+        if not changed:
+            return
+        collator.forget(changed)
+        for group_id in changed:
+            self._examples.pop(group_id, None)
+            group = place.replay.get(group_id)
+            if group is not None:
+                self._prepare(group)
+        self._check_images([self._examples[group] for group in changed if group in self._examples])
+        self._examples = {group: self._examples[group] for group in state.plan if group in self._examples}
+        collator.partners = find_partners(list(self._examples.values()))
+
+    def _detail(self, trainer: Trainer) -> dict[str, object]:
+        progress = trainer.progress
+        return {
+            "steps": progress.step,
+            "steps_discarded": progress.discarded,
+            "discard_reasons": progress.reasons,
+            "curve": curve(progress.history),
+        }
+
+    def _finish(
+        self, state: RoundState, policy: Policy, start: dict[str, torch.Tensor], evaluation: Evaluation
+    ) -> None:
+        """Pre-check; then the adapter's files and manifest are made durable, and the phase moves on."""
+        standing = state.after = evaluation.standing
+        self._tell("evaluate", {"kl": standing.kl, "accuracy": standing.accuracy, "margin": standing.margin})
+        tensors = policy.tensors()
+        before = state.before
+        assert before is not None
+        problem = objection(before, standing, state.settings.max_kl)
+        if problem is None and all(torch.equal(tensors[name], start[name]) for name in tensors):
+            problem = "the adapter does not differ from its parent"
+        if problem is not None:
+            _close(state, "discarded", problem)
+            return
+        files = policy.files(self._config.base_model)
+        keep(files, self._place.directory.round_dir(state.number))
+        self._place.at("written")
+        state.manifest = AdapterManifest(
+            alias=self._place.alias,
+            base_digest=self._config.base_digest,
+            parent=state.parent,
+            objective=state.settings.model_dump(),
+            feed_after=state.feed_after,
+            feed_upto=state.feed_upto,
+            sources=_sources(self._examples.values()),
+            fingerprint=fingerprint(evaluation.answers, policy.base.eos_ids),
+            files=describe_files(files),
+        ).model_dump_json()
+        state.phase = "upload"
+
+    # --- upload and report --------------------------------------------------------------------------------
+
+    def _upload(self, state: RoundState) -> None:
+        self._tell("upload")
+        place = self._place
+        assert state.manifest is not None
+        manifest = AdapterManifest.model_validate_json(state.manifest)
+        manifest = manifest.model_copy(update={"lease_token": self._lease.token})
+        files = read_kept(place.directory.round_dir(state.number))
+        if files is None:
+            _close(state, "discarded", "the adapter's files are gone")
+            return
+
+        def send() -> str:
+            found = find_uploaded(place.client, manifest)
+            return found or place.client.upload_adapter(manifest, files).id
+
+        try:
+            adapter = place.patiently(send, self._heart.check)
+        except PlumblineError as error:
+            self._heart.beat()  # a refusal may be the lost lease's
+            self._heart.check()
+            if error.status in LOST_STATUSES and error.status != 404:
+                raise LeaseLost(f"the upload was refused: {error}") from error
+            _close(state, "discarded", f"the server refused the upload: {error}")
+            return
+        place.at("uploaded")
+        keep(files, place.directory.adapters / adapter)
+        _trim_adapters(place.directory.adapters, keep={adapter, state.parent})
+        state.adapter = adapter
+        place.state.last_adapter = adapter
+        _close(state, "uploaded", "")
+
+    def _report(self, state: RoundState) -> None:
+        place = self._place
+        assert state.outcome is not None
+        detail = {
+            **state.detail,
+            "round": state.number,
+            "parent": state.parent,
+            "groups": len(state.plan),
+            "signals": state.signals,
+            "feed_after": state.feed_after,
+            "feed_upto": state.feed_upto,
+            "skipped": state.skipped,
+            "before": state.before.model_dump() if state.before else None,
+            "after": state.after.model_dump() if state.after else None,
+        }
+        report = RoundReport(
+            alias=place.alias,
+            token=self._lease.token,
+            outcome=state.outcome,
+            adapter=state.adapter,
+            reason=state.reason[:4000],
+            detail=json.loads(json.dumps(detail, default=str)),
+        )
+        try:
+            place.patiently(lambda: place.client.report_round(report))
+        except PlumblineError as error:
+            logger.warning("the round's report was refused: %s", error)
+        place.at("reported")
+        logger.info("round %d %s %s%s", state.number, state.outcome, state.adapter or "", state.reason)
+        place.state.rounds = state.number
+        place.state.round = None
+        place.save()
+        place.directory.clear_rounds()
+
+    # --- small things -------------------------------------------------------------------------------------
+
+    def _pause_point(self) -> None:
+        if self._place.stop.is_set():
+            raise Stopped
+        self._heart.check()
+
+    def _tell(self, phase: str, metrics: dict[str, float] | None = None) -> None:
+        self._heart.tell(phase, metrics)
+
+
+def abandon(place: Workplace) -> None:
+    state = place.state
+    if state.round is not None:
+        state.new_signals += state.round.signals
+        state.trained_upto = state.round.feed_after
+        state.round = None
+        place.save()
+        place.directory.clear_rounds()
+
+
+def _close(state: RoundState, outcome: Outcome, reason: str) -> None:
+    state.outcome = outcome
+    state.reason = reason
+    state.phase = "report"
+
+
+def _schedule(state: RoundState) -> list[list[str]]:
+    """The groups of every step: each group once an epoch, in an order that only the round's seed decides."""
+    batches = []
+    for epoch in range(state.settings.epochs):
+        order = list(state.plan)
+        random.Random(f"{state.seed} {epoch}").shuffle(order)
+        size = state.settings.batch_groups
+        batches += [order[first : first + size] for first in range(0, len(order), size)]
+    return batches
+
+
+def _sources(examples: Iterable[Example]) -> dict[str, int]:
+    counts: Counter[str] = Counter()
+    for example in examples:
+        counts.update(pair.source for pair in example.pairs)
+        counts.update("thumb_up" if thumb.desirable else "thumb_down" for thumb in example.unpaired)
+    return dict(counts)
+
+
+def _trim_adapters(directory: Path, keep: set[str]) -> None:
+    """Remove the files of the oldest adapters; they can be fetched again."""
+    others = sorted((path for path in directory.iterdir() if path.name not in keep), key=lambda p: p.stat().st_mtime)
+    for path in others[: max(0, len(others) + len(keep) - KEPT_ADAPTERS)]:
+        for file in FILES:
+            (path / file).unlink(missing_ok=True)
+        path.rmdir()

@@ -1,0 +1,191 @@
+"""Optimiser steps on a policy: losses of a batch, guards, clipping, schedule, and what a checkpoint holds.
+
+A step whose loss or gradient is not finite is discarded and says why; many in a row end the round.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as save_tensors
+from torch import Tensor
+
+from learner.batch import Collator
+from learner.errors import RoundAborted
+from learner.examples import Example
+from learner.files import write_atomic
+from learner.model import Policy
+from learner.objectives import Batch, Options, total_loss
+from learner.settings import Settings
+
+MAX_DISCARDS_IN_A_ROW: Final = 5
+
+logger = logging.getLogger(__name__)
+
+
+def learning_rate(step: int, steps: int, peak: float, warmup_share: float) -> float:
+    """Linear warm-up, then a cosine down to a tenth of the peak. `step` counts from 0."""
+    warmup = max(1, round(steps * warmup_share))
+    if step < warmup:
+        return peak * (step + 1) / warmup
+    progress = (step - warmup) / max(1, steps - warmup)
+    return peak * (0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * progress)))
+
+
+@dataclass(slots=True)
+class Progress:
+    """What a resumed round must know besides the tensors."""
+
+    step: int = 0
+    """Steps done, discarded ones included."""
+    discarded: int = 0
+    discarded_in_a_row: int = 0
+    reasons: dict[str, int] = field(default_factory=dict)
+    history: list[dict[str, float]] = field(default_factory=list)
+    """Metrics of every step."""
+
+
+class Trainer:
+    """The state of one round's training. `steps` is the length of the schedule."""
+
+    def __init__(self, policy: Policy, collator: Collator, settings: Settings, steps: int, options: Options) -> None:
+        self._policy = policy
+        self._collator = collator
+        self._settings = settings
+        self._steps = steps
+        self._options = options
+        self._parameters = policy.parameters
+        self._optimizer = torch.optim.AdamW(self._parameters.values(), lr=settings.learning_rate, weight_decay=0.0)
+        self.progress = Progress()
+
+    def step(self, examples: Sequence[Example]) -> dict[str, float]:
+        """One optimiser step on these groups; returns its metrics. Raises `RoundAborted` after too many bad ones."""
+        rate = learning_rate(
+            self.progress.step, self._steps, self._settings.learning_rate, self._settings.warmup_share
+        )
+        for group in self._optimizer.param_groups:
+            group["lr"] = rate
+        self._optimizer.zero_grad(set_to_none=True)
+        count = sum(example.count for example in examples)
+        measured = _Sums()
+        for part in self._collator.split(examples):
+            batch = self._collator.batch(part)
+            loss = total_loss(batch, self._settings.weights, self._options, count)
+            if not torch.isfinite(loss):
+                return self._discard("the loss is not finite")
+            if loss.requires_grad:
+                loss.backward()
+            measured.add(batch, loss, self._options.beta)
+        norm = float(torch.nn.utils.clip_grad_norm_(self._parameters.values(), self._settings.max_grad_norm))
+        if not math.isfinite(norm):
+            return self._discard("the gradient is not finite")
+        self._optimizer.step()
+        metrics = {**measured.means(), "grad_norm": norm, "learning_rate": rate}
+        self.progress.discarded_in_a_row = 0
+        self.progress.history.append(metrics)
+        self.progress.step += 1
+        return metrics
+
+    def skip(self) -> None:
+        """A step whose groups are all gone."""
+        self.progress.step += 1
+
+    def _discard(self, reason: str) -> dict[str, float]:
+        self._optimizer.zero_grad(set_to_none=True)
+        progress = self.progress
+        progress.step += 1
+        progress.discarded += 1
+        progress.discarded_in_a_row += 1
+        progress.reasons[reason] = progress.reasons.get(reason, 0) + 1
+        logger.warning("step %d discarded: %s", progress.step, reason)
+        if progress.discarded_in_a_row >= MAX_DISCARDS_IN_A_ROW:
+            raise RoundAborted(f"{progress.discarded_in_a_row} steps in a row were discarded: {reason}")
+        return {}
+
+    # --- checkpoints --------------------------------------------------------------------------------------
+
+    def save(self, directory: Path) -> None:
+        """Write the checkpoint of this moment, then remove the older ones."""
+        tensors = {f"policy/{name}": value.detach().cpu().contiguous() for name, value in self._parameters.items()}
+        for name, parameter in self._parameters.items():
+            for key, value in self._optimizer.state.get(parameter, {}).items():
+                tensors[f"optimizer/{key}/{name}"] = value.detach().cpu().contiguous()
+        tensors["rng"] = torch.get_rng_state()
+        about = {"progress": json.dumps({name: getattr(self.progress, name) for name in Progress.__slots__})}
+        path = directory / f"step-{self.progress.step:08d}.safetensors"
+        write_atomic(path, save_tensors(tensors, metadata=about))
+        for older in directory.glob("step-*.safetensors"):
+            if older.name < path.name:
+                older.unlink()
+
+    def restore(self, directory: Path) -> bool:
+        """Continue from the newest checkpoint; False when there is none that can be read."""
+        for path in sorted(directory.glob("step-*.safetensors"), reverse=True):
+            try:
+                with safe_open(path, "pt") as file:
+                    progress = Progress(**json.loads(file.metadata()["progress"]))
+                    tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+            except (SafetensorError, ValueError, KeyError, TypeError, OSError):
+                logger.warning("checkpoint %s cannot be read", path.name)
+                continue
+            self._put_back(tensors)
+            self.progress = progress
+            return True
+        return False
+
+    def _put_back(self, tensors: Mapping[str, Tensor]) -> None:
+        state: dict[torch.nn.Parameter, dict[str, Any]] = {}
+        for name, parameter in self._parameters.items():
+            parameter.data.copy_(tensors[f"policy/{name}"])
+            kept = {}
+            for key in ("step", "exp_avg", "exp_avg_sq"):
+                value = tensors.get(f"optimizer/{key}/{name}")
+                if value is not None:
+                    kept[key] = value.clone() if key == "step" else value.to(parameter.device)
+            if kept:
+                state[parameter] = kept
+        self._optimizer.state.clear()
+        self._optimizer.state.update(state)
+        torch.set_rng_state(tensors["rng"])
+
+
+class _Sums:
+    """Means of a step's metrics over its micro-batches, weighted by their examples."""
+
+    def __init__(self) -> None:
+        self._loss = 0.0
+        self._sums: dict[str, float] = {}
+        self._counts: dict[str, int] = {}
+
+    @torch.no_grad()
+    def add(self, batch: Batch, loss: Tensor, beta: float) -> None:
+        self._loss += float(loss)
+        delta = batch.delta
+        totals = (batch.logprobs * batch.mask).sum(-1)
+        if len(batch.chosen):
+            margin = beta * batch.margin
+            self._put("margin", margin)
+            self._put("accuracy", (margin > 0).float())
+            self._put("chosen_logp", totals[batch.chosen])
+            self._put("rejected_logp", totals[batch.rejected])
+        if len(batch.unpaired):
+            signs = torch.where(batch.desirable, 1.0, -1.0)
+            self._put("unpaired_margin", beta * delta[batch.unpaired] * signs)
+        # (log ratio)²/2 per token: a cheap estimate that stays finite for answers that became very unlikely
+        ratio = ((batch.logprobs - batch.reference) * batch.mask)[batch.mask]
+        self._put("kl", ratio.square() / 2)
+
+    def _put(self, name: str, values: Tensor) -> None:
+        self._sums[name] = self._sums.get(name, 0.0) + float(values.sum())
+        self._counts[name] = self._counts.get(name, 0) + values.numel()
+
+    def means(self) -> dict[str, float]:
+        return {"loss": self._loss, **{name: total / self._counts[name] for name, total in self._sums.items()}}

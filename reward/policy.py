@@ -1,0 +1,41 @@
+"""A safety policy: rules for what comes in and what goes out. Fails closed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from reward.ports import Rule
+from reward.types import Action, Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class SafetyPolicy:
+    """Which rules read the user's texts (`inputs`) and which the answers (`outputs`)."""
+
+    inputs: tuple[Rule, ...] = ()
+    outputs: tuple[Rule, ...] = ()
+
+    def check_input(self, text: str) -> tuple[Verdict, ...]:
+        return _apply(self.inputs, text)
+
+    def check_output(self, text: str) -> tuple[Verdict, ...]:
+        return _apply(self.outputs, text)
+
+    def blocks_output(self, text: str) -> bool:
+        return is_blocked(self.check_output(text))
+
+
+def is_blocked(verdicts: Iterable[Verdict]) -> bool:
+    return any(verdict.action is Action.BLOCK for verdict in verdicts)
+
+
+def _apply(rules: tuple[Rule, ...], text: str) -> tuple[Verdict, ...]:
+    return tuple(_apply_one(rule, text) for rule in rules)
+
+
+def _apply_one(rule: Rule, text: str) -> Verdict:
+    try:
+        return rule.check(text)
+    except Exception:
+        return Verdict(rule.name, rule.version, Action.BLOCK, "the rule failed")

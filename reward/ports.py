@@ -1,0 +1,46 @@
+"""What a rule and a scorer promise. Implementations live in `rules/` and `scorers/`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from reward.types import Candidate, Prompt, Verdict
+
+
+class Rule(Protocol):
+    """A safety rule: a pure function of one text, in time linear in its length.
+
+    Whatever it raises counts as `block` (fail closed).
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def version(self) -> str:
+        """Changes whenever a verdict could."""
+        ...
+
+    def check(self, text: str) -> Verdict:
+        """The rule's verdict. Its reason never quotes the text."""
+        ...
+
+
+class Scorer(Protocol):
+    """A judge of taste: higher is better. May do I/O; the caller sets a deadline and cancels.
+
+    Whatever it raises, a wrong number of values, or a value that is not finite leaves it out (fail open).
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def version(self) -> str:
+        """Changes whenever a score could."""
+        ...
+
+    async def score(self, prompt: Prompt, candidates: Sequence[Candidate]) -> Sequence[float | None]:
+        """One value for each candidate, in order; None where this one cannot be scored."""
+        ...

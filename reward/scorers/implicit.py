@@ -1,0 +1,43 @@
+"""DPO's implicit reward: β (log π_adapter − log π_base), summed over the answer's text tokens.
+
+Source: Rafailov et al. 2023 (arXiv 2305.18290), eq. 5. The adapter's half is free from generation; the base
+model's half is one prefill, asked for through the injected function. For an answer of the base model itself
+it is 0. The end-of-turn token is left out of both halves.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+
+from reward.types import Candidate, Prompt
+
+BaseLogprobs = Callable[[Prompt, str], Awaitable[tuple[tuple[int, ...], tuple[float, ...]]]]
+"""(prompt, answer) → token ids as the engine encodes the answer, and the base model's log-probability of each."""
+
+
+@dataclass(frozen=True, slots=True)
+class ImplicitScorer:
+    base_logprobs: BaseLogprobs
+    base_name: str
+    beta: float = 0.1
+    name: str = "implicit"
+
+    @property
+    def version(self) -> str:
+        return f"{self.beta:g}"
+
+    async def score(self, prompt: Prompt, candidates: Sequence[Candidate]) -> list[float | None]:
+        return list(await asyncio.gather(*(self._score_one(prompt, one) for one in candidates)))
+
+    async def _score_one(self, prompt: Prompt, candidate: Candidate) -> float | None:
+        if candidate.adapter == self.base_name:
+            return 0.0
+        if not candidate.text:
+            return None
+        ids, base = await self.base_logprobs(prompt, candidate.text)
+        # Text that is encoded again can differ from the ids that were sampled; then the two halves do not match.
+        if candidate.token_ids[: len(ids)] != ids:
+            return None
+        return self.beta * (sum(candidate.logprobs[: len(ids)]) - sum(base))

@@ -1,0 +1,69 @@
+"""`python -m server`: runs the service, checks its configuration, or makes an API key."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from server.config import Config, load_config
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m server",
+        description="Plumbline's service: chat with alignment, feedback, adapters, metrics.",
+        epilog="Settings are overridden by PLUMBLINE_<SECTION>__<NAME> variables, e.g. PLUMBLINE_HTTP__PORT=8400.",
+    )
+    parser.add_argument("--config", type=Path, metavar="FILE", help="TOML file; without one: defaults")
+    parser.add_argument("--check-config", action="store_true", help="print the effective configuration and stop")
+    parser.add_argument(
+        "--create-key",
+        choices=["app", "learner", "operator"],
+        metavar="ROLE",
+        help="make an API key of this role (app, learner, operator), print it once, and stop",
+    )
+    parser.add_argument("--tenant", default="default", help="tenant of the new key (default: %(default)s)")
+    return parser.parse_args()
+
+
+def read_config(path: Path | None) -> Config:
+    """The configuration, or one line and exit status 2."""
+    try:
+        return load_config(path)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        place = ".".join(str(part) for part in first["loc"]) or "configuration"
+        sys.exit(_bad(f"{place}: {first['msg']}"))
+    except (OSError, ValueError) as error:
+        sys.exit(_bad(f"{path}: {error}"))
+
+
+def _bad(line: str) -> int:
+    print(f"plumbline: {line}", file=sys.stderr)  # noqa: T201 - the one line a failed start owes
+    return 2
+
+
+def main() -> int:
+    arguments = parse_arguments()
+    config = read_config(arguments.config)
+    if arguments.check_config:
+        print(config.model_dump_json(indent=2))  # noqa: T201 - this is what was asked for
+        return 0
+    # Imported late: --help and --check-config answer at once.
+    from server.app import StartError, create_key, serve  # noqa: PLC0415
+
+    try:
+        if arguments.create_key:
+            print(asyncio.run(create_key(config, arguments.create_key, arguments.tenant)))  # noqa: T201 - shown once
+            return 0
+        return serve(config)
+    except StartError as error:
+        return _bad(str(error))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,108 @@
+"""What a move does: the routing row that follows, and the states that change with it. Pure.
+
+Decisions that the design leaves open:
+
+1. **At most one canary.** While one runs, another adapter can be neither its rival nor promoted past it: end it first.
+2. **A canary's evidence holds against one active adapter.** So every move that replaces the active one other than by
+   that canary itself (rollback, undo, quarantine of the active) ends the canary as `rolled_back`.
+3. **Rollback** takes the active adapter out (`rolled_back`) and brings back the first of `fallbacks` that is intact.
+   `previous` becomes the next of them, so a second rollback goes further back and never returns to what was just
+   taken out. With base active there is only a canary to end; without one there is nothing to roll back.
+4. **Undo** brings back the adapter that the last rollback took out, as long as what that rollback put in place still
+   is active. It does not bring back a canary: its sample was interrupted.
+5. **Quarantine** of what is routed routes away first, as rollback does, in the same move.
+6. Ending a canary alone is the operator's `reject` of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from server.errors import BadRequest
+from server.store.records import AdapterRecord, AdapterState, Routing
+from server.wire import BASE
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The row after the move (generation and time are set where it is written), and (adapter, state) changes."""
+
+    routing: Routing
+    states: tuple[tuple[str, AdapterState], ...]
+
+
+def fallbacks(routing: Routing, retired: Sequence[AdapterRecord], *, without: str) -> list[str]:
+    """Where a rollback may go, best first: `previous`, then what retired last, at the end base."""
+    order = [routing.previous] if routing.previous else []
+    order += [one.id for one in sorted(retired, key=lambda one: one.updated_at, reverse=True)]
+    return [one for one in dict.fromkeys(order) if one not in (without, BASE)] + [BASE]
+
+
+def start_canary(routing: Routing, adapter: str, share: float) -> Plan:
+    if routing.canary == adapter:  # only its share changes
+        return Plan(replace(routing, canary_share=share), ())
+    _require_no_canary(routing)
+    return Plan(replace(routing, canary=adapter, canary_share=share), ((adapter, AdapterState.CANARY),))
+
+
+def promote(routing: Routing, adapter: str) -> Plan:
+    if routing.canary != adapter:
+        _require_no_canary(routing)
+    after = replace(routing, active=adapter, previous=routing.active, canary=None, canary_share=0.0)
+    return Plan(after, (*_change(routing.active, AdapterState.RETIRED), (adapter, AdapterState.ACTIVE)))
+
+
+def end_canary(routing: Routing) -> Plan:
+    if routing.canary is None:
+        raise BadRequest("There is no canary.", code="illegal_move")
+    after = replace(routing, canary=None, canary_share=0.0)
+    return Plan(after, ((routing.canary, AdapterState.ROLLED_BACK),))
+
+
+def roll_back(routing: Routing, targets: Sequence[str]) -> Plan:
+    """`targets`: the intact ones of `fallbacks`, base always among them."""
+    if routing.active == BASE:
+        if routing.canary is None:
+            raise BadRequest("Base is active and there is no canary: nothing to roll back.", code="illegal_move")
+        return end_canary(routing)
+    return _leave_active(routing, targets, AdapterState.ROLLED_BACK)
+
+
+def undo(routing: Routing, *, replaced: str, target: str) -> Plan:
+    """Bring `replaced` back, which a rollback had replaced by `target`."""
+    if routing.active != target:
+        raise BadRequest("Routing moved since the last rollback: nothing to undo.", code="illegal_move")
+    after = replace(routing, active=replaced, previous=target, canary=None, canary_share=0.0)
+    states = (*_change(routing.canary, AdapterState.ROLLED_BACK), *_change(target, AdapterState.RETIRED))
+    return Plan(after, (*states, (replaced, AdapterState.ACTIVE)))
+
+
+def quarantine(routing: Routing, adapter: str, targets: Sequence[str]) -> Plan | None:
+    """None where routing does not name the adapter: then only its state changes."""
+    if adapter == routing.active:
+        return _leave_active(routing, targets, AdapterState.QUARANTINED)
+    if adapter == routing.canary:
+        after = replace(routing, canary=None, canary_share=0.0)
+        return Plan(after, ((adapter, AdapterState.QUARANTINED),))
+    if adapter == routing.previous:
+        left = [one for one in targets if one not in (adapter, routing.active)]
+        return Plan(replace(routing, previous=left[0] if left else None), ((adapter, AdapterState.QUARANTINED),))
+    return None
+
+
+def _leave_active(routing: Routing, targets: Sequence[str], state: AdapterState) -> Plan:
+    target, *rest = targets
+    after = replace(routing, active=target, previous=rest[0] if rest else None, canary=None, canary_share=0.0)
+    canary = _change(routing.canary, AdapterState.ROLLED_BACK)
+    return Plan(after, (*canary, (routing.active, state), *_change(target, AdapterState.ACTIVE)))
+
+
+def _change(adapter: str | None, state: AdapterState) -> tuple[tuple[str, AdapterState], ...]:
+    """Base has no row, so no state."""
+    return () if adapter in (None, BASE) else ((adapter, state),)
+
+
+def _require_no_canary(routing: Routing) -> None:
+    if routing.canary is not None:
+        raise BadRequest(f"{routing.canary} is the canary; promote or reject it first.", code="canary_running")

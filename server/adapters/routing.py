@@ -1,0 +1,362 @@
+"""Who serves whom: each alias's routing row, read from memory at every request, moved by compare-and-swap.
+
+A move is one transaction: the row's generation is checked and grows by one, the adapters' states change, the audit
+entry is written. The copy in memory follows once that is durable, so the request after a move's reply already sees
+it. A caller that names no generation means the one it sees now: of two concurrent moves exactly one wins, the
+other gets `StaleGeneration`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import random
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import asdict, replace
+
+from sqlalchemy import Connection
+
+from server.adapters import lineage, moves, states
+from server.adapters.moves import Plan
+from server.adapters.states import Mover
+from server.errors import BadRequest, NotFound, StaleGeneration
+from server.pipeline.task import Assignment
+from server.store import adapters as rows
+from server.store import audit
+from server.store import routing as store
+from server.store.database import Database
+from server.store.records import AdapterRecord, AdapterState, Report, Routing
+from server.wire import BASE
+
+log = logging.getLogger(__name__)
+
+SERVER = "server"
+"""The actor of moves that nobody asked for."""
+
+
+class Router:
+    """Routing of every alias. Safe for concurrent use on one event loop.
+
+    `is_intact` says cheaply whether an adapter's files are there: a rollback never goes to one that is not.
+    `on_move` is told each state change that is durable.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        aliases: Sequence[str],
+        *,
+        clock: Callable[[], float],
+        is_intact: Callable[[str], bool] = lambda _: True,
+        draw: Callable[[], float] = random.random,
+        on_move: Callable[[str, AdapterState], None] = lambda alias, state: None,
+    ) -> None:
+        self._database = database
+        self._aliases = tuple(aliases)
+        self._clock = clock
+        self._is_intact = is_intact
+        self._draw = draw
+        self._on_move = on_move
+        self._routings: dict[str, Routing] = {}
+
+    async def load(self) -> None:
+        """Read every alias's row; a new alias starts with base. Before the first request."""
+        now = self._clock()
+
+        def run(connection: Connection) -> list[Routing]:
+            found = []
+            for alias in self._aliases:
+                routing = store.get_routing(connection, alias)
+                if routing is None:
+                    routing = Routing(alias, updated_at=now)
+                    store.create_routing(connection, routing)
+                found.append(routing)
+            return found
+
+        self._routings = {routing.alias: routing for routing in await self._database.write(run)}
+
+    async def heal(self, verify: Callable[[str], Awaitable[bool]]) -> None:
+        """Route away from adapters whose files are no longer what was published. After `load`, before serving."""
+        for routing in list(self._routings.values()):
+            if not await verify(routing.active):
+                log.error("adapter %s is damaged; rolling back", routing.active)
+                await self.rollback(routing.alias, actor=SERVER, reason="its files are damaged")
+            elif routing.canary is not None and not await verify(routing.canary):
+                log.error("canary %s is damaged; ending it", routing.canary)
+                await self.end_canary(routing.alias, actor=SERVER, reason="its files are damaged")
+
+    # --- reading ------------------------------------------------------------------------------------------
+
+    def current(self, alias: str) -> Routing:
+        """Raises `NotFound` (`model_not_found`)."""
+        try:
+            return self._routings[alias]
+        except KeyError:
+            raise NotFound("There is no such alias.", param="alias", code="model_not_found") from None
+
+    def all(self) -> list[Routing]:
+        return [self._routings[alias] for alias in self._aliases]
+
+    def assign(self, alias: str, user_key: str | None) -> Assignment:
+        """Who serves this request. A user stays with a canary for as long as it runs, also when its share grows."""
+        routing = self.current(alias)
+        if routing.canary is None:
+            return Assignment(routing.active, routing.generation)
+        place = self._draw() if user_key is None else _place(routing.canary, user_key)
+        if place < routing.canary_share:
+            return Assignment(routing.canary, routing.generation, is_canary=True)
+        return Assignment(routing.active, routing.generation)
+
+    # --- moves --------------------------------------------------------------------------------------------
+
+    async def start_canary(
+        self,
+        adapter_id: str,
+        share: float,
+        *,
+        actor: str,
+        mover: Mover = Mover.OPERATOR,
+        force: bool = False,
+        reason: str = "",
+        expect_generation: int | None = None,
+    ) -> Routing:
+        """`force` (operators): also a rejected adapter, also one whose parent was rolled back."""
+
+        def plan(connection: Connection, routing: Routing) -> Plan:
+            record = _require_adapter(connection, adapter_id)
+            if record.state is AdapterState.REJECTED and not force:
+                raise BadRequest("The adapter was rejected; `force` brings it to canary all the same.", param="force")
+            if not force:
+                _require_sound(connection, record)
+            return moves.start_canary(routing, adapter_id, share)
+
+        alias = (await self._record(adapter_id)).alias
+        return await self._move(alias, "canary", plan, adapter_id, actor, mover, reason, expect_generation, force=force)
+
+    async def promote(
+        self,
+        adapter_id: str,
+        *,
+        actor: str,
+        mover: Mover = Mover.OPERATOR,
+        force: bool = False,
+        reason: str = "",
+        report: Report | None = None,
+        expect_generation: int | None = None,
+    ) -> Routing:
+        def plan(connection: Connection, routing: Routing) -> Plan:
+            record = _require_adapter(connection, adapter_id)
+            # The table lets these back in by rollback and undo alone, which check more than the state.
+            if record.state in (AdapterState.RETIRED, AdapterState.ROLLED_BACK):
+                raise BadRequest(f"An adapter that is {record.state.value} cannot be promoted.", code="illegal_move")
+            if not force:
+                _require_sound(connection, record)
+            return moves.promote(routing, adapter_id)
+
+        alias = (await self._record(adapter_id)).alias
+        return await self._move(
+            alias, "promote", plan, adapter_id, actor, mover, reason, expect_generation, report=report, force=force
+        )
+
+    async def end_canary(
+        self,
+        alias: str,
+        *,
+        actor: str,
+        mover: Mover = Mover.SERVER,
+        reason: str = "",
+        report: Report | None = None,
+        expect_generation: int | None = None,
+    ) -> Routing:
+        subject = self.current(alias).canary or alias
+        return await self._move(
+            alias,
+            "end_canary",
+            lambda _, routing: moves.end_canary(routing),
+            subject,
+            actor,
+            mover,
+            reason,
+            expect_generation,
+            report=report,
+        )
+
+    async def rollback(
+        self, alias: str, *, actor: str, reason: str = "", expect_generation: int | None = None
+    ) -> Routing:
+        def plan(connection: Connection, routing: Routing) -> Plan:
+            return moves.roll_back(routing, self._targets(connection, routing, routing.active))
+
+        return await self._move(alias, "rollback", plan, alias, actor, Mover.OPERATOR, reason, expect_generation)
+
+    async def undo(self, alias: str, *, actor: str, reason: str = "", expect_generation: int | None = None) -> Routing:
+        def plan(connection: Connection, routing: Routing) -> Plan:
+            noted = store.last_rollback(connection, alias)
+            if noted is None or noted["before"]["active"] == noted["after"]["active"]:
+                raise BadRequest("There is no rollback to undo.", code="illegal_move")
+            replaced = noted["before"]["active"]
+            if not self._is_intact(replaced):
+                raise BadRequest("The adapter's files are damaged; it cannot come back.", code="illegal_move")
+            return moves.undo(routing, replaced=replaced, target=noted["after"]["active"])
+
+        return await self._move(alias, "undo", plan, alias, actor, Mover.OPERATOR, reason, expect_generation)
+
+    async def reject(
+        self, adapter_id: str, *, actor: str, reason: str = "", expect_generation: int | None = None
+    ) -> Routing:
+        """Decline an adapter that is not routed; of a canary: end it."""
+        record = await self._record(adapter_id)
+        if record.state is AdapterState.CANARY:
+            return await self.end_canary(
+                record.alias,
+                actor=actor,
+                mover=Mover.OPERATOR,
+                reason=reason,
+                expect_generation=expect_generation,
+            )
+        return await self._restate(record, AdapterState.REJECTED, "reject", actor, reason, expect_generation)
+
+    async def quarantine(
+        self, adapter_id: str, *, actor: str, reason: str = "", expect_generation: int | None = None
+    ) -> Routing:
+        """Never serve it again. What is routed is routed away from in the same move."""
+        record = await self._record(adapter_id)
+        routing = self.current(record.alias)
+        if adapter_id not in (routing.active, routing.canary, routing.previous):
+            return await self._restate(record, AdapterState.QUARANTINED, "quarantine", actor, reason, expect_generation)
+
+        def plan(connection: Connection, routing: Routing) -> Plan:
+            planned = moves.quarantine(routing, adapter_id, self._targets(connection, routing, adapter_id))
+            assert planned is not None  # routing stands where it stood above, or the swap is refused
+            return planned
+
+        return await self._move(
+            record.alias, "quarantine", plan, adapter_id, actor, Mover.OPERATOR, reason, expect_generation
+        )
+
+    # --- how moves are made -------------------------------------------------------------------------------
+
+    async def _move(
+        self,
+        alias: str,
+        action: str,
+        plan: Callable[[Connection, Routing], Plan],
+        subject: str,
+        actor: str,
+        mover: Mover,
+        reason: str,
+        expect_generation: int | None,
+        *,
+        report: Report | None = None,
+        force: bool = False,
+    ) -> Routing:
+        expected = self.current(alias).generation if expect_generation is None else expect_generation
+        now = self._clock()
+
+        def run(connection: Connection) -> tuple[Routing, Plan]:
+            before = _require_generation(connection, alias, expected)
+            planned = plan(connection, before)
+            after = replace(planned.routing, generation=before.generation + 1, updated_at=now)
+            for adapter_id, state in planned.states:
+                _change_state(connection, adapter_id, state, mover, now)
+            if not store.swap_routing(connection, before.generation, after):
+                raise _stale()
+            if report is not None:
+                rows.add_report(connection, subject, report)
+            detail = {"before": asdict(before), "after": asdict(after), "reason": reason, "force": force}
+            audit.record(connection, actor=actor, action=action, subject=subject, detail=detail, now=now)
+            return after, planned
+
+        try:
+            after, planned = await self._database.write(run)
+        except StaleGeneration:
+            await self._refresh(alias)
+            raise
+        self._keep(after)
+        for _, state in planned.states:
+            self._on_move(alias, state)
+        log.info("%s: %s of %s, now at generation %d", alias, action, subject, after.generation)
+        return after
+
+    async def _restate(
+        self,
+        record: AdapterRecord,
+        state: AdapterState,
+        action: str,
+        actor: str,
+        reason: str,
+        expect_generation: int | None,
+    ) -> Routing:
+        """A move that leaves routing alone."""
+        routing = self.current(record.alias)
+        expected = routing.generation if expect_generation is None else expect_generation
+        now = self._clock()
+
+        def run(connection: Connection) -> None:
+            standing = _require_generation(connection, record.alias, expected)
+            if record.id in (standing.active, standing.canary):
+                raise _stale()
+            _change_state(connection, record.id, state, Mover.OPERATOR, now)
+            detail = {"state": state.value, "reason": reason}
+            audit.record(connection, actor=actor, action=action, subject=record.id, detail=detail, now=now)
+
+        await self._database.write(run)
+        self._on_move(record.alias, state)
+        return self.current(record.alias)
+
+    def _targets(self, connection: Connection, routing: Routing, without: str) -> list[str]:
+        retired = rows.list_adapters(connection, alias=routing.alias, states={AdapterState.RETIRED})
+        order = moves.fallbacks(routing, retired, without=without)
+        targets = [one for one in order if one == BASE or self._is_intact(one)]
+        for damaged in set(order) - set(targets):
+            log.error("adapter %s is damaged and cannot be rolled back to", damaged)
+        return targets
+
+    async def _record(self, adapter_id: str) -> AdapterRecord:
+        return await self._database.read(lambda c: _require_adapter(c, adapter_id))
+
+    async def _refresh(self, alias: str) -> None:
+        routing = await self._database.read(lambda c: store.get_routing(c, alias))
+        if routing is not None:
+            self._keep(routing)
+
+    def _keep(self, routing: Routing) -> None:
+        if routing.generation > self._routings[routing.alias].generation:
+            self._routings[routing.alias] = routing
+
+
+def _place(canary: str, user_key: str) -> float:
+    """A user's place in [0, 1) for one canary: every canary gets users of its own."""
+    return int(hashlib.sha256(f"{canary}:{user_key}".encode()).hexdigest()[:13], 16) / 16**13
+
+
+def _stale() -> StaleGeneration:
+    return StaleGeneration("Routing moved meanwhile; look again and decide anew.", param="expect_generation")
+
+
+def _require_generation(connection: Connection, alias: str, expected: int) -> Routing:
+    routing = store.get_routing(connection, alias)
+    if routing is None or routing.generation != expected:
+        raise _stale()
+    return routing
+
+
+def _require_adapter(connection: Connection, adapter_id: str) -> AdapterRecord:
+    record = rows.get_adapter(connection, adapter_id)
+    if record is None:
+        raise NotFound("There is no such adapter.", code="adapter_not_found")
+    return record
+
+
+def _require_sound(connection: Connection, record: AdapterRecord) -> None:
+    known = {one.id: one for one in rows.list_adapters(connection, alias=record.alias)}
+    unsound = lineage.unsound_ancestor(record.id, known)
+    if unsound is not None:
+        raise BadRequest(f"The adapter grew out of {unsound}, which was taken back.", code="stale_parent")
+
+
+def _change_state(connection: Connection, adapter_id: str, state: AdapterState, mover: Mover, now: float) -> None:
+    record = _require_adapter(connection, adapter_id)
+    states.require_move(record.state, state, mover)
+    if not rows.set_state(connection, adapter_id, {record.state}, state, now):
+        raise _stale()

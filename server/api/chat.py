@@ -1,0 +1,221 @@
+"""`POST /v1/chat/completions` and `GET /v1/models`."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Coroutine
+from typing import Annotated
+
+from fastapi import APIRouter, Request
+from fastapi.responses import Response, StreamingResponse
+
+from server.api.deps import AppCaller, Principal, Role, ServicesDep, json_body, now
+from server.api.errors import error_body
+from server.api.replies import Shaper
+from server.config import AliasConfig
+from server.engine.port import Sampling
+from server.errors import BadRequest, NotFound, PlumblineError
+from server.ids import new_id
+from server.pipeline.task import Assignment, ChatTask, Outcome
+from server.services import Services
+from server.store import adapters, groups
+from server.store.records import AdapterState, GroupRecord
+from server.wire import BASE, ChatReply, ChatRequest, ModelCard, ModelList
+
+router = APIRouter()
+
+HEARTBEAT_S = 5.0
+"""Pause between two comments that keep a waiting stream open."""
+
+SERVABLE = {
+    AdapterState.VERIFIED,
+    AdapterState.GATED,
+    AdapterState.CANARY,
+    AdapterState.ACTIVE,
+    AdapterState.RETIRED,
+    AdapterState.EPHEMERAL,
+}
+"""States in which an operator or learner may ask for an adapter by its id."""
+
+
+@router.post("/v1/chat/completions", response_model=ChatReply)
+async def create_chat_completion(
+    request: Request,
+    caller: AppCaller,
+    services: ServicesDep,
+    body: Annotated[ChatRequest, json_body(ChatRequest)],
+) -> Response:
+    """Candidates for a conversation, judged; the best one is returned."""
+    started = time.monotonic()
+    task = await build_task(body, caller, services)
+    shaper = Shaper(services.signer, body, task, services.config)
+    if body.stream:
+        return StreamingResponse(
+            _stream(services, task, shaper, started), media_type="text/event-stream", headers=shaper.early_headers()
+        )
+    async with services.admission.enter():
+        outcome, record = await _unless_disconnected(request, services.pipeline.answer(task))
+    services.metrics.overhead_seconds.observe(time.monotonic() - started)
+    reply = shaper.reply(outcome, record)
+    return Response(
+        reply.model_dump_json(exclude_none=True), media_type="application/json", headers=shaper.headers(outcome)
+    )
+
+
+async def build_task(body: ChatRequest, caller: Principal, services: Services) -> ChatTask:
+    """The validated task; raises `BadRequest` or `NotFound`."""
+    limits = services.config.chat
+    alias, fixed = await resolve_model(body.model, caller, services)
+    best_of = _candidates_wanted(body, alias, limits.max_best_of)
+    if body.plumbline.return_group and caller.role is Role.APP:
+        raise BadRequest("return_group is for operators and learners.", param="plumbline.return_group")
+    max_tokens = body.token_limit or limits.default_max_tokens
+    if max_tokens > limits.max_tokens:
+        raise BadRequest(f"max_tokens may be at most {limits.max_tokens}.", param="max_tokens")
+    prompt = await services.assembler(body.messages)
+    user_hash = services.signer.user_hash(caller.tenant, body.user) if body.user else None
+    if body.plumbline.regenerate_of is not None:
+        await _require_group(body.plumbline.regenerate_of, caller, services)
+    return ChatTask(
+        completion_id=new_id("cmpl"),
+        created_at=now(),
+        alias=alias,
+        assignment=fixed or services.router.assign(alias.name, user_hash),
+        tenant=caller.tenant,
+        user_hash=user_hash,
+        prompt=prompt,
+        sampling=Sampling(
+            max_tokens=max_tokens,
+            temperature=body.temperature,
+            top_p=body.top_p,
+            top_k=body.top_k,
+            min_p=body.min_p,
+            presence_penalty=body.presence_penalty,
+            frequency_penalty=body.frequency_penalty,
+            repetition_penalty=body.repetition_penalty,
+            stop=tuple(body.stop),
+            seed=body.seed,
+            top_logprobs=body.top_logprobs,
+        ),
+        n=body.n,
+        best_of=best_of,
+        compare=body.plumbline.compare,
+        regenerate_of=body.plumbline.regenerate_of,
+        is_stored=body.store,
+    )
+
+
+def _candidates_wanted(body: ChatRequest, alias: AliasConfig, limit: int) -> int:
+    """`best_of` as asked for or as the alias sets it; at temperature 0 there is one candidate."""
+    if body.n > limit:
+        raise BadRequest(f"n may be at most {limit}.", param="n")
+    if body.best_of is not None and not body.n <= body.best_of <= limit:
+        raise BadRequest(f"best_of must lie between n ({body.n}) and {limit}.", param="best_of")
+    if body.temperature == 0:
+        if body.n > 1 or (body.best_of or 1) > 1:
+            raise BadRequest("At temperature 0 all candidates are the same: n and best_of must be 1.", param="n")
+        return 1
+    wanted = body.best_of if body.best_of is not None else max(body.n, min(alias.best_of, limit))
+    return max(wanted, 2) if body.plumbline.compare else wanted
+
+
+async def resolve_model(name: str, caller: Principal, services: Services) -> tuple[AliasConfig, Assignment | None]:
+    """An alias; or, for operators and learners, one adapter by its id, or "base"."""
+    for alias in services.config.aliases:
+        if alias.name == name:
+            return alias, None
+    if caller.role is not Role.APP:
+        if name == BASE:
+            alias = services.config.aliases[0]
+            return alias, Assignment(BASE, services.router.current(alias.name).generation)
+        adapter = await services.database.read(lambda c: adapters.get_adapter(c, name))
+        if adapter is not None and adapter.state in SERVABLE:
+            return services.alias(adapter.alias), Assignment(
+                adapter.id, services.router.current(adapter.alias).generation
+            )
+    raise NotFound(
+        "The model does not exist; GET /v1/models lists those that do.", param="model", code="model_not_found"
+    )
+
+
+async def _require_group(group_id: str, caller: Principal, services: Services) -> None:
+    group = await services.database.read(lambda c: groups.get_group(c, group_id))
+    if group is None or group.tenant != caller.tenant:
+        raise NotFound(
+            "regenerate_of names no completion of yours.", param="plumbline.regenerate_of", code="response_not_found"
+        )
+
+
+async def _unless_disconnected(
+    request: Request, answer: Coroutine[None, None, tuple[Outcome, GroupRecord]]
+) -> tuple[Outcome, GroupRecord]:
+    """The answer; when the client goes away first, its candidates are aborted in the engine."""
+    work = asyncio.ensure_future(answer)
+    gone = asyncio.ensure_future(_disconnected(request))
+    try:
+        await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if not work.done():
+            work.cancel()
+        return await work
+    finally:
+        gone.cancel()
+
+
+async def _disconnected(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+async def _stream(services: Services, task: ChatTask, shaper: Shaper, started: float) -> AsyncIterator[str]:
+    """Server-sent events: chunks, then the alignment, then `[DONE]`; an error ends the stream as an event."""
+    try:
+        async with services.admission.enter():
+            stream = _stream_tokens if task.best_of == 1 else _stream_winner
+            async for event in stream(services, task, shaper):
+                yield event
+        services.metrics.overhead_seconds.observe(time.monotonic() - started)
+        yield "data: [DONE]\n\n"
+    except PlumblineError as error:
+        yield f"data: {error_body(error)}\n\n"
+
+
+async def _stream_tokens(services: Services, task: ChatTask, shaper: Shaper) -> AsyncIterator[str]:
+    yield shaper.opening_chunk(0)
+    async for item in services.pipeline.stream(task):
+        if isinstance(item, str):
+            yield shaper.text_chunk(0, item)
+            continue
+        outcome, record = item
+        if outcome.is_refused and not outcome.judgements:
+            yield shaper.text_chunk(0, task.alias.refusal)
+        for chunk in shaper.closing_chunks(outcome, record):
+            yield chunk
+
+
+async def _stream_winner(services: Services, task: ChatTask, shaper: Shaper) -> AsyncIterator[str]:
+    """Nothing can leave before the choice is made; comments keep the connection open meanwhile."""
+    work = asyncio.ensure_future(services.pipeline.answer(task))
+    try:
+        while not work.done():
+            await asyncio.wait({work}, timeout=HEARTBEAT_S)
+            if not work.done():
+                yield ": waiting for the candidates\n\n"
+        outcome, record = work.result()
+    finally:
+        work.cancel()
+    for index, text in enumerate(shaper.texts(outcome)):
+        yield shaper.opening_chunk(index)
+        yield shaper.text_chunk(index, text)
+    for chunk in shaper.closing_chunks(outcome, record):
+        yield chunk
+
+
+@router.get("/v1/models")
+async def list_models(caller: AppCaller, services: ServicesDep) -> ModelList:
+    """The aliases, and for operators and learners the adapters that may be asked for by id."""
+    cards = [ModelCard(id=alias.name, created=services.started_at) for alias in services.config.aliases]
+    if caller.role is not Role.APP:
+        found = await services.database.read(lambda c: adapters.list_adapters(c, states=SERVABLE))
+        cards += [ModelCard(id=one.id, created=int(one.created_at)) for one in found]
+    return ModelList(data=cards)

@@ -1,0 +1,27 @@
+"""Liveness and readiness. Metrics have a listener of their own."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Response
+
+from server.api.deps import ServicesDep
+from server.wire import Health
+
+router = APIRouter()
+
+
+@router.get("/healthz")
+async def healthz() -> Health:
+    """The process answers."""
+    return Health(status="ok")
+
+
+@router.get("/readyz", responses={503: {"model": Health}})
+async def readyz(services: ServicesDep, response: Response) -> Health:
+    """The engine generated a token lately, and the store can be read."""
+    state = services.supervisor.state
+    if services.supervisor.is_ready:
+        return Health(status="ok", detail={"engine": str(state)})
+    response.status_code = 503
+    response.headers["retry-after"] = "2"
+    return Health(status="unavailable", detail={"engine": str(state)})

@@ -1,0 +1,209 @@
+"""Shapes outcomes as OpenAI's replies: one object, or chunks of a stream, with the `plumbline` part."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Literal
+
+from pydantic import BaseModel
+
+from reward.types import Judgement
+from server.api.deps import now
+from server.config import Config
+from server.engine.port import TokenAlternatives
+from server.ids import candidate_id
+from server.pipeline.task import ChatTask, Outcome
+from server.preferences import derive
+from server.store.records import GroupRecord
+from server.tokens import FeedbackGrant, Signer
+from server.training import to_training_group
+from server.wire import (
+    Alignment,
+    AnswerMessage,
+    CandidateExplanation,
+    ChatChunk,
+    ChatReply,
+    ChatRequest,
+    Choice,
+    ChoiceLogprobs,
+    ChunkChoice,
+    ChunkDelta,
+    Explanation,
+    TokenLogprob,
+    TopLogprob,
+    Usage,
+)
+
+FinishReason = Literal["stop", "length", "content_filter"]
+
+
+class Shaper:
+    """Shapes the replies of one request."""
+
+    def __init__(self, signer: Signer, body: ChatRequest, task: ChatTask, config: Config) -> None:
+        self._signer = signer
+        self._body = body
+        self._task = task
+        self._config = config
+
+    def early_headers(self) -> dict[str, str]:
+        """What is known before the answer is."""
+        return {"x-plumbline-completion-id": self._task.completion_id, "cache-control": "no-store"}
+
+    def headers(self, outcome: Outcome) -> dict[str, str]:
+        return {
+            **self.early_headers(),
+            "x-plumbline-adapter": outcome.assignment.adapter,
+            "x-plumbline-generation": str(outcome.assignment.generation),
+        }
+
+    def reply(self, outcome: Outcome, record: GroupRecord) -> ChatReply:
+        return ChatReply(
+            id=self._task.completion_id,
+            created=int(self._task.created_at),
+            model=self._body.model,
+            choices=list(self._choices(outcome)),
+            usage=self._usage(outcome),
+            plumbline=self._alignment(outcome, record),
+        )
+
+    def texts(self, outcome: Outcome) -> list[str]:
+        """What each choice says."""
+        if outcome.is_refused:
+            return [self._task.alias.refusal]
+        return [outcome.judgements[index].candidate.text for index in outcome.shown]
+
+    def opening_chunk(self, index: int) -> str:
+        return self._event(ChunkChoice(index=index, delta=ChunkDelta(role="assistant", content="")))
+
+    def text_chunk(self, index: int, text: str) -> str:
+        return self._event(ChunkChoice(index=index, delta=ChunkDelta(content=text)))
+
+    def closing_chunks(self, outcome: Outcome, record: GroupRecord) -> Iterator[str]:
+        """The finish reasons, the usage where it was asked for, and the alignment with the last chunk."""
+        closing = [
+            ChunkChoice(
+                index=choice.index,
+                delta=ChunkDelta(),
+                finish_reason=choice.finish_reason,
+                logprobs=choice.logprobs,
+                candidate_id=choice.candidate_id,
+            )
+            for choice in self._choices(outcome)
+        ]
+        alignment = self._alignment(outcome, record)
+        if self._body.stream_options is None or not self._body.stream_options.include_usage:
+            yield _sse(self._chunk(closing, alignment=alignment))
+            return
+        yield _sse(self._chunk(closing))
+        yield _sse(self._chunk([], usage=self._usage(outcome), alignment=alignment))
+
+    def _event(self, choice: ChunkChoice) -> str:
+        return _sse(self._chunk([choice]))
+
+    def _chunk(
+        self, choices: list[ChunkChoice], *, usage: Usage | None = None, alignment: Alignment | None = None
+    ) -> ChatChunk:
+        return ChatChunk(
+            id=self._task.completion_id,
+            created=int(self._task.created_at),
+            model=self._body.model,
+            choices=choices,
+            usage=usage,
+            plumbline=alignment,
+        )
+
+    def _choices(self, outcome: Outcome) -> Iterator[Choice]:
+        if outcome.is_refused:
+            refusal = self._task.alias.refusal
+            yield Choice(
+                index=0,
+                message=AnswerMessage(content=refusal, refusal=refusal),
+                finish_reason="content_filter",
+                candidate_id=candidate_id(self._task.completion_id, len(outcome.judgements)),
+            )
+            return
+        for index, position in enumerate(outcome.shown):
+            candidate = outcome.judgements[position].candidate
+            yield Choice(
+                index=index,
+                message=AnswerMessage(content=candidate.text),
+                finish_reason="length" if candidate.finish_reason == "length" else "stop",
+                logprobs=_logprobs(outcome.tokens[position]) if self._body.logprobs and outcome.tokens else None,
+                candidate_id=candidate_id(self._task.completion_id, position),
+            )
+
+    def _usage(self, outcome: Outcome) -> Usage:
+        prompt = len(outcome.prompt_token_ids)
+        generated = outcome.generated_tokens
+        served = sum(len(outcome.judgements[position].candidate.token_ids) for position in outcome.shown)
+        return Usage(
+            prompt_tokens=prompt,
+            completion_tokens=generated,
+            total_tokens=prompt + generated,
+            served_tokens=served,
+        )
+
+    def _alignment(self, outcome: Outcome, record: GroupRecord) -> Alignment:
+        task, options = self._task, self._body.plumbline
+        token = None
+        if task.is_stored:
+            grant = FeedbackGrant(task.completion_id, task.tenant, task.user_hash)
+            token = self._signer.sign(grant, now() + task.alias.signals.feedback_token_ttl_s)
+        return Alignment(
+            adapter=outcome.assignment.adapter,
+            generation=outcome.assignment.generation,
+            best_of=task.best_of,
+            generated=len(outcome.judgements),
+            selection=outcome.selection.strategy,
+            degraded=list(outcome.degraded),
+            feedback_token=token,
+            compare=[
+                candidate_id(task.completion_id, position)
+                for position in (outcome.shown if task.compare and len(outcome.shown) > 1 else ())
+            ],
+            explanation=self._explanation(outcome) if options.explain else None,
+            group=to_training_group(record, derive(record, [], task.alias.signals)) if options.return_group else None,
+        )
+
+    def _explanation(self, outcome: Outcome) -> Explanation:
+        probabilities = outcome.selection.probabilities
+        return Explanation(
+            reason=outcome.selection.reason,
+            candidates=[
+                CandidateExplanation(
+                    candidate_id=candidate_id(self._task.completion_id, position),
+                    adapter=judgement.candidate.adapter,
+                    text=judgement.candidate.text if judgement.is_feasible else None,
+                    scores={score.scorer: score.value for score in judgement.scores},
+                    total=judgement.total,
+                    verdicts=_verdicts(judgement),
+                    probability=probabilities[position] if probabilities else 0.0,
+                )
+                for position, judgement in enumerate(outcome.judgements)
+            ],
+        )
+
+
+def _verdicts(judgement: Judgement) -> dict[str, str]:
+    return {verdict.rule: str(verdict.action) for verdict in judgement.verdicts}
+
+
+def _logprobs(tokens: tuple[TokenAlternatives, ...]) -> ChoiceLogprobs:
+    return ChoiceLogprobs(
+        content=[
+            TokenLogprob(
+                token=one.token,
+                logprob=one.logprob,
+                bytes=list(one.token.encode()),
+                top_logprobs=[
+                    TopLogprob(token=text, logprob=logprob, bytes=list(text.encode())) for text, logprob in one.top
+                ],
+            )
+            for one in tokens
+        ]
+    )
+
+
+def _sse(chunk: BaseModel) -> str:
+    return f"data: {chunk.model_dump_json(exclude_none=True)}\n\n"

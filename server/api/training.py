@@ -1,0 +1,173 @@
+"""What a learner needs: settings, lease, feed, images, heartbeat and round reports."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Response
+from sqlalchemy import Connection
+
+from server.api.deps import LearnerCaller, ServicesDep, json_body, now
+from server.config import LORA_TARGET_MODULES
+from server.errors import Forbidden, NotFound
+from server.preferences import derive
+from server.store import adapters, audit, feed, groups, leases, signals
+from server.store.records import FeedKind, Report
+from server.training import to_training_group
+from server.wire import (
+    FeedEntry,
+    FeedPage,
+    HeartbeatReply,
+    HeartbeatRequest,
+    LeaseReply,
+    LeaseRequest,
+    RoundReport,
+    TrainingConfig,
+)
+
+router = APIRouter()
+
+HEARTBEAT_EXTENDS_S = 60.0
+LEARNER_GAUGES = frozenset(
+    {"loss", "kl", "grad_norm", "accuracy", "margin", "chosen_logprob", "rejected_logprob", "progress", "signals"}
+)
+"""Gauges of the learner that become metrics; others are dropped, so label values stay bounded."""
+
+
+@router.get("/v1/training/config")
+async def get_training_config(caller: LearnerCaller, services: ServicesDep, alias: str) -> TrainingConfig:
+    settings = services.alias(alias)
+    return TrainingConfig(
+        alias=alias,
+        base_model=services.config.engine.model,
+        base_digest=services.base_digest,
+        max_lora_rank=services.config.engine.max_lora_rank,
+        lora_modules=list(LORA_TARGET_MODULES),
+        learner=settings.learner.model_dump(),
+    )
+
+
+@router.post("/v1/training/lease")
+async def take_lease(
+    caller: LearnerCaller, services: ServicesDep, body: Annotated[LeaseRequest, json_body(LeaseRequest)]
+) -> LeaseReply:
+    """The right to train an alias; refused while another owner's lease runs."""
+    services.alias(body.alias)
+    time = now()
+
+    def write(connection: Connection) -> LeaseReply | None:
+        lease = leases.take_lease(connection, body.alias, body.owner, time, body.ttl_s)
+        if lease is None:
+            return None
+        routing = services.router.current(body.alias)
+        return LeaseReply(
+            alias=body.alias,
+            token=lease.token,
+            expires_at=lease.expires_at,
+            active=routing.active,
+            generation=routing.generation,
+            head=feed.head(connection, body.alias),
+        )
+
+    reply = await services.database.write(write)
+    if reply is None:
+        raise Forbidden("Another learner holds this alias's lease.", param="alias", code="lease_held")
+    return reply
+
+
+@router.post("/v1/training/heartbeat")
+async def heartbeat(
+    caller: LearnerCaller, services: ServicesDep, body: Annotated[HeartbeatRequest, json_body(HeartbeatRequest)]
+) -> HeartbeatReply:
+    """Extends the lease; a holder that was replaced is told so."""
+    time = now()
+    lease = await services.database.write(
+        lambda c: leases.renew_lease(c, body.alias, body.token, time, HEARTBEAT_EXTENDS_S)
+    )
+    if lease is None:
+        raise Forbidden("This lease was lost; take a new one.", param="token", code="lease_lost")
+    services.metrics.learner_heartbeat.labels(lease.alias).set(time)
+    for name, value in body.metrics.items():
+        if name in LEARNER_GAUGES:
+            services.metrics.learner_gauge.labels(lease.alias, name).set(value)
+    return HeartbeatReply(expires_at=lease.expires_at)
+
+
+@router.post("/v1/training/report")
+async def report_round(
+    caller: LearnerCaller, services: ServicesDep, body: Annotated[RoundReport, json_body(RoundReport)]
+) -> HeartbeatReply:
+    """What became of a round, kept for operators under the adapter or, without one, the alias."""
+    time = now()
+    services.alias(body.alias)
+
+    def write(connection: Connection) -> float | None:
+        lease = leases.get_lease(connection, body.alias)
+        if lease is None or lease.token != body.token:
+            return None
+        row = {"reason": body.reason, **body.detail}
+        adapters.add_report(connection, body.adapter or body.alias, Report("round", body.outcome, row, time))
+        audit.record(
+            connection,
+            actor=caller.key_id,
+            action=f"round.{body.outcome}",
+            subject=body.adapter or body.alias,
+            detail={"reason": body.reason},
+            now=time,
+        )
+        return lease.expires_at
+
+    expires_at = await services.database.write(write)
+    if expires_at is None:
+        raise Forbidden("This lease was lost; take a new one.", param="token", code="lease_lost")
+    services.metrics.learner_rounds.labels(body.alias, body.outcome).inc()
+    return HeartbeatReply(expires_at=expires_at)
+
+
+@router.get("/v1/training/feed")
+async def read_feed(
+    caller: LearnerCaller,
+    services: ServicesDep,
+    alias: str,
+    after: Annotated[int, Query(ge=0)] = 0,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 200,
+) -> FeedPage:
+    """The next changes, each with its group's present state; a group that teaches nothing now comes as null."""
+    settings = services.alias(alias).signals
+
+    def read(connection: Connection) -> FeedPage:
+        entries = feed.read_after(connection, alias, after, limit)
+        changed = [entry.group_id for entry in entries if entry.kind in {FeedKind.SIGNAL, FeedKind.OVERRIDE}]
+        said = signals.live_signals(connection, changed)
+        teaching = {}
+        for group in groups.get_groups(connection, changed):
+            if examples := derive(group, said[group.id], settings):
+                teaching[group.id] = to_training_group(group, examples)
+        return FeedPage(
+            entries=[
+                FeedEntry(
+                    seq=entry.seq,
+                    group_id=entry.group_id,
+                    revision=entry.revision,
+                    kind=entry.kind.value,
+                    group=teaching.get(entry.group_id),
+                )
+                for entry in entries
+            ],
+            next=entries[-1].seq if entries else after,
+            head=feed.head(connection, alias),
+        )
+
+    page = await services.database.read(read)
+    services.metrics.feed_head.labels(alias).set(page.head)
+    return page
+
+
+@router.get("/v1/media/{sha256}")
+async def get_media(caller: LearnerCaller, services: ServicesDep, sha256: str) -> Response:
+    """An image by its content."""
+    media = await services.database.read(lambda c: groups.get_media(c, sha256))
+    data = await services.blobs.get(media.sha256) if media else None
+    if media is None or data is None:
+        raise NotFound("There is no such image.", param="sha256")
+    return Response(data, media_type=media.mime, headers={"x-content-type-options": "nosniff"})

@@ -1,0 +1,266 @@
+"""Bodies of vLLM's chat requests and what its replies mean: pure functions, no I/O.
+
+Promises: a request leaves nothing to defaults that a model's own `generation_config.json` could change, so
+`Sampling.is_on_policy` holds on any replica; a reply that is not what was asked for raises `EngineError`,
+never `KeyError`. Leaves out connections and deadlines (`client`). Called by `client` alone.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from reward.types import Candidate, Image, Message, Prompt
+from server.engine.port import (
+    Delta,
+    EngineError,
+    Generation,
+    PromptTooLong,
+    Sampling,
+    ScoredAnswer,
+    TokenAlternatives,
+    UnknownModel,
+)
+
+Json = dict[str, Any]
+
+MAX_TOP_LOGPROBS = 20
+"""vLLM's own limit (`--max-logprobs`); above it a request is refused."""
+
+_TOO_LONG_PARAMS = frozenset({"input_tokens", "input_text", "max_tokens", "max_completion_tokens"})
+_FINISH_REASONS = frozenset({"stop", "length"})
+
+
+def chat_body(model: str, prompt: Prompt, n: int, sampling: Sampling, *, stream: bool) -> Json:
+    """A request for `n` sampled answers with their token ids and log-probabilities."""
+    body: Json = {
+        "model": model,
+        "messages": messages_body(prompt),
+        "n": n,
+        "max_tokens": sampling.max_tokens,
+        "temperature": sampling.temperature,
+        "top_p": sampling.top_p,
+        "top_k": -1 if sampling.top_k is None else sampling.top_k,
+        "min_p": 0.0 if sampling.min_p is None else sampling.min_p,
+        "presence_penalty": sampling.presence_penalty,
+        "frequency_penalty": sampling.frequency_penalty,
+        "repetition_penalty": 1.0 if sampling.repetition_penalty is None else sampling.repetition_penalty,
+        "stop": list(sampling.stop),
+        "logprobs": True,
+        "return_token_ids": True,
+        "stream": stream,
+    }
+    if sampling.seed is not None:
+        body["seed"] = sampling.seed
+    if sampling.top_logprobs:
+        # vLLM counts the sampled token among the alternatives: one more, and the k likeliest are surely there.
+        body["top_logprobs"] = min(sampling.top_logprobs + 1, MAX_TOP_LOGPROBS)
+    return body
+
+
+def score_body(model: str, prompt: Prompt, answer: str) -> Json:
+    """A request for the log-probabilities of a conversation that ends with `answer`, left open."""
+    ending = Message("assistant", (answer,))
+    return {
+        "model": model,
+        "messages": messages_body(Prompt((*prompt.messages, ending))),
+        "max_tokens": 1,
+        "temperature": 0.0,
+        "prompt_logprobs": 0,
+        "return_token_ids": True,
+        "continue_final_message": True,
+        "add_generation_prompt": False,
+    }
+
+
+def render_body(model: str, prompt: Prompt) -> Json:
+    """A request for the ids of a prompt that waits for its answer (image placeholders expanded)."""
+    return {"model": model, "messages": messages_body(prompt), "add_generation_prompt": True}
+
+
+def encode_body(model: str, text: str) -> Json:
+    """A request for the ids of a bare text."""
+    return {"model": model, "prompt": text, "add_special_tokens": False}
+
+
+def messages_body(prompt: Prompt) -> list[Json]:
+    return [{"role": message.role, "content": _content(message)} for message in prompt.messages]
+
+
+def data_url(image: Image) -> str:
+    """The image's bytes, unchanged, as the engine takes them."""
+    return f"data:{image.mime};base64,{base64.b64encode(image.data).decode()}"
+
+
+def _content(message: Message) -> str | list[Json]:
+    if not message.images:
+        return message.text
+    return [
+        {"type": "text", "text": part}
+        if isinstance(part, str)
+        else {"type": "image_url", "image_url": {"url": data_url(part)}}
+        for part in message.parts
+    ]
+
+
+def generation_from(reply: Json, model: str, n: int, top_logprobs: int) -> Generation:
+    """The reply to `chat_body(..., stream=False)`."""
+    try:
+        choices = sorted(reply["choices"], key=lambda choice: choice["index"])
+        answers = [_candidate(choice, model, top_logprobs) for choice in choices]
+        prompt_token_ids = tuple(reply["prompt_token_ids"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise EngineError(f"the engine's answer is not what was asked for: {error!r}") from error
+    if [candidate.index for candidate, _ in answers] != list(range(n)):
+        raise EngineError(f"the engine gave {len(answers)} answers instead of {n}")
+    return Generation(
+        prompt_token_ids=prompt_token_ids,
+        candidates=tuple(candidate for candidate, _ in answers),
+        tokens=tuple(tokens for _, tokens in answers),
+    )
+
+
+def _candidate(choice: Json, model: str, top_logprobs: int) -> tuple[Candidate, tuple[TokenAlternatives, ...]]:
+    token_ids, tokens = _sampled(choice, top_logprobs)
+    candidate = Candidate(
+        index=choice["index"],
+        adapter=model,
+        text=choice["message"]["content"] or "",
+        token_ids=token_ids,
+        logprobs=tuple(token.logprob for token in tokens),
+        finish_reason=_finish_reason(choice["finish_reason"]),
+    )
+    return candidate, tokens
+
+
+def delta_from(event: Json, top_logprobs: int) -> Delta | None:
+    """One event of a stream; None for an event without a choice (usage)."""
+    if "error" in event:
+        raise error_from(_status_of(event["error"]), event)
+    try:
+        if not event["choices"]:
+            return None
+        choice = event["choices"][0]
+        token_ids, tokens = _sampled(choice, top_logprobs)
+        reason = choice.get("finish_reason")
+        return Delta(
+            text=choice["delta"].get("content") or "",
+            token_ids=token_ids,
+            logprobs=tuple(token.logprob for token in tokens),
+            tokens=tokens,
+            prompt_token_ids=tuple(event.get("prompt_token_ids") or ()),
+            finish_reason=None if reason is None else _finish_reason(reason),
+        )
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        raise EngineError(f"the engine's stream is not what was asked for: {error!r}") from error
+
+
+def _status_of(error: object) -> int:
+    code = error.get("code") if isinstance(error, dict) else None
+    return code if isinstance(code, int) else 500
+
+
+def _sampled(choice: Json, top_logprobs: int) -> tuple[tuple[int, ...], tuple[TokenAlternatives, ...]]:
+    token_ids = tuple(choice.get("token_ids") or ())
+    content = (choice.get("logprobs") or {}).get("content") or ()
+    tokens = tuple(_alternatives(entry, top_logprobs) for entry in content)
+    if len(token_ids) != len(tokens):
+        raise ValueError(f"{len(token_ids)} token ids with {len(tokens)} log-probabilities")
+    return token_ids, tokens
+
+
+def _alternatives(entry: Json, top_logprobs: int) -> TokenAlternatives:
+    top = [(other["token"], _finite(other["logprob"])) for other in entry.get("top_logprobs") or ()]
+    top.sort(key=lambda pair: -pair[1])
+    return TokenAlternatives(entry["token"], _finite(entry["logprob"]), tuple(top[:top_logprobs]))
+
+
+def _finite(value: float) -> float:
+    if not math.isfinite(value):
+        raise ValueError("a log-probability is not a finite number")
+    return value
+
+
+def _finish_reason(reason: str | None) -> str:
+    if reason not in _FINISH_REASONS:
+        raise ValueError(f"an answer ended with {reason!r}")
+    return reason
+
+
+def scored_prompt_from(reply: Json) -> ScoredAnswer:
+    """The reply to `score_body`: the whole conversation, its first token (which has no value) as 0."""
+    try:
+        token_ids = tuple(reply["prompt_token_ids"])
+        positions = reply["prompt_logprobs"]
+        logprobs = tuple(
+            _finite(position[str(token)]["logprob"]) if position else 0.0
+            for token, position in zip(token_ids, positions, strict=True)
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise EngineError(f"the engine's scores are not what was asked for: {error!r}") from error
+    return ScoredAnswer(token_ids, logprobs)
+
+
+def token_ids_from(reply: Json) -> tuple[int, ...]:
+    """The reply to `encode_body` or `render_body`."""
+    try:
+        return tuple(reply["tokens"])
+    except (KeyError, TypeError) as error:
+        raise EngineError(f"the engine's encoding is not what was asked for: {error!r}") from error
+
+
+def tail(conversation: ScoredAnswer, start: int) -> ScoredAnswer:
+    return ScoredAnswer(conversation.token_ids[start:], conversation.logprobs[start:])
+
+
+def ends_with(token_ids: Sequence[int], ending: Sequence[int]) -> bool:
+    return len(ending) < len(token_ids) and tuple(token_ids[len(token_ids) - len(ending) :]) == tuple(ending)
+
+
+def starts_with(token_ids: Sequence[int], beginning: Sequence[int]) -> bool:
+    return tuple(token_ids[: len(beginning)]) == tuple(beginning)
+
+
+def error_from(status: int, reply: object) -> EngineError:
+    """What a refusal means. The engine's text stays in the exception's message, for the log only."""
+    error = reply.get("error", reply) if isinstance(reply, dict) else {}
+    error = error if isinstance(error, dict) else {}
+    message = f"HTTP {error.get('code', status)}: {error.get('message', '')}"[:1000]
+    if status == 404 and error.get("param") == "model":
+        return UnknownModel(message)
+    if status == 404 and "LoRA adapter" in message:
+        return UnknownModel(message)
+    if status == 400 and (error.get("param") in _TOO_LONG_PARAMS or "maximum context length" in message):
+        return PromptTooLong(message)
+    return EngineError(message, retryable=status >= 500 or status in {408, 425, 429})
+
+
+class EventParser:
+    """Splits a stream of server-sent events that arrives in arbitrary pieces. Only `data:` lines count."""
+
+    MAX_PENDING_BYTES = 16 * 1024 * 1024
+
+    def __init__(self) -> None:
+        self._pending = b""
+
+    def feed(self, piece: bytes) -> list[Json | None]:
+        """The events completed by this piece; None stands for the stream's regular end."""
+        *lines, self._pending = (self._pending + piece).split(b"\n")
+        if len(self._pending) > self.MAX_PENDING_BYTES:
+            raise EngineError("the engine's stream has an endless line")
+        return [self._event(line[5:].strip()) for line in lines if line.startswith(b"data:")]
+
+    @staticmethod
+    def _event(data: bytes) -> Json | None:
+        if data == b"[DONE]":
+            return None
+        try:
+            event = json.loads(data)
+        except ValueError as error:
+            raise EngineError("the engine's stream is not JSON") from error
+        if not isinstance(event, dict):
+            raise EngineError("the engine's stream holds something that is no event")
+        return event

@@ -1,0 +1,68 @@
+"""A configured alias as what the pipeline judges by: a safety policy and an ensemble."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from reward.ensemble import Ensemble, Member
+from reward.policy import SafetyPolicy
+from reward.ports import Rule, Scorer
+from reward.rules import LengthRule, PatternRule, RepetitionRule
+from reward.scorers import ImplicitScorer, LengthScorer, LogprobScorer, RepetitionScorer
+from reward.types import Action, Prompt
+from server.config import AliasConfig, RuleConfig, ScorerConfig
+from server.engine.port import Engine
+from server.wire import BASE
+
+
+@dataclass(frozen=True, slots=True)
+class Judges:
+    policy: SafetyPolicy
+    ensemble: Ensemble
+
+
+def build_judges(alias: AliasConfig, engine: Engine) -> Judges:
+    """Raises `ValueError` with one line where a rule or scorer cannot be built."""
+    rules = [(rule, build_rule(rule)) for rule in alias.rules]
+    return Judges(
+        SafetyPolicy(
+            inputs=tuple(built for rule, built in rules if rule.on in {"input", "both"}),
+            outputs=tuple(built for rule, built in rules if rule.on in {"output", "both"}),
+        ),
+        Ensemble(
+            tuple(
+                Member(build_scorer(scorer, engine), weight=scorer.weight, timeout_s=scorer.timeout_s)
+                for scorer in alias.scorers
+            )
+        ),
+    )
+
+
+def build_rule(config: RuleConfig) -> Rule:
+    action = Action(config.action)
+    match config.kind:
+        case "pattern":
+            return PatternRule(config.name, config.pattern, action)
+        case "length":
+            return LengthRule(config.name, config.max_chars, action)
+        case "repetition":
+            return RepetitionRule(config.name, config.max_repeats, action)
+
+
+def build_scorer(config: ScorerConfig, engine: Engine) -> Scorer:
+    match config.kind:
+        case "logprob":
+            return LogprobScorer()
+        case "repetition":
+            return RepetitionScorer()
+        case "length":
+            if not config.target_tokens:
+                raise ValueError("scorer length: set target_tokens")
+            return LengthScorer(config.target_tokens)
+        case "implicit":
+
+            async def base_logprobs(prompt: Prompt, answer: str) -> tuple[tuple[int, ...], tuple[float, ...]]:
+                scored = await engine.score(engine.base_model, prompt, answer)
+                return scored.token_ids, scored.logprobs
+
+            return ImplicitScorer(base_logprobs, BASE, config.beta)

@@ -1,0 +1,285 @@
+"""The way itself: input rules → generate → judge → select → commit, for one request.
+
+The group is durable before the caller can send the last byte of the answer. A request that fails or is
+abandoned leaves a group too, in the state `failed` or `aborted`, which is never trained on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import logging
+import random
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+
+from reward.ensemble import Scored
+from reward.policy import is_blocked
+from reward.selection import argmax, ranked
+from reward.types import Candidate, Judgement, Selection
+from server.engine.port import Engine, EngineError, Generation, PromptTooLong, UnknownModel
+from server.errors import BadRequest, EngineUnavailable
+from server.metrics import Metrics
+from server.pipeline.judges import Judges
+from server.pipeline.recording import build_record, store_group
+from server.pipeline.task import Assignment, ChatTask, Outcome
+from server.store.blobs import BlobStore
+from server.store.database import Database
+from server.store.records import GroupRecord, GroupState
+from server.wire import BASE
+
+log = logging.getLogger(__name__)
+
+HOLD_BACK_CHARS = 96
+"""Streamed text is held back by this much, so a rule sees what it forbids before it leaves."""
+
+Observer = Callable[[str, Assignment, bool, bool], None]
+"""(alias, assignment, blocked, failed): what the canary's evidence is made of."""
+
+NOTHING_CHOSEN = Selection(None, 1.0, "none", "no candidate")
+
+
+class Pipeline:
+    """Answers tasks on one engine. Safe for concurrent use on one event loop."""
+
+    def __init__(
+        self,
+        *,
+        engine: Engine,
+        database: Database,
+        blobs: BlobStore,
+        judges: Mapping[str, Judges],
+        metrics: Metrics,
+        observe: Observer,
+        base_digest: str,
+        engine_timeout_s: float,
+        rng: random.Random,
+    ) -> None:
+        self._engine = engine
+        self._database = database
+        self._blobs = blobs
+        self._judges = judges
+        self._metrics = metrics
+        self._observe = observe
+        self._base_digest = base_digest
+        self._timeout_s = engine_timeout_s
+        self._rng = rng
+
+    async def answer(self, task: ChatTask) -> tuple[Outcome, GroupRecord]:
+        """All candidates, judged; the group is committed. Raises `EngineUnavailable` or `BadRequest`."""
+        async with self._kept_on_failure(task):
+            outcome = await self._answer(task)
+        return outcome, await self._commit(task, outcome)
+
+    async def stream(self, task: ChatTask) -> AsyncIterator[str | tuple[Outcome, GroupRecord]]:
+        """One candidate (`best_of` 1), piece by piece as rules allow; the last item is the committed outcome.
+
+        Text leaves only once `HOLD_BACK_CHARS` more have been seen and no rule blocks what is there. A block
+        ends the stream with what was already sent.
+        """
+        async with self._kept_on_failure(task):
+            if self._refuses_input(task):
+                outcome = _refused(task)
+            else:
+                parts = _Stream()
+                policy = self._judges[task.alias.name].policy
+                async for piece in self._stream_pieces(task, parts):
+                    if is_blocked(policy.check_output(parts.text)):
+                        parts.finish_reason = "content_filter"
+                        break
+                    if ready := parts.release(hold_back=HOLD_BACK_CHARS if piece is None else 0):
+                        yield ready
+                candidate = parts.candidate(task.assignment.adapter)
+                judgement = Judgement(candidate, policy.check_output(candidate.text), (), None)
+                outcome = self._select(task, Generation(parts.prompt_token_ids, (candidate,)), [judgement], ())
+                if outcome.shown and (rest := parts.release(hold_back=0)):
+                    yield rest
+        yield outcome, await self._commit(task, outcome)
+
+    async def _answer(self, task: ChatTask) -> Outcome:
+        if self._refuses_input(task):
+            return _refused(task)
+        task, generation = await self._generate(task)
+        judgements, degraded = await self._judge(task, generation)
+        return self._select(task, generation, judgements, degraded)
+
+    def _refuses_input(self, task: ChatTask) -> bool:
+        policy = self._judges[task.alias.name].policy
+        return any(
+            is_blocked(policy.check_input(message.text)) for message in task.prompt.messages if message.role == "user"
+        )
+
+    async def _generate(self, task: ChatTask) -> tuple[ChatTask, Generation]:
+        """The candidates; where the engine cannot load the adapter, the base model's (I6: always a way back)."""
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                try:
+                    return task, await self._ask(task)
+                except UnknownModel:
+                    if task.assignment.adapter == BASE:
+                        raise
+                    log.exception("the engine cannot load %s; base answers", task.assignment.adapter)
+                    task = dataclasses.replace(task, assignment=dataclasses.replace(task.assignment, adapter=BASE))
+                    return task, await self._ask(task)
+        except PromptTooLong:
+            raise _too_long() from None
+        except (EngineError, TimeoutError) as error:
+            log.warning("engine: %s", error or type(error).__name__)
+            raise EngineUnavailable("No engine can answer now; try again after the time in Retry-After.") from error
+
+    async def _ask(self, task: ChatTask) -> Generation:
+        generation = await self._engine.generate(self._model(task), task.prompt, task.best_of, task.sampling)
+        named = tuple(dataclasses.replace(one, adapter=task.assignment.adapter) for one in generation.candidates)
+        return dataclasses.replace(generation, candidates=named)
+
+    def _model(self, task: ChatTask) -> str:
+        return self._engine.base_model if task.assignment.adapter == BASE else task.assignment.adapter
+
+    async def _judge(self, task: ChatTask, generation: Generation) -> tuple[list[Judgement], tuple[str, ...]]:
+        judges = self._judges[task.alias.name]
+        candidates = generation.candidates
+        if len(candidates) > 1:
+            scored, degraded = await judges.ensemble.score(task.prompt, candidates)
+        else:  # nothing to choose from: not worth the scorers' time
+            scored, degraded = (Scored((), None, 0.0),) * len(candidates), ()
+        judgements = [
+            Judgement(candidate, judges.policy.check_output(candidate.text), one.scores, one.total, one.disagreement)
+            for candidate, one in zip(candidates, scored, strict=True)
+        ]
+        return judgements, degraded
+
+    def _select(
+        self, task: ChatTask, generation: Generation, judgements: list[Judgement], degraded: tuple[str, ...]
+    ) -> Outcome:
+        selection = argmax(judgements, explore=task.alias.explore, draw=self._rng.random())
+        shown: tuple[int, ...] = ()
+        if selection.index is not None:
+            shown = ranked(judgements, selection.index, task.n)
+            if task.compare and len(shown) == 1:
+                shown += self._rival(judgements, selection.index)
+        return Outcome(
+            task.assignment,
+            generation.prompt_token_ids,
+            tuple(judgements),
+            selection,
+            shown,
+            degraded,
+            generation.tokens,
+        )
+
+    def _rival(self, judgements: list[Judgement], winner: int) -> tuple[int, ...]:
+        """A random feasible candidate that says something else than the winner, for the user to compare."""
+        text = judgements[winner].candidate.text
+        others = [
+            index
+            for index, judgement in enumerate(judgements)
+            if judgement.is_feasible and judgement.candidate.text != text
+        ]
+        return (self._rng.choice(others),) if others else ()
+
+    async def _stream_pieces(self, task: ChatTask, parts: _Stream) -> AsyncIterator[str | None]:
+        """Fills `parts` as pieces arrive; yields None for each, and the finish reason with the last."""
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                async for delta in self._engine.stream(self._model(task), task.prompt, task.sampling):
+                    parts.text += delta.text
+                    parts.token_ids += delta.token_ids
+                    parts.logprobs += delta.logprobs
+                    parts.prompt_token_ids = parts.prompt_token_ids or delta.prompt_token_ids
+                    parts.finish_reason = delta.finish_reason or parts.finish_reason
+                    yield delta.finish_reason
+        except PromptTooLong:
+            raise _too_long() from None
+        except (EngineError, TimeoutError) as error:
+            log.warning("engine: %s", error or type(error).__name__)
+            raise EngineUnavailable("No engine can answer now; try again after the time in Retry-After.") from error
+
+    async def _commit(self, task: ChatTask, outcome: Outcome) -> GroupRecord:
+        """Build the group and make it durable; raises `StorageUnavailable`."""
+        record = build_record(task, outcome, base_digest=self._base_digest, engine_version=await self._engine.version())
+        self._count(task, outcome)
+        if task.is_stored:
+            started = time.monotonic()
+            for image in task.prompt.images:
+                await self._blobs.put(image.sha256, image.data)
+            await self._database.write(lambda c: store_group(c, record, task.alias))
+            self._metrics.store_write_seconds.observe(time.monotonic() - started)
+        return record
+
+    def _kept_on_failure(self, task: ChatTask) -> _KeptOnFailure:
+        return _KeptOnFailure(self, task)
+
+    async def keep_failed(self, task: ChatTask, state: GroupState) -> None:
+        """Remember a request without an answer; never raises, it is only a note."""
+        self._observe(task.alias.name, task.assignment, False, state is GroupState.FAILED)
+        try:
+            await self._commit(task, Outcome(task.assignment, (), (), NOTHING_CHOSEN, (), state=state))
+        except Exception:
+            log.exception("could not keep the group of a request that ended as %s", state)
+
+    def _count(self, task: ChatTask, outcome: Outcome) -> None:
+        alias = task.alias.name
+        if outcome.state is GroupState.COMPLETED:
+            blocked = sum(not judgement.is_feasible for judgement in outcome.judgements)
+            self._observe(alias, outcome.assignment, blocked > 0, False)
+            self._metrics.candidates.labels(alias, "blocked").inc(blocked)
+            self._metrics.candidates.labels(alias, "chosen").inc(len(outcome.shown))
+            rest = len(outcome.judgements) - blocked - len(outcome.shown)
+            self._metrics.candidates.labels(alias, "not_chosen").inc(rest)
+        for part in outcome.degraded:
+            self._metrics.degraded.labels(alias, part).inc()
+        for judgement in outcome.judgements:
+            for verdict in judgement.verdicts:
+                if verdict.action == "block":
+                    self._metrics.rule_blocks.labels(alias, verdict.rule).inc()
+
+
+class _KeptOnFailure:
+    """Keeps a group for a request that fails or is abandoned, then lets the error go on."""
+
+    def __init__(self, pipeline: Pipeline, task: ChatTask) -> None:
+        self._pipeline = pipeline
+        self._task = task
+
+    async def __aenter__(self) -> None:
+        return None
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: object, trace: object) -> None:
+        if kind is None or issubclass(kind, BadRequest):
+            return
+        is_abandoned = issubclass(kind, asyncio.CancelledError | GeneratorExit)
+        state = GroupState.ABORTED if is_abandoned else GroupState.FAILED
+        await asyncio.shield(asyncio.ensure_future(self._pipeline.keep_failed(self._task, state)))
+
+
+@dataclasses.dataclass(slots=True)
+class _Stream:
+    """One streamed answer as far as it has come."""
+
+    text: str = ""
+    token_ids: tuple[int, ...] = ()
+    logprobs: tuple[float, ...] = ()
+    prompt_token_ids: tuple[int, ...] = ()
+    finish_reason: str = "stop"
+    sent: int = 0
+
+    def release(self, *, hold_back: int) -> str:
+        """The text that may leave now."""
+        until = max(self.sent, len(self.text) - hold_back)
+        ready, self.sent = self.text[self.sent : until], until
+        return ready
+
+    def candidate(self, adapter: str) -> Candidate:
+        return Candidate(0, adapter, self.text, self.token_ids, self.logprobs, self.finish_reason)
+
+
+def _refused(task: ChatTask) -> Outcome:
+    return Outcome(task.assignment, (), (), Selection(None, 1.0, "none", "an input rule blocked the request"), ())
+
+
+def _too_long() -> BadRequest:
+    return BadRequest(
+        "The conversation and max_tokens do not fit the model's context; shorten it.",
+        param="messages",
+        code="context_length_exceeded",
+    )

@@ -1,0 +1,60 @@
+"""What the pipeline is asked for, and what came of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from reward.types import Judgement, Prompt, Selection
+from server.config import AliasConfig
+from server.engine.port import Sampling, TokenAlternatives
+from server.store.records import GroupState
+
+
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    """Who serves a request: adapter id or "base", at one generation of the alias's routing."""
+
+    adapter: str
+    generation: int
+    is_canary: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ChatTask:
+    """One admitted, validated request."""
+
+    completion_id: str
+    created_at: float
+    alias: AliasConfig
+    assignment: Assignment
+    tenant: str
+    user_hash: str | None
+    prompt: Prompt
+    sampling: Sampling
+    n: int
+    best_of: int
+    compare: bool
+    regenerate_of: str | None
+    is_stored: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What came of it. `shown` are indices of `judgements`, the winner first; empty when all were blocked."""
+
+    assignment: Assignment
+    prompt_token_ids: tuple[int, ...]
+    judgements: tuple[Judgement, ...]
+    selection: Selection
+    shown: tuple[int, ...]
+    degraded: tuple[str, ...] = ()
+    tokens: tuple[tuple[TokenAlternatives, ...], ...] = ()
+    state: GroupState = GroupState.COMPLETED
+
+    @property
+    def is_refused(self) -> bool:
+        return self.state is GroupState.COMPLETED and not self.shown
+
+    @property
+    def generated_tokens(self) -> int:
+        return sum(len(judgement.candidate.token_ids) for judgement in self.judgements)

@@ -1,0 +1,37 @@
+"""Groups as training data on the wire."""
+
+from __future__ import annotations
+
+from server.preferences import Examples
+from server.store.records import GroupRecord
+from server.wire import TrainingCandidate, TrainingGroup
+
+
+def to_training_group(group: GroupRecord, examples: Examples) -> TrainingGroup:
+    """The group with its tokens and examples. Candidates without tokens (refusals) are left out."""
+    return TrainingGroup(
+        id=group.id,
+        alias=group.alias,
+        generation=group.generation,
+        prompt_token_ids=list(group.prompt_token_ids),
+        images=[media.sha256 for media in group.media],
+        base_digest=group.base_digest,
+        on_policy_sampling=group.on_policy_sampling,
+        candidates=[
+            TrainingCandidate(
+                id=one.id,
+                adapter=one.adapter,
+                variant=one.variant,
+                token_ids=list(one.token_ids),
+                logprobs=list(one.logprobs),
+                finish_reason=one.finish_reason,
+                blocked=one.is_blocked,
+                may_be_positive=one.may_be_positive,
+                total=one.total,
+            )
+            for one in group.candidates
+            if one.token_ids
+        ],
+        pairs=list(examples.pairs),
+        unpaired=list(examples.unpaired),
+    )

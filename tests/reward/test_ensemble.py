@@ -1,0 +1,96 @@
+"""The ensemble fails open: a bad scorer is left out and named, never guessed, never a maximum."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import pytest
+
+from reward.ensemble import Ensemble, Member
+from reward.scorers import ImplicitScorer, LengthScorer, LogprobScorer, RepetitionScorer
+from reward.types import Candidate, Message, Prompt
+
+PROMPT = Prompt((Message("user", ("Hi",)),))
+
+
+def candidate(index: int, text: str = "a b", *, adapter: str = "a1", logprobs: tuple[float, ...] = (-1.0, -2.0)):
+    return Candidate(index, adapter, text, tuple(range(len(logprobs))), logprobs, "stop")
+
+
+TWO = (candidate(0), candidate(1))
+
+
+@dataclass(frozen=True)
+class Scripted:
+    answer: Callable[[], Sequence[float | None]]
+    name: str = "scripted"
+    version: str = "1"
+
+    async def score(self, prompt: Prompt, candidates: Sequence[Candidate]) -> Sequence[float | None]:
+        value = self.answer()
+        if value == "hang":
+            await asyncio.sleep(60)
+        return value
+
+
+def raising() -> Sequence[float]:
+    raise RuntimeError
+
+
+GOOD = Member(Scripted(lambda: [1.0, 2.0], "good"))
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [raising, lambda: "hang", lambda: [1.0], lambda: [float("nan")] * 2, lambda: [float("inf")] * 2, list],
+    ids=["crash", "hang", "wrong length", "nan", "infinite", "empty"],
+)
+async def test_a_failing_scorer_is_left_out_and_named(answer: Callable[[], Sequence[float]]) -> None:
+    """The other scorers decide, and the answer is marked degraded."""
+    ensemble = Ensemble((GOOD, Member(Scripted(answer, "bad"), timeout_s=0.05)))
+    scored, degraded = await ensemble.score(PROMPT, TWO)
+    assert degraded == ("bad",)
+    assert [one.total for one in scored] == [1.0, 2.0]
+
+
+async def test_one_missing_value_leaves_that_candidate_without_a_total() -> None:
+    """NaN for one candidate is never its maximum, and never another's loss."""
+    ensemble = Ensemble((GOOD, Member(Scripted(lambda: [float("nan"), 1.0], "half"))))
+    scored, degraded = await ensemble.score(PROMPT, TWO)
+    assert degraded == ()
+    assert [one.total for one in scored] == [None, 3.0]
+
+
+async def test_weights_and_disagreement() -> None:
+    """The total is the weighted sum; disagreement is the spread of its parts."""
+    ensemble = Ensemble((Member(Scripted(lambda: [1.0, 1.0]), 2.0), Member(Scripted(lambda: [0.0, 2.0]))))
+    scored, _ = await ensemble.score(PROMPT, TWO)
+    assert [one.total for one in scored] == [2.0, 4.0]
+    assert [one.disagreement for one in scored] == [1.0, 0.0]
+
+
+async def test_logprob_is_the_mean_per_token() -> None:
+    """Long answers are not punished for being long."""
+    assert await LogprobScorer().score(PROMPT, [candidate(0, logprobs=(-1.0, -3.0))]) == [-2.0]
+
+
+async def test_length_and_repetition_score_what_they_say() -> None:
+    """Within the target nothing is lost; a repeated sentence costs one."""
+    assert await LengthScorer(1).score(PROMPT, TWO) == [-1.0, -1.0]
+    assert await LengthScorer(4).score(PROMPT, TWO) == [0.0, 0.0]
+    assert await RepetitionScorer().score(PROMPT, [candidate(0, "No. No."), candidate(1, "No.")]) == [-1.0, 0.0]
+
+
+async def test_implicit_reward_is_the_scaled_log_ratio() -> None:
+    """β (log π_adapter − log π_base) on the text's tokens; 0 for base; none where the tokens differ."""
+
+    async def base(prompt: Prompt, answer: str) -> tuple[tuple[int, ...], tuple[float, ...]]:
+        return ((0, 1), (-2.0, -2.0)) if answer == "same" else ((7, 1), (-2.0, -2.0))
+
+    scorer = ImplicitScorer(base, "base", beta=0.5)
+    answers = [
+        candidate(0, "same", logprobs=(-1.0, -1.0, -9.0)),  # the last token ends the turn and does not count
+        candidate(1, "other"),
+        candidate(2, "same", adapter="base"),
+    ]
+    assert await scorer.score(PROMPT, answers) == [1.0, None, 0.0]
