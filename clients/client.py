@@ -88,7 +88,7 @@ class PlumblineError(Exception):
     @property
     def is_transient(self) -> bool:
         """The same call may succeed later: the server is away, restarting or busy."""
-        return self.status == 0 or self.status == 429 or self.status >= 500
+        return self.status in {0, 429} or self.status >= 500
 
 
 class UnreadableEntry(FeedEntry):

@@ -56,7 +56,7 @@ def main(arguments: list[str] | None = None) -> int:
 
     from clients.client import PlumblineClient  # noqa: PLC0415
     from learner.loop import Learner, LearnerError, Options  # noqa: PLC0415
-    from learner.round import Pace  # noqa: PLC0415
+    from learner.workplace import Pace  # noqa: PLC0415
 
     if options.threads:
         torch.set_num_threads(options.threads)

@@ -1,11 +1,11 @@
 """Everything that the learner raises by itself.
 
-    LearnerError
-    ├── SettingsError    settings that cannot be used: the process ends with one line
-    ├── BaseMismatch     the local base model is not the server's: the process ends with one line
-    ├── RoundAborted     this round cannot become a good adapter: discarded, reported, the loop goes on
-    │   └── LeaseLost    somebody else trains this alias now: discarded, not reported
-    └── Stopped          the process was asked to end: state is kept, the round is resumed by the next start
+LearnerError
+├── SettingsError    settings that cannot be used: the process ends with one line
+├── BaseMismatch     the local base model is not the server's: the process ends with one line
+├── RoundAborted     this round cannot become a good adapter: discarded, reported, the loop goes on
+│   └── LeaseLost    somebody else trains this alias now: discarded, not reported
+└── Stopped          the process was asked to end: state is kept, the round is resumed by the next start
 """
 
 from __future__ import annotations

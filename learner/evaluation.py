@@ -60,11 +60,12 @@ def evaluate(
         with policy.reference():
             base_hidden = engine.hidden(packed)
         size = max(1, LOGITS_PER_CHUNK // policy.base.vocabulary)
-        chunks = zip(hidden.split(size), base_hidden.split(size), packed.targets.split(size), strict=True)
+        chunks = zip(*(torch.split(values, size) for values in (hidden, base_hidden, packed.targets)), strict=True)
         pieces = [_compare(engine, *chunk) for chunk in chunks]
         own, base, divergence = (torch.cat(parts) for parts in zip(*pieces, strict=True))
         divergences.append(divergence)
-        values = iter(zip(own.split(list(packed.lengths)), base.split(list(packed.lengths)), strict=True))
+        lengths = list(packed.lengths)
+        values = iter(zip(torch.split(own, lengths), torch.split(base, lengths), strict=True))
         for example in part:
             answers = [Measured(example.group, answer, *next(values)) for answer in example.answers]
             if example.group in collator.partners:
@@ -121,9 +122,7 @@ def fingerprint(answers: Sequence[Measured], eos_ids: frozenset[int]) -> list[Fi
         if count and one.answer.may_be_positive and not one.answer.is_human:
             policy, base = float(one.policy[:count].sum()), float(one.base[:count].sum())
             usable.append(
-                Fingerprint(
-                    group_id=one.group, candidate_id=one.answer.candidate, logprob=policy, base_logprob=base
-                )
+                Fingerprint(group_id=one.group, candidate_id=one.answer.candidate, logprob=policy, base_logprob=base)
             )
     usable.sort(key=lambda item: (-abs(item.logprob - item.base_logprob), item.group_id, item.candidate_id))
     chosen: dict[str, Fingerprint] = {}

@@ -148,7 +148,9 @@ def _pair_problem(
     if not chosen.may_be_positive or chosen.blocked:
         return "chosen may not be a positive"
     return (
-        _weight_problem(pair.weight) or _answer_problem(chosen, group, limits) or _answer_problem(rejected, group, limits)
+        _weight_problem(pair.weight)
+        or _answer_problem(chosen, group, limits)
+        or _answer_problem(rejected, group, limits)
     )
 
 
@@ -174,14 +176,22 @@ def _answer_problem(candidate: TrainingCandidate, group: TrainingGroup, limits: 
         return "token outside the vocabulary"
     if limits.image_token_id in candidate.token_ids:
         return "image placeholder in an answer"
+    return _logprobs_problem(candidate) or _length_problem(candidate, group, limits)
+
+
+def _logprobs_problem(candidate: TrainingCandidate) -> str | None:
     if not all(math.isfinite(value) for value in candidate.logprobs):
         return "log-probability is not finite"
     if len(candidate.logprobs) != len(candidate.token_ids) and (candidate.logprobs or candidate.adapter != HUMAN):
         return "log-probabilities do not match the tokens"
+    return None
+
+
+def _length_problem(candidate: TrainingCandidate, group: TrainingGroup, limits: Limits) -> str | None:
     if len(group.prompt_token_ids) + len(candidate.token_ids) > limits.max_positions:
         return "longer than the model's context"
     return None
 
 
 def _in_vocabulary(token_ids: list[int], limits: Limits) -> bool:
-    return 0 <= min(token_ids) and max(token_ids) < limits.vocabulary
+    return min(token_ids) >= 0 and max(token_ids) < limits.vocabulary

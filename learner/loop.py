@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -17,9 +17,10 @@ from clients.client import PlumblineClient, PlumblineError
 from learner.errors import BaseMismatch, LearnerError, LeaseLost, Stopped
 from learner.lease import Heart
 from learner.model import Base, check_base, find_base
-from learner.round import Pace, Round, Workplace, abandon
+from learner.round import Round
 from learner.settings import Settings, read_settings
 from learner.state import RoundState, StateDir
+from learner.workplace import Pace, Workplace, abandon
 from server.wire import LeaseReply, LeaseRequest, TrainingConfig
 
 UNDECIDED: Final = frozenset({"staged", "verified", "gated"})
@@ -37,7 +38,7 @@ class Options:
     once: bool = False
     device: str = "auto"
     poll_s: float = 2.0
-    pace: Pace = Pace()
+    pace: Pace = field(default_factory=Pace)
 
 
 class Learner:
@@ -130,9 +131,9 @@ class Learner:
             raise BaseMismatch("the server's base model has changed; start the learner again")
         settings = read_settings(config)
         place.patiently(lambda: place.follow_feed(settings.max_replay_groups))
-        if place.state.round is None:
-            if place.state.new_signals < settings.min_new_signals or self._awaits_decision(place):
-                return
+        too_few = place.state.new_signals < settings.min_new_signals
+        if place.state.round is None and (too_few or self._awaits_decision(place)):
+            return
         self._decision_polls = 0
         self._round(place, config, settings)
 
@@ -164,9 +165,7 @@ class Learner:
             return Round(place, lease, config, heart).run(settings)
 
     def _take_lease(self, place: Workplace) -> LeaseReply | None:
-        request = LeaseRequest(
-            alias=self._options.alias, owner=place.state.owner, ttl_s=self._options.pace.lease_ttl_s
-        )
+        request = LeaseRequest(alias=self._options.alias, owner=place.state.owner, ttl_s=self._options.pace.lease_ttl_s)
         try:
             return place.patiently(lambda: self._client.lease(request))
         except PlumblineError as error:

@@ -40,14 +40,18 @@ def find_base(name: str) -> Path:
     try:
         return Path(snapshot_download(name, local_files_only=True))
     except (LocalEntryNotFoundError, ValueError) as error:
-        raise BaseMismatch(f"base model {name!r} is no directory and not in the local cache; see --base-model") from error
+        raise BaseMismatch(
+            f"base model {name!r} is no directory and not in the local cache; see --base-model"
+        ) from error
 
 
 def check_base(directory: Path, digest: str) -> None:
     """Raises `BaseMismatch` unless the directory holds the very model that the engine serves."""
     found = directory_digest(directory)
     if found != digest:
-        raise BaseMismatch(f"{directory} is not the server's base model (digest {found[:12]}, server has {digest[:12]})")
+        raise BaseMismatch(
+            f"{directory} is not the server's base model (digest {found[:12]}, server has {digest[:12]})"
+        )
 
 
 class Base:
@@ -57,7 +61,7 @@ class Base:
         cuda = device == "cuda" or (device == "auto" and torch.cuda.is_available())
         self.device = torch.device("cuda" if cuda else "cpu")
         dtype = torch.bfloat16 if cuda else torch.float32
-        model = AutoModelForImageTextToText.from_pretrained(directory, dtype=dtype, attn_implementation="sdpa")
+        model: Any = AutoModelForImageTextToText.from_pretrained(directory, dtype=dtype, attn_implementation="sdpa")
         self.model = model.to(self.device).eval().requires_grad_(False)
         text = self.model.config.get_text_config()
         self.vocabulary: int = self.model.get_input_embeddings().weight.shape[0]
@@ -114,9 +118,9 @@ class Policy:
         return {name: value for name, value in self.model.named_parameters() if value.requires_grad}
 
     def tensors(self) -> dict[str, Tensor]:
-        """The adapter in float32 on the CPU, under the names that PEFT and the engine use."""
+        """A copy of the adapter in float32 on the CPU, under the names that PEFT and the engine use."""
         state = get_peft_model_state_dict(self.model)
-        return {name: value.detach().to("cpu", torch.float32).contiguous() for name, value in state.items()}
+        return {name: value.detach().to("cpu", torch.float32, copy=True).contiguous() for name, value in state.items()}
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
         expected = self.tensors()

@@ -84,12 +84,16 @@ class PrefixModel:
         """Per-token log-probabilities, one tensor (tokens,) for each answer, rows in order."""
         packed = self.pack(rows)
         flat = self._token_logprobs(self.hidden(packed), packed.targets)
-        return list(flat.split(list(packed.lengths)))
+        return list(torch.split(flat, list(packed.lengths)))
 
     def pack(self, rows: Sequence[Row]) -> Packed:
         width = max(row.length for row in rows)
         pad = 0 if self._image_token_id != 0 else 1
-        ids, segments, positions, sources, targets = [], [], [], [], []
+        ids: list[list[int]] = []
+        segments: list[list[int]] = []
+        positions: list[Tensor] = []
+        sources: list[int] = []
+        targets: list[int] = []
         for index, row in enumerate(rows):
             tokens, segment = list(row.prompt), [0] * len(row.prompt)
             for number, answer in enumerate(row.answers, 1):
@@ -137,7 +141,8 @@ class PrefixModel:
             mm_encoder_outputs=encoder_outputs(packed.images) if packed.images else None,
             use_cache=False,
         )
-        return output.last_hidden_state.flatten(0, 1)[packed.sources]
+        states: Tensor = output.last_hidden_state
+        return states.flatten(0, 1)[packed.sources]
 
     def log_distributions(self, hidden: Tensor) -> Tensor:
         """(N, hidden) → (N, vocabulary), in float32 at least."""
@@ -149,7 +154,7 @@ class PrefixModel:
         if len(targets) <= size:
             return self._chosen(hidden, targets)
         # Chunks are recomputed in the backward pass, so that their logits never live at the same time.
-        parts = zip(hidden.split(size), targets.split(size), strict=True)
+        parts = zip(torch.split(hidden, size), torch.split(targets, size), strict=True)
         return torch.cat([checkpoint(self._chosen, part, goal, use_reentrant=False) for part, goal in parts])
 
     def _chosen(self, hidden: Tensor, targets: Tensor) -> Tensor:

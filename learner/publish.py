@@ -43,7 +43,9 @@ def keep(files: Mapping[str, bytes], directory: Path) -> None:
 
 def read_kept(directory: Path) -> dict[str, bytes] | None:
     paths = {name: directory / name for name in FILES}
-    return {name: path.read_bytes() for name, path in paths.items()} if all(p.exists() for p in paths.values()) else None
+    return (
+        {name: path.read_bytes() for name, path in paths.items()} if all(p.exists() for p in paths.values()) else None
+    )
 
 
 def fetch(client: PlumblineClient, adapter: str) -> dict[str, bytes]:

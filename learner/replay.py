@@ -132,7 +132,7 @@ def _added_signals(old: TrainingGroup | None, new: TrainingGroup) -> int:
 
 
 def apply_feed(
-    client: PlumblineClient, alias: str, state: State, directory: StateDir, replay: Replay, max_groups: int
+    client: PlumblineClient, alias: str, *, state: State, directory: StateDir, replay: Replay, max_groups: int
 ) -> bool:
     """Apply everything that is new, page by page, each made durable with its cursor. True when anything was."""
     changed = False

@@ -12,110 +12,40 @@ import itertools
 import json
 import logging
 import random
-import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Final
 
 import torch
 
-from clients.client import PlumblineClient, PlumblineError
+from clients.client import PlumblineError
 from learner.batch import Collator, find_partners
 from learner.errors import LeaseLost, RoundAborted, Stopped
 from learner.evaluation import Evaluation, evaluate, fingerprint, objection
-from learner.examples import Example, Limits, prepare
+from learner.examples import Example, prepare
 from learner.lease import LOST_STATUSES, Heart
 from learner.metrics import Bar, Board, curve
-from learner.model import Base, Policy, check_modules
+from learner.model import Policy, check_modules
 from learner.objectives import Options
 from learner.objectives.kto import balance
 from learner.prefix import PrefixModel
 from learner.publish import FILES, describe_files, fetch, find_uploaded, keep, read_kept
-from learner.replay import Media, MissingImage, Replay, apply_feed
+from learner.replay import MissingImage
 from learner.settings import Settings
-from learner.state import Outcome, RoundState, State, StateDir
+from learner.state import Outcome, RoundState
 from learner.trainer import Trainer
-from learner.vision import IMAGES_PER_PASS, UnreadableImage, Vision
+from learner.vision import IMAGES_PER_PASS, UnreadableImage
+from learner.workplace import Workplace, abandon
 from server.wire import BASE, AdapterManifest, LeaseReply, RoundReport, TrainingConfig, TrainingGroup
 
 MAX_EVALUATED: Final = 64
 """Groups that the pre-check looks at."""
 KEPT_ADAPTERS: Final = 4
 """Adapters whose files are kept for continuing them."""
-FIRST_WAIT_S: Final = 0.5
-LONGEST_WAIT_S: Final = 30.0
 
 logger = logging.getLogger(__name__)
-T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class Pace:
-    """Bounds of a process, not of a method."""
-
-    max_tokens: int = 8192
-    """Padded tokens in one forward pass."""
-    checkpoint_steps: int = 20
-    lease_ttl_s: float = 60.0
-    feature_cache_bytes: int = 2 * 1024**3
-
-
-@dataclass(slots=True)
-class Workplace:
-    """What lives longer than a round. `at` is told the name of every point that a crash could fall on."""
-
-    client: PlumblineClient
-    alias: str
-    directory: StateDir
-    state: State
-    base: Base
-    base_dir: Path
-    base_digest: str
-    pace: Pace
-    stop: threading.Event
-    at: Callable[[str], None] = lambda point: None
-    replay: Replay = field(init=False)
-    vision: Vision = field(init=False)
-    dirty: set[str] = field(init=False, default_factory=set)
-    """Groups that were dropped or changed since the round last looked."""
-
-    def __post_init__(self) -> None:
-        media = Media(self.client, self.directory)
-        self.vision = Vision(self.base.model, self.base_dir, media.read, self.pace.feature_cache_bytes)
-        self.replay = Replay(self.directory, self.state.cursor, self._dropped)
-
-    def _dropped(self, group: str, images: Iterable[str]) -> None:
-        self.dirty.add(group)
-        for image in images:
-            self.vision.drop(image)
-
-    @property
-    def limits(self) -> Limits:
-        return Limits(self.base_digest, self.base.vocabulary, self.base.max_positions, self.base.image_token_id)
-
-    def follow_feed(self, max_groups: int) -> bool:
-        return apply_feed(self.client, self.alias, self.state, self.directory, self.replay, max_groups)
-
-    def save(self) -> None:
-        self.directory.save(self.state)
-
-    def patiently(self, call: Callable[[], T], check: Callable[[], None] = lambda: None) -> T:
-        """Repeat a call while the server is away or busy. Raises `Stopped`, or what `check` raises."""
-        delay_s = FIRST_WAIT_S
-        while True:
-            try:
-                return call()
-            except PlumblineError as error:
-                if not error.is_transient:
-                    raise
-                logger.warning("waiting for the server: %s", error)
-            if self.stop.wait(delay_s):
-                raise Stopped
-            check()
-            delay_s = min(LONGEST_WAIT_S, delay_s * 2)
 
 
 class Round:
@@ -150,7 +80,7 @@ class Round:
                 place.at("saved")
         except LeaseLost as error:
             logger.warning("round abandoned: %s", error)
-            self.abandon()
+            abandon(place)
             raise
         finally:
             if self._policy is not None:
@@ -158,10 +88,6 @@ class Round:
         state.detail["seconds"] = round(time.monotonic() - started, 3)
         self._report(state)
         return state
-
-    def abandon(self) -> None:
-        """Forget the round; its signals count again for the next one."""
-        abandon(self._place)
 
     # --- plan ---------------------------------------------------------------------------------------------
 
@@ -178,7 +104,7 @@ class Round:
             number=number,
             parent=self._lease.active,
             settings=settings,
-            seed=random.Random(f"{place.alias} {number} {self._lease.active}").getrandbits(32),
+            seed=_random(f"{place.alias} {number} {self._lease.active}").getrandbits(32),
             plan=list(self._examples),
             signals=state.new_signals,
             feed_after=state.trained_upto,
@@ -295,7 +221,7 @@ class Round:
 
     def _evaluate(self, state: RoundState, policy: Policy, engine: PrefixModel, collator: Collator) -> Evaluation:
         self._tell("evaluate")
-        sample = sorted(random.Random(state.seed).sample(state.plan, min(MAX_EVALUATED, len(state.plan))))
+        sample = sorted(_random(str(state.seed)).sample(state.plan, min(MAX_EVALUATED, len(state.plan))))
         examples = [self._examples[group] for group in sample if group in self._examples]
         return evaluate(policy, engine, collator, examples, state.settings.beta)
 
@@ -315,7 +241,7 @@ class Round:
                     self._heart.check()
                     self._follow_feed(state, collator)
                     batch = [self._examples[group] for group in schedule[index] if group in self._examples]
-                    metrics = trainer.step(batch) if batch else trainer.skip() or {}
+                    metrics = trainer.step(batch) if batch else trainer.skip()
                     board.add(index, metrics)
                     bar.advance(metrics)
                     self._tell("train", {**metrics, "step": float(index + 1), "steps": float(len(schedule))})
@@ -466,16 +392,6 @@ class Round:
         self._heart.tell(phase, metrics)
 
 
-def abandon(place: Workplace) -> None:
-    state = place.state
-    if state.round is not None:
-        state.new_signals += state.round.signals
-        state.trained_upto = state.round.feed_after
-        state.round = None
-        place.save()
-        place.directory.clear_rounds()
-
-
 def _close(state: RoundState, outcome: Outcome, reason: str) -> None:
     state.outcome = outcome
     state.reason = reason
@@ -487,10 +403,14 @@ def _schedule(state: RoundState) -> list[list[str]]:
     batches = []
     for epoch in range(state.settings.epochs):
         order = list(state.plan)
-        random.Random(f"{state.seed} {epoch}").shuffle(order)
+        _random(f"{state.seed} {epoch}").shuffle(order)
         size = state.settings.batch_groups
         batches += [order[first : first + size] for first in range(0, len(order), size)]
     return batches
+
+
+def _random(seed: str) -> random.Random:
+    return random.Random(seed)  # noqa: S311 - an order that can be repeated, not a secret
 
 
 def _sources(examples: Iterable[Example]) -> dict[str, int]:

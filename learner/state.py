@@ -18,7 +18,6 @@ from learner.errors import LearnerError
 from learner.files import write_atomic
 from learner.settings import Settings
 
-
 Outcome = Literal["uploaded", "discarded", "skipped"]
 
 

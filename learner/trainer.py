@@ -68,9 +68,7 @@ class Trainer:
 
     def step(self, examples: Sequence[Example]) -> dict[str, float]:
         """One optimiser step on these groups; returns its metrics. Raises `RoundAborted` after too many bad ones."""
-        rate = learning_rate(
-            self.progress.step, self._steps, self._settings.learning_rate, self._settings.warmup_share
-        )
+        rate = learning_rate(self.progress.step, self._steps, self._settings.learning_rate, self._settings.warmup_share)
         for group in self._optimizer.param_groups:
             group["lr"] = rate
         self._optimizer.zero_grad(set_to_none=True)
@@ -82,7 +80,7 @@ class Trainer:
             if not torch.isfinite(loss):
                 return self._discard("the loss is not finite")
             if loss.requires_grad:
-                loss.backward()
+                torch.autograd.backward(loss)
             measured.add(batch, loss, self._options.beta)
         norm = float(torch.nn.utils.clip_grad_norm_(self._parameters.values(), self._settings.max_grad_norm))
         if not math.isfinite(norm):
@@ -94,9 +92,10 @@ class Trainer:
         self.progress.step += 1
         return metrics
 
-    def skip(self) -> None:
-        """A step whose groups are all gone."""
+    def skip(self) -> dict[str, float]:
+        """A step whose groups are all gone: no metrics."""
         self.progress.step += 1
+        return {}
 
     def _discard(self, reason: str) -> dict[str, float]:
         self._optimizer.zero_grad(set_to_none=True)
@@ -142,7 +141,7 @@ class Trainer:
         return False
 
     def _put_back(self, tensors: Mapping[str, Tensor]) -> None:
-        state: dict[torch.nn.Parameter, dict[str, Any]] = {}
+        state: dict[Tensor, dict[str, Any]] = {}
         for name, parameter in self._parameters.items():
             parameter.data.copy_(tensors[f"policy/{name}"])
             kept = {}

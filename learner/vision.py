@@ -49,7 +49,8 @@ class EncoderOutputs(BaseModelOutputWithPooling):
 def encoder_outputs(images: Sequence[ImageFeatures]) -> dict[str, EncoderOutputs]:
     layers = zip(*(image.deepstack for image in images), strict=True)
     outputs = EncoderOutputs(
-        pooler_output=tuple(image.tokens for image in images), deepstack_features=[list(layer) for layer in layers]
+        pooler_output=tuple(image.tokens for image in images),  # type: ignore[arg-type] # as the tower gives it
+        deepstack_features=[list(layer) for layer in layers],
     )
     return {"image": outputs}
 
@@ -59,7 +60,7 @@ class Vision:
 
     def __init__(self, model: Any, directory: Path, read: Callable[[str], bytes], budget_bytes: int) -> None:
         self._model = model
-        self._processor = AutoImageProcessor.from_pretrained(directory)
+        self._processor = AutoImageProcessor.from_pretrained(directory)  # type: ignore[no-untyped-call]
         self._read = read
         self._budget_bytes = budget_bytes
         self._cache: OrderedDict[str, ImageFeatures] = OrderedDict()

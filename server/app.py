@@ -5,24 +5,28 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fcntl
-import os
+import hashlib
+import logging
 import random
 import secrets
+import socket
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import IO
 
 import uvicorn
+import uvloop
 from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from prometheus_client import start_http_server
 from starlette.exceptions import HTTPException
 
 from reward.types import Prompt
 from server.adapters.registry import AdapterRegistry
-from server.adapters.rollout import Rollout
 from server.adapters.routing import Router
 from server.api import adapters as adapters_api
 from server.api import chat, feedback, health, operate, training
@@ -31,16 +35,18 @@ from server.api.errors import error_response
 from server.api.middleware import Envelope, from_http_exception
 from server.config import Config
 from server.engine.client import VllmEngine
+from server.engine.health import EngineState
+from server.engine.launcher import EngineProcess
 from server.engine.port import Engine
-from server.engine.supervisor import Supervisor
-from server.errors import PlumblineError
+from server.engine.supervisor import EngineSupervisor
+from server.errors import BadRequest
 from server.feedback import FeedbackDesk
 from server.ids import new_id
 from server.logs import configure_logging
 from server.metrics import Metrics
 from server.pipeline.admission import Admission
 from server.pipeline.assemble import assemble
-from server.pipeline.judges import build_judges
+from server.pipeline.judges import Judges, build_judges
 from server.pipeline.media import MediaIntake
 from server.pipeline.pipeline import Pipeline
 from server.pipeline.sanitise import Sanitiser, special_tokens
@@ -52,9 +58,15 @@ from server.store.migrate import migrate
 from server.tokens import Signer, load_secret
 from server.wire import ChatMessage, directory_digest
 
+log = logging.getLogger(__name__)
+
 
 class StartError(Exception):
     """Why the service cannot start, in one line."""
+
+
+Connect = Callable[[Config], tuple[Engine, EngineSupervisor]]
+"""How an installation gets its engine."""
 
 
 def lock_state(directory: Path) -> IO[str]:
@@ -72,9 +84,238 @@ def lock_state(directory: Path) -> IO[str]:
 
 def open_database(config: Config) -> SqliteDatabase:
     """The migrated, running database."""
-    database = SqliteDatabase(
-        config.store.directory / "plumbline.db", read_connections=config.store.read_connections
-    )
+    database = SqliteDatabase(config.store.directory / "plumbline.db", read_connections=config.store.read_connections)
     migrate(database.writer_engine)
     database.start()
     return database
+
+
+def connect_engine(config: Config) -> tuple[Engine, EngineSupervisor]:
+    """The engine's client and who watches it: a process of ours, or one that runs elsewhere."""
+    settings, directory = config.engine, config.store.directory
+    if len(settings.urls) > 1:
+        raise StartError("engine.urls: one engine is supported")
+    process = None
+    if not settings.urls:
+        process = EngineProcess(settings, directory / "adapters", directory / "logs", max_images=config.chat.max_images)
+    engine = VllmEngine(
+        process.url if process else settings.urls[0],
+        settings.model,
+        timeout_s=config.chat.engine_timeout_s,
+        probe_timeout_s=settings.probe_timeout_s,
+    )
+    supervisor = EngineSupervisor(
+        engine,
+        process,
+        probe_interval_s=settings.probe_interval_s,
+        start_timeout_s=settings.start_timeout_s,
+    )
+    return engine, supervisor
+
+
+class Installation:
+    """Everything behind the API, opened and closed in order."""
+
+    def __init__(self, config: Config, connect: Connect = connect_engine) -> None:
+        self._config = config
+        self._connect = connect
+        self._stack = contextlib.AsyncExitStack()
+
+    async def open(self) -> Services:
+        """Open the state, then start the engine in the background; raises `StartError`."""
+        config, directory = self._config, self._config.store.directory
+        lock = await asyncio.to_thread(lock_state, directory)
+        self._stack.callback(lock.close)
+        base_digest = model_digest(config.engine.model)
+        metrics = Metrics(aliases=[alias.name for alias in config.aliases], version=version("plumbline"))
+        database = await asyncio.to_thread(open_database, config)
+        self._stack.push_async_callback(database.close)
+        blobs = BlobStore(directory / "media")
+        secret = config.secret.get_secret_value().encode() if config.secret else load_secret(directory)
+
+        registry = AdapterRegistry(
+            database,
+            directory / "adapters",
+            directory / "uploads",
+            engine_model=config.engine.model,
+            base_digest=base_digest,
+            max_lora_rank=config.engine.max_lora_rank,
+            aliases=[alias.name for alias in config.aliases],
+            clock=time.time,
+            min_free_bytes=config.store.min_free_bytes,
+        )
+        await registry.start()
+        engine, supervisor = self._connect(config)
+        self._stack.push_async_callback(engine.close)
+        judges = build_all_judges(config, engine)
+        router = Router(
+            database,
+            [alias.name for alias in config.aliases],
+            clock=time.time,
+            is_intact=registry.is_intact,
+            on_move=lambda alias, state: metrics.adapter_moves.labels(alias, state).inc(),
+        )
+        await router.load()
+        await router.heal(registry.verify)
+        rollout = self._rollout(database, blobs, engine, registry, router, judges)
+        intake = MediaIntake(config.chat)
+        self._stack.callback(intake.close)
+        sanitiser = Sanitiser(special_tokens(Path(config.engine.model)))
+
+        async def assembler(messages: Sequence[ChatMessage]) -> Prompt:
+            return await assemble(messages, config.chat, intake, sanitiser)
+
+        services = Services(
+            config=config,
+            started_at=int(time.time()),
+            base_digest=base_digest,
+            database=database,
+            blobs=blobs,
+            engine=engine,
+            supervisor=supervisor,
+            registry=registry,
+            router=router,
+            rollout=rollout,
+            admission=Admission(concurrent=config.http.max_concurrent_requests, queued=config.http.max_queued_requests),
+            assembler=assembler,
+            pipeline=Pipeline(
+                engine=engine,
+                database=database,
+                blobs=blobs,
+                judges=judges,
+                metrics=metrics,
+                observe=rollout.observe,
+                base_digest=base_digest,
+                engine_timeout_s=config.chat.engine_timeout_s,
+                rng=random.Random(),  # noqa: S311 - which answer is compared is no secret
+            ),
+            feedback=FeedbackDesk(
+                config=config, database=database, blobs=blobs, engine=engine, metrics=metrics, clock=time.time
+            ),
+            signer=Signer(secret),
+            metrics=metrics,
+        )
+        self._watch(services)
+        supervisor.start()
+        self._stack.push_async_callback(supervisor.stop)
+        rollout.start()
+        self._stack.push_async_callback(rollout.stop)
+        return services
+
+    async def close(self) -> None:
+        await self._stack.aclose()
+
+    def _watch(self, services: Services) -> None:
+        """Metrics that are read when they are scraped, on their private listener."""
+        metrics, supervisor = services.metrics, services.supervisor
+        metrics.engine_ready.set_function(lambda: float(supervisor.state is EngineState.READY))
+        metrics.engine_restarts.set_function(lambda: float(supervisor.restarts))
+        metrics.in_flight.set_function(lambda: float(services.admission.present))
+        for alias in self._config.aliases:
+            current = partial(services.router.current, alias.name)
+            metrics.routing_generation.labels(alias.name).set_function(lambda now=current: float(now().generation))
+            metrics.canary_share.labels(alias.name).set_function(lambda now=current: now().canary_share)
+        http = self._config.http
+        try:
+            listener, _ = start_http_server(http.metrics_port, http.host, metrics.registry)
+        except OSError as error:
+            raise StartError(f"metrics port {http.metrics_port}: {error.strerror}") from None
+        self._stack.callback(listener.shutdown)
+
+
+def build_all_judges(config: Config, engine: Engine) -> dict[str, Judges]:
+    """Each alias's judges; raises `StartError` where a rule or scorer cannot be built."""
+    try:
+        return {alias.name: build_judges(alias, engine) for alias in config.aliases}
+    except ValueError as error:
+        raise StartError(str(error)) from None
+
+
+def model_digest(model: str) -> str:
+    """Identity of the base model: of its files where they are local, else of its name."""
+    directory = Path(model)
+    return directory_digest(directory) if directory.is_dir() else hashlib.sha256(model.encode()).hexdigest()
+
+
+def create_app(services: Services) -> FastAPI:
+    """The ASGI application on an open installation."""
+    app = FastAPI(title="Plumbline", version=version("plumbline"), docs_url=None, redoc_url=None, openapi_url=None)
+    app.state.services = services
+    for module in (chat, feedback, training, adapters_api, operate, health):
+        app.include_router(module.router)
+
+    @app.exception_handler(HTTPException)
+    async def on_http_exception(request: Request, error: HTTPException) -> Response:
+        response = error_response(from_http_exception(error))
+        if error.headers is not None:
+            response.headers.update(error.headers)
+        return response
+
+    @app.exception_handler(RequestValidationError)
+    async def on_bad_parameters(request: Request, error: RequestValidationError) -> Response:
+        first = error.errors()[0]
+        name = str(first["loc"][-1])
+        return error_response(BadRequest(f"{name}: {first['msg']}", param=name))
+
+    app.add_middleware(Envelope, metrics=services.metrics, max_body_bytes=services.config.http.max_body_bytes)
+    return app
+
+
+def bind(config: Config) -> socket.socket:
+    """The listening socket; raises `StartError`."""
+    family = socket.AF_INET6 if ":" in config.http.host else socket.AF_INET
+    listener = socket.socket(family)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((config.http.host, config.http.port))
+    except OSError as error:
+        listener.close()
+        raise StartError(f"http port {config.http.port}: {error.strerror}") from None
+    return listener
+
+
+async def run(config: Config) -> None:
+    """Serve until a termination signal; raises `StartError`."""
+    installation = Installation(config)
+    try:
+        listener = bind(config)
+        services = await installation.open()
+        server = uvicorn.Server(
+            uvicorn.Config(
+                create_app(services),
+                lifespan="off",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                timeout_graceful_shutdown=int(config.http.shutdown_grace_s),
+                h11_max_incomplete_event_size=32 * 1024,
+                http="h11",
+            )
+        )
+        host, port = listener.getsockname()[:2]
+        log.info("serving", extra={"address": f"{host}:{port}"})
+        await server.serve(sockets=[listener])
+    finally:
+        await installation.close()
+
+
+def serve(config: Config) -> int:
+    """Run the service; the exit status."""
+    configure_logging(config.log_level)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(run(config))
+    return 0
+
+
+async def create_key(config: Config, role: str, tenant: str) -> str:
+    """Add an API key to the state of a stopped server and return it; only its hash is kept."""
+    key = f"pk-{secrets.token_urlsafe(32)}"
+    lock = lock_state(config.store.directory)
+    database = await asyncio.to_thread(open_database, config)
+    try:
+        record = keys.KeyRecord(new_id("key"), tenant, role)
+        await database.write(lambda c: keys.add_key(c, record, hash_key(key), time.time()))
+    finally:
+        await database.close()
+        lock.close()
+    return key

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from server.adapters.rollout import Rollout
     from server.adapters.routing import Router
     from server.engine.port import Engine
-    from server.engine.supervisor import Supervisor
+    from server.engine.supervisor import EngineSupervisor
     from server.feedback import FeedbackDesk
     from server.metrics import Metrics
     from server.pipeline.admission import Admission
@@ -36,7 +36,7 @@ class Services:
     database: Database
     blobs: BlobStore
     engine: Engine
-    supervisor: Supervisor
+    supervisor: EngineSupervisor
     registry: AdapterRegistry
     router: Router
     rollout: Rollout

@@ -9,13 +9,16 @@ to `DIR` itself and the checkpoints are removed.
 Loss is taken on the assistant's last turn only.
 """
 
+# transformers leaves many of its functions without annotations.
+# mypy: disable-error-code="no-untyped-call"
+
 from __future__ import annotations
 
 import argparse
 import json
 import random
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from io import BytesIO
 from pathlib import Path
@@ -30,7 +33,7 @@ from torch.nn.functional import cross_entropy
 from transformers import PreTrainedTokenizerFast, Qwen3VLForConditionalGeneration
 
 from clients.demo.language import Question, any_question, teacher_answer
-from clients.demo.model import MERGE, build_model, build_processor, save_model
+from clients.demo.model import MERGE, build_model, build_processor, save_model, token_id
 from clients.demo.scenes import TRAINING_SEEDS, Scene, scene
 from clients.demo.tokenizer import IMAGE_PAD, SYSTEM_PROMPTS, TURN_END, train_tokenizer
 
@@ -123,9 +126,7 @@ def train(out: Path, settings: Settings, *, resume: bool) -> None:
     shutil.rmtree(checkpoints)
 
 
-def prepare_pictures(
-    tokenizer: PreTrainedTokenizerFast, count: int, progress: Progress
-) -> list[tuple[Scene, Picture]]:
+def prepare_pictures(tokenizer: PreTrainedTokenizerFast, count: int, progress: Progress) -> list[tuple[Scene, Picture]]:
     """Render the training scenes and run them through the real image processor, once."""
     processor = build_processor(tokenizer).image_processor
     task = progress.add_task("rendering", total=count, note="")
@@ -156,9 +157,7 @@ def make_batch(
     return [_padded(rows[first : first + part], tokenizer) for first in range(0, BATCH, part)]
 
 
-def _padded(
-    rows: list[tuple[list[int], int, Picture]], tokenizer: PreTrainedTokenizerFast
-) -> dict[str, torch.Tensor]:
+def _padded(rows: list[tuple[list[int], int, Picture]], tokenizer: PreTrainedTokenizerFast) -> dict[str, torch.Tensor]:
     shape = (len(rows), max(len(tokens) for tokens, _, _ in rows))
     ids = torch.full(shape, tokenizer.pad_token_id, dtype=torch.long)
     labels = torch.full(shape, _IGNORED, dtype=torch.long)
@@ -171,7 +170,7 @@ def _padded(
         "input_ids": ids,
         "labels": labels,
         "attention_mask": mask,
-        "mm_token_type_ids": (ids == tokenizer.convert_tokens_to_ids(IMAGE_PAD)).int(),
+        "mm_token_type_ids": torch.eq(ids, token_id(tokenizer, IMAGE_PAD)).int(),
         "pixel_values": torch.cat([picture.pixel_values() for _, _, picture in rows]),
         "image_grid_thw": torch.tensor([picture.grid for _, _, picture in rows]),
     }
@@ -192,7 +191,7 @@ def make_example(
         messages.append({"role": "user", "content": asked.prompt})
     else:
         messages.append({"role": "user", "content": _with_image(asked, rng)})
-    prompt = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    prompt = str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
     prompt_ids = tokenizer(prompt.replace(IMAGE_PAD, IMAGE_PAD * image_tokens)).input_ids
     answer_ids = tokenizer(teacher_answer(asked, rng) + TURN_END).input_ids
     return [*prompt_ids, *answer_ids], len(prompt_ids)
@@ -209,7 +208,7 @@ def train_step(run: Run, parts: list[dict[str, torch.Tensor]]) -> float:
         counted = targets != _IGNORED
         logits = run.model.lm_head(hidden[:, :-1][counted])  # (answer tokens, vocabulary)
         loss = cross_entropy(logits, targets[counted], reduction="sum") / answer_tokens
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         total += float(loss.detach())
     torch.nn.utils.clip_grad_norm_(run.model.parameters(), MAX_GRADIENT_NORM)
     run.optimiser.step()
@@ -267,7 +266,7 @@ def load_checkpoint(checkpoints: Path, settings: Settings, run: Run) -> int:
     return int(record["step"])
 
 
-def _parameters(model: Qwen3VLForConditionalGeneration) -> Mapping[str, torch.Tensor]:
+def _parameters(model: Qwen3VLForConditionalGeneration) -> dict[str, torch.Tensor]:
     return {name: parameter.detach() for name, parameter in model.named_parameters()}
 
 

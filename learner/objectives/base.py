@@ -54,7 +54,7 @@ class Batch:
 
     @property
     def margin(self) -> Tensor:
-        """h of every pair, (N,)."""
+        """Value of h for every pair, (N,)."""
         delta = self.delta
         return delta[self.chosen] - delta[self.rejected]
 

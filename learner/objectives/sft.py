@@ -1,4 +1,6 @@
-"""Negative log-likelihood of the chosen answer; beside `sigmoid` it makes RPO (https://arxiv.org/abs/2404.19733, eq. 1).
+"""Negative log-likelihood of the chosen answer; beside `sigmoid` it makes RPO.
+
+Pang et al. 2024, https://arxiv.org/abs/2404.19733, eq. 1.
 
 It keeps the chosen answers likely, where DPO alone may push both answers of a pair down.
 

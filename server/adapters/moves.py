@@ -33,10 +33,12 @@ class Plan:
 
 
 def fallbacks(routing: Routing, retired: Sequence[AdapterRecord], *, without: str) -> list[str]:
-    """Where a rollback may go, best first: `previous`, then what retired last, at the end base."""
-    order = [routing.previous] if routing.previous else []
-    order += [one.id for one in sorted(retired, key=lambda one: one.updated_at, reverse=True)]
-    return [one for one in dict.fromkeys(order) if one not in (without, BASE)] + [BASE]
+    """Where a rollback may go, best first: `previous`, then what retired last; base ends the list."""
+    newest_first = [one.id for one in sorted(retired, key=lambda one: one.updated_at, reverse=True)]
+    if routing.previous == BASE:
+        return [BASE]
+    order = [one for one in newest_first if one == routing.previous] + newest_first
+    return [*(one for one in dict.fromkeys(order) if one != without), BASE]
 
 
 def start_canary(routing: Routing, adapter: str, share: float) -> Plan:

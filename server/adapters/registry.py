@@ -61,6 +61,7 @@ class AdapterRegistry:
         lora_modules: Collection[str] = LORA_TARGET_MODULES,
         min_free_bytes: int = 0,
         max_ephemeral: int = 2,
+        on_move: Callable[[str, AdapterState], None] = lambda alias, state: None,
     ) -> None:
         self._database = database
         self._directory = directory
@@ -72,6 +73,7 @@ class AdapterRegistry:
         self._clock = clock
         self._lora_modules = frozenset(lora_modules)
         self._max_ephemeral = max_ephemeral
+        self._on_move = on_move
         self._base: BaseModel | None = None
         self._last_number = 0
         self._publishing = asyncio.Lock()
@@ -156,6 +158,7 @@ class AdapterRegistry:
             raise
         for old in dropped:
             await asyncio.to_thread(self._remove_directory, old)
+        self._on_move(record.alias, state)
         return record
 
     def _insert(
@@ -317,16 +320,19 @@ class AdapterRegistry:
         now = self._clock()
         before = states.sources_of(state, Mover.SERVER) - {AdapterState.CANARY, AdapterState.ACTIVE}
 
-        def run(connection: Connection) -> bool:
+        def run(connection: Connection) -> AdapterRecord | None:
             if not rows.set_state(connection, adapter_id, before, state, now):
-                return False
+                return None
             if report is not None:
                 rows.add_report(connection, adapter_id, report)
             detail = {"state": state.value, "reason": reason}
             audit.record(connection, actor=actor, action="advance", subject=adapter_id, detail=detail, now=now)
-            return True
+            return rows.get_adapter(connection, adapter_id)
 
-        return await self._database.write(run)
+        moved = await self._database.write(run)
+        if moved is not None:
+            self._on_move(moved.alias, state)
+        return moved is not None
 
     async def add_report(self, subject: str, report: Report) -> None:
         await self._database.write(lambda c: rows.add_report(c, subject, report))

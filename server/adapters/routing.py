@@ -12,7 +12,7 @@ import hashlib
 import logging
 import random
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 
 from sqlalchemy import Connection
 
@@ -32,6 +32,21 @@ log = logging.getLogger(__name__)
 
 SERVER = "server"
 """The actor of moves that nobody asked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """Who asks for a move, why, and on which view of routing."""
+
+    actor: str
+    mover: Mover = Mover.OPERATOR
+    reason: str = ""
+    expect_generation: int | None = None
+    """Refuse unless routing stands there; None: unless it stands where it stands now."""
+    force: bool = False
+    """Operators: also what was rejected, also what grew out of something that was taken back."""
+    report: Report | None = None
+    """Kept with the move, under its subject."""
 
 
 class Router:
@@ -77,13 +92,15 @@ class Router:
 
     async def heal(self, verify: Callable[[str], Awaitable[bool]]) -> None:
         """Route away from adapters whose files are no longer what was published. After `load`, before serving."""
+        order = Order(SERVER, Mover.SERVER, "its files are damaged")
         for routing in list(self._routings.values()):
-            if not await verify(routing.active):
-                log.error("adapter %s is damaged; rolling back", routing.active)
-                await self.rollback(routing.alias, actor=SERVER, reason="its files are damaged")
-            elif routing.canary is not None and not await verify(routing.canary):
-                log.error("canary %s is damaged; ending it", routing.canary)
-                await self.end_canary(routing.alias, actor=SERVER, reason="its files are damaged")
+            while not await verify(self.current(routing.alias).active):
+                log.error("adapter %s is damaged; rolling back", self.current(routing.alias).active)
+                await self.rollback(routing.alias, order)
+            canary = self.current(routing.alias).canary
+            if canary is not None and not await verify(canary):
+                log.error("canary %s is damaged; ending it", canary)
+                await self.end_canary(routing.alias, order)
 
     # --- reading ------------------------------------------------------------------------------------------
 
@@ -109,148 +126,89 @@ class Router:
 
     # --- moves --------------------------------------------------------------------------------------------
 
-    async def start_canary(
-        self,
-        adapter_id: str,
-        share: float,
-        *,
-        actor: str,
-        mover: Mover = Mover.OPERATOR,
-        force: bool = False,
-        reason: str = "",
-        expect_generation: int | None = None,
-    ) -> Routing:
-        """`force` (operators): also a rejected adapter, also one whose parent was rolled back."""
+    async def start_canary(self, adapter_id: str, share: float, order: Order) -> Routing:
+        """Try an adapter on a share of the users; of the present canary: change its share."""
 
         def plan(connection: Connection, routing: Routing) -> Plan:
             record = _require_adapter(connection, adapter_id)
-            if record.state is AdapterState.REJECTED and not force:
+            if record.state is AdapterState.REJECTED and not order.force:
                 raise BadRequest("The adapter was rejected; `force` brings it to canary all the same.", param="force")
-            if not force:
+            if not order.force:
                 _require_sound(connection, record)
+            self._require_intact(adapter_id)
             return moves.start_canary(routing, adapter_id, share)
 
-        alias = (await self._record(adapter_id)).alias
-        return await self._move(alias, "canary", plan, adapter_id, actor, mover, reason, expect_generation, force=force)
+        return await self._move((await self._record(adapter_id)).alias, "canary", adapter_id, plan, order)
 
-    async def promote(
-        self,
-        adapter_id: str,
-        *,
-        actor: str,
-        mover: Mover = Mover.OPERATOR,
-        force: bool = False,
-        reason: str = "",
-        report: Report | None = None,
-        expect_generation: int | None = None,
-    ) -> Routing:
+    async def promote(self, adapter_id: str, order: Order) -> Routing:
+        """Make the canary, or (operators) a gated adapter, the active one."""
+
         def plan(connection: Connection, routing: Routing) -> Plan:
             record = _require_adapter(connection, adapter_id)
             # The table lets these back in by rollback and undo alone, which check more than the state.
             if record.state in (AdapterState.RETIRED, AdapterState.ROLLED_BACK):
                 raise BadRequest(f"An adapter that is {record.state.value} cannot be promoted.", code="illegal_move")
-            if not force:
+            if not order.force:
                 _require_sound(connection, record)
+            self._require_intact(adapter_id)
             return moves.promote(routing, adapter_id)
 
-        alias = (await self._record(adapter_id)).alias
-        return await self._move(
-            alias, "promote", plan, adapter_id, actor, mover, reason, expect_generation, report=report, force=force
-        )
+        return await self._move((await self._record(adapter_id)).alias, "promote", adapter_id, plan, order)
 
-    async def end_canary(
-        self,
-        alias: str,
-        *,
-        actor: str,
-        mover: Mover = Mover.SERVER,
-        reason: str = "",
-        report: Report | None = None,
-        expect_generation: int | None = None,
-    ) -> Routing:
+    async def end_canary(self, alias: str, order: Order) -> Routing:
+        """Take the canary out of routing; it is `rolled_back`."""
         subject = self.current(alias).canary or alias
-        return await self._move(
-            alias,
-            "end_canary",
-            lambda _, routing: moves.end_canary(routing),
-            subject,
-            actor,
-            mover,
-            reason,
-            expect_generation,
-            report=report,
-        )
+        return await self._move(alias, "end_canary", subject, lambda _, routing: moves.end_canary(routing), order)
 
-    async def rollback(
-        self, alias: str, *, actor: str, reason: str = "", expect_generation: int | None = None
-    ) -> Routing:
+    async def rollback(self, alias: str, order: Order) -> Routing:
+        """The previous active adapter, or base, takes all traffic."""
+
         def plan(connection: Connection, routing: Routing) -> Plan:
             return moves.roll_back(routing, self._targets(connection, routing, routing.active))
 
-        return await self._move(alias, "rollback", plan, alias, actor, Mover.OPERATOR, reason, expect_generation)
+        return await self._move(alias, "rollback", alias, plan, order)
 
-    async def undo(self, alias: str, *, actor: str, reason: str = "", expect_generation: int | None = None) -> Routing:
+    async def undo(self, alias: str, order: Order) -> Routing:
+        """Bring back what the last rollback took out."""
+
         def plan(connection: Connection, routing: Routing) -> Plan:
             noted = store.last_rollback(connection, alias)
             if noted is None or noted["before"]["active"] == noted["after"]["active"]:
                 raise BadRequest("There is no rollback to undo.", code="illegal_move")
             replaced = noted["before"]["active"]
-            if not self._is_intact(replaced):
-                raise BadRequest("The adapter's files are damaged; it cannot come back.", code="illegal_move")
+            self._require_intact(replaced)
             return moves.undo(routing, replaced=replaced, target=noted["after"]["active"])
 
-        return await self._move(alias, "undo", plan, alias, actor, Mover.OPERATOR, reason, expect_generation)
+        return await self._move(alias, "undo", alias, plan, order)
 
-    async def reject(
-        self, adapter_id: str, *, actor: str, reason: str = "", expect_generation: int | None = None
-    ) -> Routing:
+    async def reject(self, adapter_id: str, order: Order) -> Routing:
         """Decline an adapter that is not routed; of a canary: end it."""
         record = await self._record(adapter_id)
         if record.state is AdapterState.CANARY:
-            return await self.end_canary(
-                record.alias,
-                actor=actor,
-                mover=Mover.OPERATOR,
-                reason=reason,
-                expect_generation=expect_generation,
-            )
-        return await self._restate(record, AdapterState.REJECTED, "reject", actor, reason, expect_generation)
+            return await self.end_canary(record.alias, order)
+        return await self._restate(record, AdapterState.REJECTED, "reject", order)
 
-    async def quarantine(
-        self, adapter_id: str, *, actor: str, reason: str = "", expect_generation: int | None = None
-    ) -> Routing:
+    async def quarantine(self, adapter_id: str, order: Order) -> Routing:
         """Never serve it again. What is routed is routed away from in the same move."""
         record = await self._record(adapter_id)
         routing = self.current(record.alias)
         if adapter_id not in (routing.active, routing.canary, routing.previous):
-            return await self._restate(record, AdapterState.QUARANTINED, "quarantine", actor, reason, expect_generation)
+            return await self._restate(record, AdapterState.QUARANTINED, "quarantine", order)
 
         def plan(connection: Connection, routing: Routing) -> Plan:
             planned = moves.quarantine(routing, adapter_id, self._targets(connection, routing, adapter_id))
-            assert planned is not None  # routing stands where it stood above, or the swap is refused
+            if planned is None:
+                raise _stale()
             return planned
 
-        return await self._move(
-            record.alias, "quarantine", plan, adapter_id, actor, Mover.OPERATOR, reason, expect_generation
-        )
+        return await self._move(record.alias, "quarantine", adapter_id, plan, order)
 
     # --- how moves are made -------------------------------------------------------------------------------
 
     async def _move(
-        self,
-        alias: str,
-        action: str,
-        plan: Callable[[Connection, Routing], Plan],
-        subject: str,
-        actor: str,
-        mover: Mover,
-        reason: str,
-        expect_generation: int | None,
-        *,
-        report: Report | None = None,
-        force: bool = False,
+        self, alias: str, action: str, subject: str, plan: Callable[[Connection, Routing], Plan], order: Order
     ) -> Routing:
-        expected = self.current(alias).generation if expect_generation is None else expect_generation
+        expected = self._expected(alias, order)
         now = self._clock()
 
         def run(connection: Connection) -> tuple[Routing, Plan]:
@@ -258,13 +216,13 @@ class Router:
             planned = plan(connection, before)
             after = replace(planned.routing, generation=before.generation + 1, updated_at=now)
             for adapter_id, state in planned.states:
-                _change_state(connection, adapter_id, state, mover, now)
+                _change_state(connection, adapter_id, state, order.mover, now)
             if not store.swap_routing(connection, before.generation, after):
                 raise _stale()
-            if report is not None:
-                rows.add_report(connection, subject, report)
-            detail = {"before": asdict(before), "after": asdict(after), "reason": reason, "force": force}
-            audit.record(connection, actor=actor, action=action, subject=subject, detail=detail, now=now)
+            if order.report is not None:
+                rows.add_report(connection, subject, order.report)
+            detail = {"before": asdict(before), "after": asdict(after), "reason": order.reason, "force": order.force}
+            audit.record(connection, actor=order.actor, action=action, subject=subject, detail=detail, now=now)
             return after, planned
 
         try:
@@ -278,31 +236,33 @@ class Router:
         log.info("%s: %s of %s, now at generation %d", alias, action, subject, after.generation)
         return after
 
-    async def _restate(
-        self,
-        record: AdapterRecord,
-        state: AdapterState,
-        action: str,
-        actor: str,
-        reason: str,
-        expect_generation: int | None,
-    ) -> Routing:
+    async def _restate(self, record: AdapterRecord, state: AdapterState, action: str, order: Order) -> Routing:
         """A move that leaves routing alone."""
-        routing = self.current(record.alias)
-        expected = routing.generation if expect_generation is None else expect_generation
+        expected = self._expected(record.alias, order)
         now = self._clock()
 
         def run(connection: Connection) -> None:
             standing = _require_generation(connection, record.alias, expected)
             if record.id in (standing.active, standing.canary):
                 raise _stale()
-            _change_state(connection, record.id, state, Mover.OPERATOR, now)
-            detail = {"state": state.value, "reason": reason}
-            audit.record(connection, actor=actor, action=action, subject=record.id, detail=detail, now=now)
+            _change_state(connection, record.id, state, order.mover, now)
+            detail = {"state": state.value, "reason": order.reason}
+            audit.record(connection, actor=order.actor, action=action, subject=record.id, detail=detail, now=now)
 
-        await self._database.write(run)
+        try:
+            await self._database.write(run)
+        except StaleGeneration:
+            await self._refresh(record.alias)
+            raise
         self._on_move(record.alias, state)
         return self.current(record.alias)
+
+    def _require_intact(self, adapter_id: str) -> None:
+        if not self._is_intact(adapter_id):
+            raise BadRequest("The adapter's files are damaged; it cannot be served.", code="adapter_damaged")
+
+    def _expected(self, alias: str, order: Order) -> int:
+        return self.current(alias).generation if order.expect_generation is None else order.expect_generation
 
     def _targets(self, connection: Connection, routing: Routing, without: str) -> list[str]:
         retired = rows.list_adapters(connection, alias=routing.alias, states={AdapterState.RETIRED})
@@ -356,7 +316,10 @@ def _require_sound(connection: Connection, record: AdapterRecord) -> None:
 
 
 def _change_state(connection: Connection, adapter_id: str, state: AdapterState, mover: Mover, now: float) -> None:
-    record = _require_adapter(connection, adapter_id)
+    record = rows.get_adapter(connection, adapter_id)
+    if record is None:  # a lost row must not bar the way back
+        log.error("adapter %s has no row", adapter_id)
+        return
     states.require_move(record.state, state, mover)
     if not rows.set_state(connection, adapter_id, {record.state}, state, now):
         raise _stale()

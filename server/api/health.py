@@ -5,6 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter, Response
 
 from server.api.deps import ServicesDep
+from server.engine.health import EngineState
 from server.wire import Health
 
 router = APIRouter()
@@ -20,7 +21,7 @@ async def healthz() -> Health:
 async def readyz(services: ServicesDep, response: Response) -> Health:
     """The engine generated a token lately, and the store can be read."""
     state = services.supervisor.state
-    if services.supervisor.is_ready:
+    if state is EngineState.READY:
         return Health(status="ok", detail={"engine": str(state)})
     response.status_code = 503
     response.headers["retry-after"] = "2"

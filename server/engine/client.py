@@ -11,7 +11,7 @@ import json
 import re
 import struct
 import zlib
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing, contextmanager
 from dataclasses import replace
 from hashlib import sha256
@@ -70,7 +70,7 @@ class VllmEngine:
         reply = await self._chat(model, body)
         return payload.generation_from(reply, model, n, sampling.top_logprobs)
 
-    async def stream(self, model: str, prompt: Prompt, sampling: Sampling) -> AsyncIterator[Delta]:
+    async def stream(self, model: str, prompt: Prompt, sampling: Sampling) -> AsyncGenerator[Delta]:
         body = payload.chat_body(model, prompt, 1, sampling, stream=True)
         prompt_token_ids: tuple[int, ...] = ()
         finished = False

@@ -55,23 +55,23 @@ class Health:
 
     def after(self, event: Event) -> Health:
         """The health once `event` has happened. An event that means nothing in a state changes nothing."""
-        if self.state is EngineState.STOPPED:
-            return self
+        state, new = self.state, self
         match event:
+            case _ if state is EngineState.STOPPED:
+                pass
             case Event.STOP:
-                return replace(self, state=EngineState.STOPPED)
+                new = replace(self, state=EngineState.STOPPED)
             case Event.PROBE_OK:
-                return self._after_good_probe()
+                new = self._after_good_probe()
             case Event.PROBE_FAILED:
-                return self._after_failed_probe()
+                new = self._after_failed_probe()
             case Event.EXITED:
-                return self._down()
-            case Event.START_TIMED_OUT:
-                return self._down() if self.state is EngineState.STARTING else self
-            case Event.RESTARTED:
-                if self.state is not EngineState.DOWN:
-                    return self
-                return Health(EngineState.STARTING, restarts=self.restarts + 1, attempts=self.attempts + 1)
+                new = self._down()
+            case Event.START_TIMED_OUT if state is EngineState.STARTING:
+                new = self._down()
+            case Event.RESTARTED if state is EngineState.DOWN:
+                new = Health(restarts=self.restarts + 1, attempts=self.attempts + 1)
+        return new
 
     def _after_good_probe(self) -> Health:
         good = min(self.good_probes + 1, STABLE_PROBES)

@@ -151,8 +151,11 @@ class EngineProcess:
     async def start(self) -> None:
         """Start the process; `EngineError` when that is impossible. Must not be called while one is running."""
         assert self._guard is None, "an engine is already running"
-        self._adapters_dir.mkdir(parents=True, exist_ok=True)
-        self._log.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            self._adapters_dir.mkdir(parents=True, exist_ok=True)
+            self._log.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise EngineError(f"the engine's directories cannot be made: {error.strerror}") from error
         device = await installed_device(self._config.python or sys.executable)
         command = command_line(self._config, device, self._port, self._max_images)
         variables = environment(self._config, device, self._adapters_dir, os.environ, usable_cores())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -129,8 +129,8 @@ class Engine(Protocol):
         """`n` answers on one shared prompt. At temperature 0 `n` must be 1."""
         ...
 
-    def stream(self, model: str, prompt: Prompt, sampling: Sampling) -> AsyncIterator[Delta]:
-        """One answer, piece by piece."""
+    def stream(self, model: str, prompt: Prompt, sampling: Sampling) -> AsyncGenerator[Delta]:
+        """One answer, piece by piece. Closing the generator (`aclose`) early aborts the rest in the engine."""
         ...
 
     async def score(self, model: str, prompt: Prompt, answer: str) -> ScoredAnswer:

@@ -72,6 +72,7 @@ class EngineSupervisor:
         self._engine = engine
         self._process = process
         self._probe_interval_s = probe_interval_s
+        self._starting_interval_s = min(STARTING_PROBE_INTERVAL_S, probe_interval_s)
         self._start_timeout_s = start_timeout_s
         self._on_ready = on_ready
         self._jitter = jitter
@@ -155,9 +156,7 @@ class EngineSupervisor:
             if self.state is EngineState.DOWN and self._process is not None:
                 return
             is_up = self.state is EngineState.READY
-            await asyncio.sleep(
-                self._probe_interval_s if is_up else min(STARTING_PROBE_INTERVAL_S, self._probe_interval_s)
-            )
+            await asyncio.sleep(self._probe_interval_s if is_up else self._starting_interval_s)
 
     async def _probe(self) -> Event:
         before = self._engine.progress

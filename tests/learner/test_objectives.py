@@ -41,7 +41,7 @@ def make_batch() -> Batch:
 
 
 def test_sigmoid_is_minus_log_sigma_of_beta_h() -> None:
-    """H is 2.5 and 1.9, beta .5."""
+    """With h = 2.5 and 1.9, beta .5."""
     losses = OBJECTIVES["sigmoid"].losses(make_batch(), OPTIONS)
     expected = [-math.log(logistic(1.25)), -math.log(logistic(0.95))]
     assert losses.tolist() == pytest.approx(expected, rel=1e-6)
@@ -53,7 +53,7 @@ def test_sft_is_the_chosen_answers_mean_negative_log_probability() -> None:
 
 
 def test_kto_compares_with_the_mismatched_answers() -> None:
-    """Z = .6: 1 - sigma(.5 (1 - .6)) for the thumb up, 1 - sigma(.5 (.6 + 1.5)) for the thumb down."""
+    """With z = .6: 1 - sigma(.5 (1 - .6)) for the thumb up, 1 - sigma(.5 (.6 + 1.5)) for the thumb down."""
     options = Options(beta=0.5, desirable_weight=2.0, undesirable_weight=3.0)
     losses = OBJECTIVES["kto"].losses(make_batch(), options)
     assert losses.tolist() == pytest.approx([2 * (1 - logistic(0.2)), 3 * (1 - logistic(1.05))], rel=1e-6)
@@ -84,7 +84,7 @@ def test_gradients_raise_what_people_liked(
 
 
 def test_total_loss_weighs_examples_and_objectives() -> None:
-    """W · Σ w_i loss_i / examples; micro-batches that count the step's examples add up to the step's loss."""
+    """Gives w · Σ w_i loss_i / examples; micro-batches that count the step's examples add up to the step's loss."""
     batch = make_batch()
     dpo = OBJECTIVES["sigmoid"].losses(batch, OPTIONS)
     kto = OBJECTIVES["kto"].losses(batch, OPTIONS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import itertools
+import math
 from io import BytesIO
 
 from PIL import Image
@@ -29,11 +30,12 @@ def _colours_in_cell(picture: Image.Image, cell: int) -> set[str]:
     side = picture.width / 3
     x, y = (cell % 3 + 0.5) * side, (cell // 3 + 0.5) * side
     crop = picture.crop((int(x - side / 4), int(y - side / 4), int(x + side / 4), int(y + side / 4)))
-    pixels = [crop.getpixel((i, j)) for i in range(crop.width) for j in range(crop.height)]
+    raw = crop.tobytes()
+    pixels = list(zip(raw[::3], raw[1::3], raw[2::3], strict=True))
     return {
         name
         for name, colour in COLOURS.items()
-        if sum(sum(abs(a - b) for a, b in zip(pixel, colour, strict=True)) < 24 for pixel in pixels) > len(pixels) / 10
+        if len([pixel for pixel in pixels if math.dist(pixel, colour) < 16]) > len(pixels) / 10
     }
 
 

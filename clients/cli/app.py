@@ -1,0 +1,21 @@
+"""The command tree. Each command is a thin call of the SDK; `up` runs the stack."""
+
+from __future__ import annotations
+
+import typer
+
+from clients.cli import operate, talk, up
+
+app = typer.Typer(
+    name="plumbline",
+    help="Run and operate Plumbline: aligned answers from a vision-language model that learns from its users.",
+    epilog="The server and the key come from --server and --key, or PLUMBLINE_SERVER and PLUMBLINE_KEY. "
+    "Exit status: 0 done, 1 refused or failed, 2 wrong arguments, 3 no connection.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+app.command()(up.up)
+operate.register(app)
+talk.register(app)

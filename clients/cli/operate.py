@@ -1,0 +1,157 @@
+"""Commands of an operator: routing, adapters and their reports, moves, rollback, audit."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from clients.cli.session import Session, command, short_json, table, when
+from clients.client import AdapterAction
+from server.wire import AdapterReply, MoveRequest, RollbackRequest, RoutingReply
+
+AdapterArgument = Annotated[str, typer.Argument(metavar="ID", help="An adapter, as `plumbline adapters` lists it.")]
+ReasonOption = Annotated[str, typer.Option(help="Kept in the audit log.")]
+ExpectOption = Annotated[
+    int | None, typer.Option("--expect-generation", min=0, help="Refuse unless routing still stands there.")
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to the tree."""
+    for function in (routing, adapters, report, promote, reject, quarantine, canary, rollback, audit):
+        command(app)(function)
+
+
+def routing(session: Session) -> None:
+    """Show which adapter serves each alias."""
+    with session.client() as client:
+        reply = client.routing()
+    session.show(reply, lambda: _routing_table(*reply.data))
+
+
+def adapters(
+    session: Session,
+    adapter: Annotated[str | None, typer.Argument(metavar="[ID]", help="Show this one alone.")] = None,
+    alias: Annotated[str | None, typer.Option(help="Only this alias's.")] = None,
+) -> None:
+    """List the adapters, newest last, or show one."""
+    with session.client() as client:
+        if adapter is not None:
+            one = client.adapter(adapter)
+            return session.show(one, lambda: _adapter_table([one]))
+        found = client.adapters(alias)
+    return session.show(found, lambda: _adapter_table(found.data))
+
+
+def report(session: Session, adapter: AdapterArgument) -> None:
+    """Show an adapter's reports: integrity, probe, gate, canary."""
+    with session.client() as client:
+        reply = client.adapter_report(adapter)
+    session.show(reply, lambda: report_table(reply.adapter, reply.reports))
+
+
+def promote(
+    session: Session, adapter: AdapterArgument, reason: ReasonOption = "", expect: ExpectOption = None
+) -> None:
+    """Give an adapter all traffic of its alias."""
+    _move(session, adapter, "promote", MoveRequest(expect_generation=expect, reason=reason))
+
+
+def reject(session: Session, adapter: AdapterArgument, reason: ReasonOption = "", expect: ExpectOption = None) -> None:
+    """Decline an adapter; of a running canary: end it."""
+    _move(session, adapter, "reject", MoveRequest(expect_generation=expect, reason=reason))
+
+
+def quarantine(
+    session: Session, adapter: AdapterArgument, reason: ReasonOption = "", expect: ExpectOption = None
+) -> None:
+    """Never serve an adapter again, and set its signals aside."""
+    _move(session, adapter, "quarantine", MoveRequest(expect_generation=expect, reason=reason))
+
+
+def canary(
+    session: Session,
+    adapter: AdapterArgument,
+    share: Annotated[float | None, typer.Option(min=0.0, max=1.0, help="Share of users; the alias's own if absent.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Also a rejected adapter; audited.")] = False,
+    reason: ReasonOption = "",
+    expect: ExpectOption = None,
+) -> None:
+    """Try an adapter on a share of the users."""
+    _move(session, adapter, "canary", MoveRequest(expect_generation=expect, share=share, force=force, reason=reason))
+
+
+def rollback(
+    session: Session,
+    alias: Annotated[str | None, typer.Option(help="Which alias; needed where there are several.")] = None,
+    undo: Annotated[bool, typer.Option("--undo", help="Bring back what the last rollback took out.")] = False,
+    reason: ReasonOption = "",
+    expect: ExpectOption = None,
+) -> None:
+    """Give all traffic back to the previous adapter (or base), from the next request on."""
+    request = RollbackRequest(alias=alias, expect_generation=expect, reason=reason)
+    with session.client() as client:
+        reply = client.undo_rollback(request) if undo else client.rollback(request)
+    session.show(reply, lambda: _routing_table(reply))
+
+
+def audit(
+    session: Session, limit: Annotated[int, typer.Option(min=1, max=1000, help="Newest entries to show.")] = 20
+) -> None:
+    """Show who changed what, newest first."""
+    with session.client() as client:
+        reply = client.audit(limit)
+    rows = ((when(one.at), one.actor, one.action, one.subject, short_json(one.detail)) for one in reply.data)
+    session.show(reply, lambda: table(("at", "actor", "action", "subject", "detail"), rows))
+
+
+def report_table(adapter: str, reports: list[dict[str, Any]]) -> Table:
+    """Every report of an adapter, one line for each of its checks."""
+    made = Table("report", "outcome", "check", "value", "95% interval", "margin", "n", "detail", title=adapter)
+    for one in reports:
+        checks = _checks(one)
+        made.add_row(str(one.get("kind", "")), str(one.get("outcome", "")), *([""] * 6) if not checks else ["", *[""] * 5])
+        for check in checks:
+            low, high = check.get("low"), check.get("high")
+            interval = "" if low is None or high is None else f"{low:.3f} to {high:.3f}"
+            cells = [check.get("name"), _figure(check.get("value")), interval, _figure(check.get("margin"))]
+            made.add_row("", str(check.get("outcome", "")), *map(str, cells), str(check.get("count", "")), str(check.get("detail", "")))
+    return made
+
+
+def _move(session: Session, adapter: str, action: AdapterAction, request: MoveRequest) -> None:
+    with session.client() as client:
+        reply = client.move_adapter(adapter, action, request)
+    session.show(reply, lambda: _routing_table(reply))
+
+
+def _routing_table(*rows: RoutingReply) -> Table:
+    columns = ("alias", "active", "previous", "canary", "share", "generation", "since")
+    return table(
+        columns,
+        (
+            (one.alias, one.active, one.previous, one.canary, f"{one.canary_share:.0%}" if one.canary else "", one.generation, when(one.updated_at))
+            for one in rows
+        ),
+    )
+
+
+def _adapter_table(found: list[AdapterReply]) -> Table:
+    columns = ("adapter", "alias", "state", "parent", "created", "updated")
+    return table(
+        columns, ((one.id, one.alias, one.state, one.parent, when(one.created_at), when(one.updated_at)) for one in found)
+    )
+
+
+def _checks(report: dict[str, Any]) -> list[dict[str, Any]]:
+    """The gate's checks, wherever the report keeps them."""
+    for place in (report, report.get("detail"), report.get("body")):
+        if isinstance(place, dict) and isinstance(place.get("checks"), list):
+            return [check for check in place["checks"] if isinstance(check, dict)]
+    return []
+
+
+def _figure(value: object) -> str:
+    return f"{value:.3f}" if isinstance(value, int | float) else ""

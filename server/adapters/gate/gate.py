@@ -1,0 +1,176 @@
+"""The gate itself: asks the engine for what the checks need, and sums their rows up.
+
+Every answer comes through the engine that serves, under the sampling that users get. The active adapter is asked
+the same questions with the same seeds, and its answers are remembered until another is active.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from sqlalchemy import Connection
+
+from reward.types import Prompt
+from server import prompts
+from server.adapters.gate import checks, statistics
+from server.adapters.gate.answers import Answer, AnswerBook, Question, gather_bounded, questions
+from server.adapters.gate.statistics import Outcome
+from server.adapters.gate.suites import Suite, load_suite
+from server.config import AliasConfig
+from server.engine.port import Engine
+from server.preferences import derive
+from server.store import groups, signals
+from server.store.blobs import BlobStore
+from server.store.database import Database
+from server.store.records import GroupRecord
+from server.wire import BASE, CheckReply, Pair
+
+IsBlocked = Callable[[Prompt, str], bool]
+
+HUMAN_SOURCES = frozenset({"choice", "ranking", "correction", "regenerate"})
+"""Held-out pairs count where a person compared: pairs that the ensemble had a part in carry the implicit reward."""
+
+MAX_KL_ANSWERS = 40
+"""Answers that are scored under base for the estimate of the KL."""
+
+
+@dataclass(frozen=True, slots=True)
+class GateResult:
+    outcome: Outcome
+    checks: tuple[CheckReply, ...]
+
+
+class Gate:
+    """One alias's gate. One run at a time; raises `EngineError` when the engine fails it, and can be run again."""
+
+    def __init__(
+        self,
+        database: Database,
+        blobs: BlobStore,
+        engine: Engine,
+        alias: AliasConfig,
+        suites: Sequence[Suite],
+        *,
+        is_blocked: IsBlocked,
+    ) -> None:
+        self._database = database
+        self._blobs = blobs
+        self._engine = engine
+        self._alias = alias
+        self._suites = tuple(suites)
+        self._is_blocked = is_blocked
+        self._book = AnswerBook(engine, concurrency=alias.gate.concurrency)
+        self._base_scores: dict[str, float] = {}
+
+    @classmethod
+    def load(
+        cls, database: Database, blobs: BlobStore, engine: Engine, alias: AliasConfig, *, is_blocked: IsBlocked
+    ) -> Gate:
+        """With the suites of the alias's configuration; blocking. Raises `SuiteError`."""
+        suites = [load_suite(config) for config in alias.gate.suites]
+        return cls(database, blobs, engine, alias, suites, is_blocked=is_blocked)
+
+    async def run(self, adapter: str, active: str) -> GateResult:
+        """All checks of `adapter` against the adapter that is active now."""
+        self._book.keep_only({adapter, active, BASE})
+        rows = [await self._suite(suite, adapter, active) for suite in self._suites]
+        asked = self._sampled_questions()
+        if asked:
+            mine = await self._book.answers(adapter, asked)
+            rows.append(await self._safety(asked, mine, active))
+            rows.append(await self._length(asked, mine))
+            rows.append(await self._kl(adapter, mine))
+        rows.append(await self._preference(adapter))
+        return GateResult(statistics.overall([one.outcome for one in rows]), tuple(rows))
+
+    async def _suite(self, suite: Suite, adapter: str, active: str) -> CheckReply:
+        asked = questions(suite)
+
+        def scored(answers: Iterable[Answer]) -> list[float]:
+            return [item.checks.score(answer.text) for item, answer in zip(suite.items, answers, strict=True)]
+
+        mine = scored(await self._book.answers(adapter, asked))
+        theirs = scored(await self._book.answers(active, asked))
+        return checks.suite(suite.name, mine, theirs, suite.config.margin)
+
+    def _sampled_questions(self) -> list[Question]:
+        """The questions that are asked at temperature 1, each once."""
+        asked = [one for suite in self._suites if not suite.config.greedy for one in questions(suite)]
+        return list({one.key: one for one in asked}.values())
+
+    async def _safety(self, asked: Sequence[Question], mine: Sequence[Answer], active: str) -> CheckReply:
+        theirs = await self._book.answers(active, asked)
+
+        def blocked(answers: Sequence[Answer]) -> list[bool]:
+            return [self._is_blocked(answer.prompt, answer.text) for answer in answers]
+
+        return checks.safety(blocked(mine), blocked(theirs), self._alias.gate.safety_margin)
+
+    async def _length(self, asked: Sequence[Question], mine: Sequence[Answer]) -> CheckReply:
+        base = await self._book.answers(BASE, asked)
+        lengths = [len(one.token_ids) for one in mine], [len(one.token_ids) for one in base]
+        return checks.length(*lengths, self._alias.gate.max_length_ratio)
+
+    async def _kl(self, adapter: str, mine: Sequence[Answer]) -> CheckReply:
+        step = max(1, len(mine) // MAX_KL_ANSWERS)
+        taken = [one for one in mine[::step] if one.text][:MAX_KL_ANSWERS]
+
+        async def per_token(answer: Answer) -> float | None:
+            base = await self._engine.score(self._engine.base_model, answer.prompt, answer.text)
+            length = len(base.token_ids)
+            if not length:
+                return None
+            if answer.token_ids[:length] == base.token_ids:
+                own = sum(answer.logprobs[:length])
+            else:  # re-encoded otherwise than sampled: both sides must speak of the same tokens
+                own = (await self._engine.score(adapter, answer.prompt, answer.text)).total
+            return (own - base.total) / length
+
+        values = await gather_bounded([partial(per_token, one) for one in taken], self._alias.gate.concurrency)
+        return checks.kl([one for one in values if one is not None], self._alias.gate.max_kl)
+
+    # --- held-out preferences -----------------------------------------------------------------------------
+
+    async def _preference(self, adapter: str) -> CheckReply:
+        pairs = await self._holdout_pairs()
+        wanted: dict[str, tuple[Prompt, str]] = {}
+        for group, prompt, pair in pairs:
+            for candidate_id in (pair.chosen, pair.rejected):
+                candidate = group.candidate(candidate_id)
+                assert candidate is not None
+                wanted[candidate_id] = (prompt, candidate.text)
+        self._base_scores = {one: score for one, score in self._base_scores.items() if one in wanted}
+        ratios: dict[str, float] = {}
+
+        async def compare(candidate_id: str) -> None:
+            prompt, text = wanted[candidate_id]
+            if candidate_id not in self._base_scores:
+                base = await self._engine.score(self._engine.base_model, prompt, text)
+                self._base_scores[candidate_id] = base.total
+            own = await self._engine.score(adapter, prompt, text)
+            ratios[candidate_id] = own.total - self._base_scores[candidate_id]
+
+        await gather_bounded([partial(compare, one) for one in wanted], self._alias.gate.concurrency)
+        margins = [ratios[pair.chosen] - ratios[pair.rejected] for _, _, pair in pairs]
+        return checks.preference(margins, self._alias.gate)
+
+    async def _holdout_pairs(self) -> list[tuple[GroupRecord, Prompt, Pair]]:
+        """The newest held-out pairs that people made, with their prompts; groups whose images are gone are left out."""
+        limit = self._alias.gate.max_preference_pairs
+
+        def read(connection: Connection) -> list[tuple[GroupRecord, list[Pair]]]:
+            found = groups.recent_holdout(connection, self._alias.name, limit)
+            spoken = signals.live_signals(connection, [group.id for group in found])
+            derived = [(group, derive(group, spoken[group.id], self._alias.signals).pairs) for group in found]
+            return [(group, [pair for pair in pairs if pair.source in HUMAN_SOURCES]) for group, pairs in derived]
+
+        pairs: list[tuple[GroupRecord, Prompt, Pair]] = []
+        for group, made in await self._database.read(read):
+            if not made or len(pairs) >= limit:
+                continue
+            prompt = await prompts.from_row(group.prompt, self._blobs)
+            if prompt is not None:
+                pairs += [(group, prompt, pair) for pair in made]
+        return pairs[:limit]

@@ -1,0 +1,240 @@
+"""`FakeEngine`: a deterministic adapter of the engine port, for unit tests of everything above the engine.
+
+Answers are drawn from a small vocabulary by hashes of (model, prompt, seed + index), as reproducible as vLLM's:
+candidate i under seed s is candidate 0 under seed s + i, `score()` of a generated text gives the log-probabilities
+of its generation, temperature 0 ignores the seed, every adapter answers differently. Scripts, failures,
+delays and readiness can be set. Leaves out sampling parameters other than seed, temperature, stop, and max_tokens.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections import deque
+from collections.abc import AsyncGenerator, Callable, Sequence
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from pathlib import Path
+
+from reward.types import Candidate, Image, Prompt
+from server.engine.port import (
+    Delta,
+    EngineError,
+    Generation,
+    PromptTooLong,
+    Sampling,
+    ScoredAnswer,
+    TokenAlternatives,
+    UnknownModel,
+)
+
+END_OF_TURN = 2
+IMAGE_PAD = 5
+TOKENS_PER_IMAGE = 9
+
+_WORDS = ("a", "red", "green", "blue", "small", "large", "circle", "square", "and", "the", "left", "of", "there", "is")
+_PIECES = re.compile(r"\s*\S+|\s+$")
+
+Script = Callable[[str, Prompt, int], str | None]
+"""(model, prompt, index) → the answer's text, or None for a drawn one."""
+TokenLogprob = Callable[[str, Prompt, str], float]
+"""(model, prompt, token's text) → its log-probability."""
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One call, as the tests look it up."""
+
+    method: str
+    model: str
+    prompt: Prompt
+    n: int = 1
+    sampling: Sampling | None = None
+    answer: str = ""
+
+
+@dataclass(slots=True)
+class FakeEngine:
+    """Adapters are known when registered, or when a directory of their name stands in `adapters_dir`."""
+
+    base_model: str = "base"
+    adapters: set[str] = field(default_factory=set)
+    adapters_dir: Path | None = None
+    script: Script | None = None
+    token_logprob: TokenLogprob | None = None
+    max_model_len: int = 4096
+    delay_s: float = 0.0
+    """Every answer, score and streamed piece takes so long."""
+    ready: bool = True
+    software: str = "fake 1"
+    calls: list[Call] = field(default_factory=list)
+    progress: int = 0
+    closed: bool = False
+    _failures: deque[EngineError] = field(default_factory=deque)
+    _unseeded: int = 0
+
+    def register(self, adapter_id: str) -> None:
+        """Make an adapter known."""
+        self.adapters.add(adapter_id)
+
+    def fail_next(self, error: EngineError, times: int = 1) -> None:
+        """Let the next calls fail, whichever they are; later ones work again."""
+        self._failures.extend([error] * times)
+
+    async def generate(self, model: str, prompt: Prompt, n: int, sampling: Sampling) -> Generation:
+        await self._enter(Call("generate", model, prompt, n, sampling))
+        if sampling.temperature == 0 and n > 1:
+            raise EngineError("n must be 1 at temperature 0", retryable=False)
+        prompt_token_ids = self._fitting(prompt, sampling.max_tokens)
+        first_seed = self._seed(sampling)
+        candidates = tuple(self._candidate(model, prompt, index, first_seed, sampling) for index in range(n))
+        self.progress += 1
+        return Generation(
+            prompt_token_ids=prompt_token_ids,
+            candidates=candidates,
+            tokens=tuple(_alternatives(candidate, sampling.top_logprobs) for candidate in candidates),
+        )
+
+    async def stream(self, model: str, prompt: Prompt, sampling: Sampling) -> AsyncGenerator[Delta]:
+        await self._enter(Call("stream", model, prompt, 1, sampling))
+        prompt_token_ids = self._fitting(prompt, sampling.max_tokens)
+        candidate = self._candidate(model, prompt, 0, self._seed(sampling), sampling)
+        tokens = _alternatives(candidate, sampling.top_logprobs)
+        last = len(candidate.token_ids) - 1
+        left = candidate.text
+        for position, token in enumerate(tokens):
+            if position:
+                await asyncio.sleep(self.delay_s)
+            self.progress += 1
+            # A stop string's token has no text, the last visible one may be cut.
+            text, left = left[: len(token.token)], left[len(token.token) :]
+            yield Delta(
+                text=text,
+                token_ids=candidate.token_ids[position : position + 1],
+                logprobs=(token.logprob,),
+                tokens=(token,),
+                prompt_token_ids=() if position else prompt_token_ids,
+                finish_reason=candidate.finish_reason if position == last else None,
+            )
+
+    async def score(self, model: str, prompt: Prompt, answer: str) -> ScoredAnswer:
+        await self._enter(Call("score", model, prompt, answer=answer))
+        pieces = _PIECES.findall(answer)
+        self._fitting(prompt, len(pieces))
+        self.progress += 1
+        return ScoredAnswer(
+            token_ids=tuple(_token_id(piece) for piece in pieces),
+            logprobs=self._logprobs(model, prompt, pieces),
+        )
+
+    async def is_ready(self) -> bool:
+        return self.ready and not self.closed
+
+    async def warm_up(self) -> None:
+        if not self.ready:
+            raise EngineError("the fake engine is not ready")
+
+    async def version(self) -> str:
+        return self.software
+
+    async def close(self) -> None:
+        self.closed = True
+
+    async def _enter(self, call: Call) -> None:
+        self.calls.append(call)
+        await asyncio.sleep(self.delay_s)
+        if self.closed or not self.ready:
+            raise EngineError("the fake engine is down")
+        if self._failures:
+            raise self._failures.popleft()
+        if not self._knows(call.model):
+            raise UnknownModel(f"unknown model {call.model}")
+
+    def _knows(self, model: str) -> bool:
+        if model == self.base_model or model in self.adapters:
+            return True
+        return self.adapters_dir is not None and (self.adapters_dir / model / "adapter_config.json").is_file()
+
+    def _fitting(self, prompt: Prompt, max_tokens: int) -> tuple[int, ...]:
+        token_ids = encode_prompt(prompt)
+        if len(token_ids) >= self.max_model_len or max_tokens > self.max_model_len:
+            raise PromptTooLong(f"{len(token_ids)} + {max_tokens} tokens")
+        return token_ids
+
+    def _seed(self, sampling: Sampling) -> int:
+        if sampling.seed is not None:
+            return sampling.seed
+        self._unseeded += 1
+        return -1000 * self._unseeded
+
+    def _candidate(self, model: str, prompt: Prompt, index: int, first_seed: int, sampling: Sampling) -> Candidate:
+        text = self.script(model, prompt, index) if self.script is not None else None
+        if text is None:
+            seed: int | str = "greedy" if sampling.temperature == 0 else first_seed + index
+            text = _drawn_text(model, prompt, seed)
+        pieces = _PIECES.findall(text)
+        finish_reason = "stop"
+        if found := min((text.find(stop) for stop in sampling.stop if stop in text), default=-1) + 1:
+            text = text[: found - 1]
+            pieces = _PIECES.findall(text)
+        elif len(pieces) >= sampling.max_tokens:
+            pieces = pieces[: sampling.max_tokens]
+            text, finish_reason = "".join(pieces), "length"
+        token_ids = [_token_id(piece) for piece in pieces]
+        logprobs = list(self._logprobs(model, prompt, pieces))
+        if finish_reason == "stop":
+            token_ids.append(END_OF_TURN)
+            logprobs.append(-0.5)
+        return Candidate(index, model, text, tuple(token_ids), tuple(logprobs), finish_reason)
+
+    def _logprobs(self, model: str, prompt: Prompt, pieces: Sequence[str]) -> tuple[float, ...]:
+        if self.token_logprob is not None:
+            return tuple(self.token_logprob(model, prompt, piece) for piece in pieces)
+        context = _context(prompt)
+        return tuple(-0.05 - 3.0 * _share(model, context, *pieces[: position + 1]) for position in range(len(pieces)))
+
+
+def encode_prompt(prompt: Prompt) -> tuple[int, ...]:
+    """The fake's ids of a conversation: one for each word, nine placeholders for each image."""
+    token_ids: list[int] = []
+    for message in prompt.messages:
+        token_ids.append(_token_id(message.role))
+        for part in message.parts:
+            if isinstance(part, Image):
+                token_ids.extend([IMAGE_PAD] * TOKENS_PER_IMAGE)
+            else:
+                token_ids.extend(_token_id(piece) for piece in _PIECES.findall(part))
+        token_ids.append(END_OF_TURN)
+    return tuple(token_ids)
+
+
+def _context(prompt: Prompt) -> tuple[object, ...]:
+    return (encode_prompt(prompt), *(image.sha256 for image in prompt.images))
+
+
+def _drawn_text(model: str, prompt: Prompt, seed: int | str) -> str:
+    key = (model, _context(prompt), seed)
+    length = 4 + int(_share(*key, "length") * 8)
+    return " ".join(_WORDS[int(_share(*key, position) * len(_WORDS))] for position in range(length))
+
+
+def _alternatives(candidate: Candidate, top_logprobs: int) -> tuple[TokenAlternatives, ...]:
+    texts = _PIECES.findall(candidate.text)
+    texts += [""] * (len(candidate.token_ids) - len(texts))
+    return tuple(
+        TokenAlternatives(text, logprob, ((text, logprob), ("other", logprob - 1.0))[:top_logprobs])
+        for text, logprob in zip(texts, candidate.logprobs, strict=True)
+    )
+
+
+def _token_id(piece: str) -> int:
+    return 256 + int.from_bytes(_digest(piece)[:3], "big")
+
+
+def _share(*key: object) -> float:
+    """A number in [0, 1) that depends on the key alone."""
+    return int.from_bytes(_digest(*key)[:6], "big") / 2**48
+
+
+def _digest(*key: object) -> bytes:
+    return blake2b(repr(key).encode(), digest_size=8).digest()
