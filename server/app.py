@@ -11,8 +11,7 @@ import random
 import secrets
 import socket
 import time
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import IO
@@ -26,14 +25,18 @@ from prometheus_client import start_http_server
 from starlette.exceptions import HTTPException
 
 from reward.types import Prompt
+from server.adapters.gate.gate import Gate
+from server.adapters.gate.suites import SuiteError
+from server.adapters.probe import Prober
 from server.adapters.registry import AdapterRegistry
+from server.adapters.rollout import Rollout
 from server.adapters.routing import Router
 from server.api import adapters as adapters_api
 from server.api import chat, feedback, health, operate, training
 from server.api.deps import hash_key
 from server.api.errors import error_response
 from server.api.middleware import Envelope, from_http_exception
-from server.config import Config
+from server.config import AliasConfig, Config
 from server.engine.client import VllmEngine
 from server.engine.health import EngineState
 from server.engine.launcher import EngineProcess
@@ -53,7 +56,7 @@ from server.pipeline.sanitise import Sanitiser, special_tokens
 from server.services import Services
 from server.store import keys
 from server.store.blobs import BlobStore
-from server.store.database import SqliteDatabase
+from server.store.database import Database, SqliteDatabase
 from server.store.migrate import migrate
 from server.tokens import Signer, load_secret
 from server.wire import ChatMessage, directory_digest
@@ -157,7 +160,16 @@ class Installation:
         )
         await router.load()
         await router.heal(registry.verify)
-        rollout = self._rollout(database, blobs, engine, registry, router, judges)
+        rollout = Rollout(
+            database=database,
+            registry=registry,
+            router=router,
+            prober=Prober(database, blobs),
+            gates=await asyncio.to_thread(load_gates, config, database, blobs, engine, judges),
+            aliases=config.aliases,
+            engines=[engine],
+            clock=time.time,
+        )
         intake = MediaIntake(config.chat)
         self._stack.callback(intake.close)
         sanitiser = Sanitiser(special_tokens(Path(config.engine.model)))
@@ -198,7 +210,7 @@ class Installation:
         self._watch(services)
         supervisor.start()
         self._stack.push_async_callback(supervisor.stop)
-        rollout.start()
+        await rollout.start()
         self._stack.push_async_callback(rollout.stop)
         return services
 
@@ -212,9 +224,7 @@ class Installation:
         metrics.engine_restarts.set_function(lambda: float(supervisor.restarts))
         metrics.in_flight.set_function(lambda: float(services.admission.present))
         for alias in self._config.aliases:
-            current = partial(services.router.current, alias.name)
-            metrics.routing_generation.labels(alias.name).set_function(lambda now=current: float(now().generation))
-            metrics.canary_share.labels(alias.name).set_function(lambda now=current: now().canary_share)
+            _watch_routing(metrics, services.router, alias.name)
         http = self._config.http
         try:
             listener, _ = start_http_server(http.metrics_port, http.host, metrics.registry)
@@ -223,11 +233,31 @@ class Installation:
         self._stack.callback(listener.shutdown)
 
 
+def _watch_routing(metrics: Metrics, router: Router, alias: str) -> None:
+    metrics.routing_generation.labels(alias).set_function(lambda: float(router.current(alias).generation))
+    metrics.canary_share.labels(alias).set_function(lambda: router.current(alias).canary_share)
+
+
 def build_all_judges(config: Config, engine: Engine) -> dict[str, Judges]:
     """Each alias's judges; raises `StartError` where a rule or scorer cannot be built."""
     try:
         return {alias.name: build_judges(alias, engine) for alias in config.aliases}
     except ValueError as error:
+        raise StartError(str(error)) from None
+
+
+def load_gates(
+    config: Config, database: Database, blobs: BlobStore, engine: Engine, judges: Mapping[str, Judges]
+) -> dict[str, Gate]:
+    """Each alias's gate with its suites; raises `StartError` where a suite cannot be read."""
+
+    def load(alias: AliasConfig) -> Gate:
+        policy = judges[alias.name].policy
+        return Gate.load(database, blobs, engine, alias, is_blocked=lambda prompt, text: policy.blocks_output(text))
+
+    try:
+        return {alias.name: load(alias) for alias in config.aliases}
+    except SuiteError as error:
         raise StartError(str(error)) from None
 
 

@@ -74,6 +74,8 @@ class FeedbackDesk:
         for param, ids in named.items():
             for one in ids:
                 _shown_candidate(group, one, param)
+        kind: SignalKind
+        payload: dict[str, Any]
         if request.ranking is not None:
             kind, payload = SignalKind.RANKING, {"ranking": request.ranking}
         elif request.tie is not None:

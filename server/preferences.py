@@ -20,7 +20,7 @@ from dataclasses import dataclass
 
 from server.config import SignalsConfig
 from server.store.records import CandidateRecord, GroupRecord, GroupState, SignalKind, SignalRecord
-from server.wire import Pair, Unpaired
+from server.wire import Pair, PairSource, Unpaired
 
 RULES_ANNOTATOR = "rules"
 ENSEMBLE_ANNOTATOR = "ensemble"
@@ -71,10 +71,10 @@ def derive(group: GroupRecord, signals: Sequence[SignalRecord], settings: Signal
 
 
 def _pairs(
-    known: dict[str, CandidateRecord], ids: Iterable[tuple[str, str]], source: str, weight: float, annotator: str
+    known: dict[str, CandidateRecord], ids: Iterable[tuple[str, str]], source: PairSource, weight: float, annotator: str
 ) -> list[Pair]:
     return [
-        Pair.model_construct(chosen=better, rejected=worse, source=source, weight=weight, annotator=annotator)
+        Pair(chosen=better, rejected=worse, source=source, weight=weight, annotator=annotator)
         for better, worse in ids
         if better in known and worse in known and known[better].may_be_positive and known[worse].token_ids
     ]

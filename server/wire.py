@@ -385,12 +385,15 @@ class TrainingCandidate(Reply):
     """The ensemble's value, for reward-labelled objectives."""
 
 
+PairSource = Literal["choice", "ranking", "correction", "thumbs", "regenerate", "safety", "ai"]
+
+
 class Pair(Reply):
     """chosen ≻ rejected, both candidate ids of the group."""
 
     chosen: str
     rejected: str
-    source: Literal["choice", "ranking", "correction", "thumbs", "regenerate", "safety", "ai"]
+    source: PairSource
     weight: float
     annotator: str
 

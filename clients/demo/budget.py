@@ -49,7 +49,3 @@ class Budget:
         self.useful += is_useful
         if self.useful >= self.round_size or self.left <= 0:
             self.is_open = False
-
-    def give_back(self) -> None:
-        """A reserved signal was not sent after all."""
-        self.taken -= 1

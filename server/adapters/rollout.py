@@ -56,6 +56,7 @@ class Rollout:
 
     def __init__(
         self,
+        *,
         database: Database,
         registry: AdapterRegistry,
         router: Router,
@@ -63,7 +64,6 @@ class Rollout:
         gates: Mapping[str, Gate],
         aliases: Sequence[AliasConfig],
         engines: Sequence[Engine],
-        *,
         clock: Callable[[], float],
         retry_s: float = 1.0,
         idle_s: float = 30.0,

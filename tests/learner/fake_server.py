@@ -158,7 +158,7 @@ class FakeServer:
         entries = []
         for entry in page:
             group = self.groups.get(entry.group_id)
-            entries.append({**entry.model_dump(), "group": group.model_dump() if group else None})
+            entries.append({**entry.model_dump(), "group": group.model_dump(warnings=False) if group else None})
         body = {"entries": entries, "next": page[-1].seq if page else after, "head": len(self.entries)}
         return httpx.Response(200, text=json.dumps(body))
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import threading
-from collections import Counter
 from pathlib import Path
 
 import httpx
@@ -96,8 +95,8 @@ def test_the_fingerprint_is_what_a_fresh_process_computes(
         (values,) = engine.logprobs([row])
         with policy.reference():
             (base_values,) = engine.logprobs([row])
-        assert float(values.sum()) == pytest.approx(item.logprob, abs=1e-4)
-        assert float(base_values.sum()) == pytest.approx(item.base_logprob, abs=1e-4)
+        assert values.sum().item() == pytest.approx(item.logprob, abs=1e-4)
+        assert base_values.sum().item() == pytest.approx(item.base_logprob, abs=1e-4)
         assert abs(item.logprob - item.base_logprob) > 0.01
 
 
@@ -121,7 +120,7 @@ def test_a_round_that_is_killed_anywhere_is_resumed_to_the_same_adapter(
     assert make_learner("killed", at=seen.append).run() == 0
     ((_, (manifest, _)),) = server.adapters.items()
     assert manifest.files == digest
-    assert seen.count("step") == {"step": 7, "checkpoint": 6}.get(point, 6 if point != "written" else 6)
+    assert seen.count("step") == (7 if point == "step" else 6), "only the steps behind the checkpoint are repeated"
     state = state_of(tmp_path, "killed")
     assert (state["rounds"], state["round"], state["new_signals"], state["cursor"]) == (1, None, 0, 12)
     assert {report.outcome for report in server.reports} == {"uploaded"}
@@ -226,7 +225,7 @@ def poisoned(server: FakeServer) -> dict[str, list[TrainingGroup]]:
         "image tokens differ from the placeholders": [made(72, prompt_token_ids=list(image_prompt(5)))],
         "images and placeholders do not match": [made(75, images=[])],
         "chosen may not be a positive": [
-            made(78, candidates=[candidate("a", [10], may_be_positive=False), good], unpaired=[thumb("a", True)]),
+            made(78, candidates=[candidate("a", [10], may_be_positive=False)], pairs=[], unpaired=[thumb("a", True)]),
             made(81, candidates=[candidate("a", [10], blocked=True), candidate("b", [9])], pairs=[pair("a", "b")]),
         ],
         "another base model": [made(84, base_digest="1" * 64)],
@@ -246,20 +245,16 @@ def poisoned(server: FakeServer) -> dict[str, list[TrainingGroup]]:
 
 def test_poisoned_groups_are_skipped_with_a_reason(server: FakeServer, make_learner: MakeLearner) -> None:
     """None of them costs the round, and the report counts each."""
-    expected: Counter[str] = Counter()
+    expected = {"malformed group": 1}
     for reason, groups in poisoned(server).items():
+        expected[reason] = len(groups)
         for group in groups:
             server.tell(group)
-            expected[reason] += max(1, len(group.pairs) if reason == "unknown candidate" else 1)
-    expected["chosen may not be a positive"] -= 0
-    odd = make_group(102, server.base_digest, server, pairs=[])
-    server.tell(odd.model_copy(update={"candidates": "not a list"}))
+    odd = make_group(102, server.base_digest, server)
+    server.tell(odd.model_copy(update={"base_digest": None}))
     assert make_learner().run() == 0
     (report,) = server.reports
-    skipped = Counter(report.detail["skipped"])
-    for reason in expected:
-        assert skipped[reason] >= 1, reason
-    assert skipped["malformed group"] == 1
+    assert report.detail["skipped"] == expected
     assert report.detail["groups"] == 12
 
 
@@ -361,10 +356,11 @@ def test_a_rolled_back_parent_is_not_continued(server: FakeServer, make_learner:
     with pytest.raises(Killed):
         make_learner("second", at=at).run()
     server.active = "base"
+    server.tell(make_group(20, server.base_digest, server))
     assert make_learner("second").run() == 0
     manifest, _ = list(server.adapters.values())[1]
     assert manifest.parent == "base"
-    assert server.reports[-1].detail["signals"] == 12
+    assert server.reports[-1].detail["signals"] == 13
 
 
 def test_two_learners_cannot_share_a_state_directory(tmp_path: Path) -> None:

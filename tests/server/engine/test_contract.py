@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import json
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from hashlib import sha256
@@ -17,10 +18,16 @@ from reward.types import Candidate, Image, Message, Prompt
 from server.engine.client import VllmEngine
 from server.engine.fake import FakeEngine
 from server.engine.port import EngineError, Generation, PromptTooLong, Sampling, ScoredAnswer, UnknownModel
-from tests.engine_fixture import EngineSession, model_directory, write_random_adapter
+from tests.engine_fixture import EngineSession, write_random_adapter
 
 TOLERANCE = 2e-4
 """Float32, other batch shapes: nats per token."""
+
+SMALLEST = {
+    "hidden_size": 8, "intermediate_size": 8, "num_attention_heads": 1, "num_key_value_heads": 1, "head_dim": 8,
+    "num_hidden_layers": 1,
+}  # fmt: skip
+"""The fake's base model: enough to write adapters for."""
 
 _numbers = itertools.count(1)
 
@@ -31,6 +38,7 @@ class Subject:
 
     engine: VllmEngine | FakeEngine
     adapters_dir: Path
+    model_dir: Path
 
     @property
     def base(self) -> str:
@@ -39,7 +47,7 @@ class Subject:
     def publish(self, scale: float = 0.05, seed: int = 0) -> str:
         """A new adapter's id, never used before."""
         adapter_id = f"contract-{next(_numbers):04d}"
-        write_random_adapter(self.adapters_dir, adapter_id, str(model_directory()), scale, seed)
+        write_random_adapter(self.adapters_dir, adapter_id, str(self.model_dir), scale, seed)
         return adapter_id
 
 
@@ -47,11 +55,14 @@ class Subject:
 async def subject(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Subject]:
     """Both adapters of the port, one after the other."""
     if request.param == "fake":
-        yield Subject(FakeEngine(adapters_dir=tmp_path, delay_s=0.001, max_model_len=2048), tmp_path)
+        adapters_dir, model_dir = tmp_path / "adapters", tmp_path / "model"
+        model_dir.mkdir()
+        (model_dir / "config.json").write_text(json.dumps({"text_config": SMALLEST}))
+        yield Subject(FakeEngine(adapters_dir=adapters_dir, delay_s=0.001, max_model_len=2048), adapters_dir, model_dir)
         return
     session: EngineSession = request.getfixturevalue("engine_session")
     engine = VllmEngine(session.url, session.model)
-    yield Subject(engine, session.adapters_dir)
+    yield Subject(engine, session.adapters_dir, session.model_dir)
     await engine.close()
 
 
@@ -231,7 +242,7 @@ async def test_an_adapter_renamed_into_place_is_served_at_once(subject: Subject)
     adapter_id = f"contract-{next(_numbers):04d}"
     with pytest.raises(UnknownModel):
         await subject.engine.score(adapter_id, ask(), "a red circle")
-    write_random_adapter(subject.adapters_dir, adapter_id, str(model_directory()))
+    write_random_adapter(subject.adapters_dir, adapter_id, str(subject.model_dir))
     adapted = await subject.engine.score(adapter_id, ask(), "a red circle")
     base = await subject.engine.score(subject.base, ask(), "a red circle")
     assert adapted.token_ids == base.token_ids

@@ -1,0 +1,210 @@
+"""Request bodies and the meaning of replies, without an engine."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from reward.types import Image, Message, Prompt
+from server.engine import payload
+from server.engine.payload import EventParser
+from server.engine.port import EngineError, PromptTooLong, Sampling, ScoredAnswer, UnknownModel
+
+IMAGE = Image("0" * 64, "image/png", b"\x89PNG bytes")
+PROMPT = Prompt((Message("system", ("Be brief.",)), Message("user", (IMAGE, "What is it?"))))
+
+
+def entry(token: str, logprob: float, *top: tuple[str, float]) -> dict[str, Any]:
+    others = [{"token": text, "logprob": value, "bytes": []} for text, value in top]
+    return {"token": token, "logprob": logprob, "bytes": [], "top_logprobs": others}
+
+
+def choice(index: int, text: str, **changes: Any) -> dict[str, Any]:
+    usual = {
+        "index": index,
+        "message": {"role": "assistant", "content": text},
+        "logprobs": {"content": [entry("a", -0.5), entry("", -0.25)]},
+        "finish_reason": "stop",
+        "token_ids": [71, 2],
+    }
+    return usual | changes
+
+
+def reply(*choices: dict[str, Any]) -> dict[str, Any]:
+    return {"choices": list(choices), "prompt_token_ids": [1, 5, 5, 2]}
+
+
+def test_images_travel_as_their_own_bytes() -> None:
+    """Data URLs in the order of the parts; plain text stays a string."""
+    system, user = payload.messages_body(PROMPT)
+    assert system == {"role": "system", "content": "Be brief."}
+    assert user["content"][0]["image_url"]["url"] == "data:image/png;base64,iVBORyBieXRlcw=="
+    assert user["content"][1] == {"type": "text", "text": "What is it?"}
+
+
+def test_nothing_is_left_to_a_models_own_defaults() -> None:
+    """Every parameter that a generation_config.json could set is sent, at its neutral value."""
+    body = payload.chat_body("base", PROMPT, 3, Sampling(max_tokens=8), stream=False)
+    neutral = {"temperature": 1.0, "top_p": 1.0, "top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0}
+    assert {name: body[name] for name in neutral} == neutral
+    assert (body["n"], body["logprobs"], body["return_token_ids"]) == (3, True, True)
+    assert "seed" not in body
+    assert "top_logprobs" not in body
+
+
+@pytest.mark.parametrize(("wanted", "sent"), [(1, 2), (5, 6), (19, 20), (20, 20)])
+def test_one_more_alternative_is_asked_for(wanted: int, sent: int) -> None:
+    """VLLM counts the sampled token; its limit is kept."""
+    body = payload.chat_body("base", PROMPT, 1, Sampling(max_tokens=8, top_logprobs=wanted), stream=False)
+    assert body["top_logprobs"] == sent
+
+
+def test_sampling_parameters_are_passed_on() -> None:
+    """All of them, under vLLM's names."""
+    sampling = Sampling(8, 0.7, 0.9, 40, 0.1, 0.2, 0.3, 1.1, ("END",), 5, 2)
+    body = payload.chat_body("base", PROMPT, 1, sampling, stream=True)
+    expected = {
+        "max_tokens": 8, "temperature": 0.7, "top_p": 0.9, "top_k": 40, "min_p": 0.1, "presence_penalty": 0.2,
+        "frequency_penalty": 0.3, "repetition_penalty": 1.1, "stop": ["END"], "seed": 5, "stream": True,
+    }  # fmt: skip
+    assert {name: body[name] for name in expected} == expected
+
+
+def test_a_scoring_leaves_the_answer_open() -> None:
+    """The answer is the last message, no end of turn and no generation prompt follow it."""
+    body = payload.score_body("base", PROMPT, "A red circle.")
+    assert body["messages"][-1] == {"role": "assistant", "content": "A red circle."}
+    assert (body["continue_final_message"], body["add_generation_prompt"]) == (True, False)
+    assert (body["prompt_logprobs"], body["max_tokens"]) == (0, 1)
+
+
+def test_candidates_come_in_index_order() -> None:
+    """Whatever the order of the reply."""
+    generation = payload.generation_from(reply(choice(1, "two"), choice(0, "one")), "adapter-1", 2, 0)
+    assert [(candidate.index, candidate.text) for candidate in generation.candidates] == [(0, "one"), (1, "two")]
+    assert generation.candidates[0].adapter == "adapter-1"
+    assert generation.candidates[0].logprobs == (-0.5, -0.25)
+    assert generation.prompt_token_ids == (1, 5, 5, 2)
+
+
+def test_alternatives_are_sorted_and_cut() -> None:
+    """The sampled token stands first in vLLM's list; here the likeliest does."""
+    content = [entry("c", -3.0, ("c", -3.0), ("a", -0.5), ("b", -1.0))]
+    answer = choice(0, "c", token_ids=[7], logprobs={"content": content})
+    token = payload.generation_from(reply(answer), "base", 1, 2).tokens[0][0]
+    assert token.top == (("a", -0.5), ("b", -1.0))
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        reply(choice(0, "one")),
+        reply(choice(0, "one"), choice(0, "one")),
+        {"choices": [choice(0, "one"), choice(1, "two")]},
+        {"choices": None, "prompt_token_ids": []},
+        {},
+        reply(choice(0, "one"), choice(1, "two", token_ids=[1])),
+        reply(choice(0, "one"), choice(1, "two", logprobs=None)),
+        reply(choice(0, "one"), choice(1, "two", finish_reason="abort")),
+        reply(choice(0, "one"), choice(1, "two", finish_reason=None)),
+        reply(choice(0, "one"), choice(1, "two", logprobs={"content": [entry("a", float("nan")), entry("", 0.0)]})),
+        reply(choice(0, "one"), {"index": 1}),
+    ],
+)
+def test_a_reply_that_was_not_asked_for_is_an_engine_error(broken: dict[str, Any]) -> None:
+    """Missing or doubled answers, missing parts, ids without log-probabilities, aborted answers, NaN."""
+    with pytest.raises(EngineError):
+        payload.generation_from(broken, "base", 2, 0)
+
+
+def test_a_scored_prompt_has_a_value_for_each_token() -> None:
+    """The first token, which has none, counts 0; other ranks at a position are ignored."""
+    positions = [None, {"5": {"logprob": -1.5}, "9": {"logprob": -0.1}}, {"7": {"logprob": -2.0}}]
+    scored = payload.scored_prompt_from({"prompt_token_ids": [1, 5, 7], "prompt_logprobs": positions})
+    assert scored == ScoredAnswer((1, 5, 7), (0.0, -1.5, -2.0))
+    assert payload.tail(scored, 1).total == -3.5
+
+
+@pytest.mark.parametrize("positions", [None, [None], [None, {"6": {"logprob": -1.0}}], [None, {"5": {}}]])
+def test_a_scoring_without_its_values_is_an_engine_error(positions: Any) -> None:
+    """No list, a short one, another token's value, no value."""
+    with pytest.raises(EngineError):
+        payload.scored_prompt_from({"prompt_token_ids": [1, 5], "prompt_logprobs": positions})
+
+
+def test_an_ending_is_only_found_at_the_end() -> None:
+    """And never makes up the whole conversation."""
+    assert payload.ends_with((1, 2, 3), (2, 3))
+    assert not payload.ends_with((1, 2, 3), (1, 2))
+    assert not payload.ends_with((2, 3), (2, 3))
+    assert payload.starts_with((1, 2, 3), (1, 2))
+    assert not payload.starts_with((1, 2), (1, 2, 3))
+
+
+@pytest.mark.parametrize(
+    ("status", "error", "kind", "retryable"),
+    [
+        (404, {"message": "The model `x` does not exist.", "param": "model"}, UnknownModel, False),
+        (404, {"message": "LoRA adapter x does not exist", "param": None}, UnknownModel, False),
+        (404, {"message": "Not Found"}, EngineError, False),
+        (400, {"message": "maximum context length is 4", "param": "input_tokens"}, PromptTooLong, False),
+        (400, {"message": "max_tokens=9 cannot be greater", "param": "max_tokens"}, PromptTooLong, False),
+        (400, {"message": "n must be 1", "param": None}, EngineError, False),
+        (429, {"message": "slow down"}, EngineError, True),
+        (500, {"message": "EngineDeadError"}, EngineError, True),
+        (503, "not an object", EngineError, True),
+        (502, None, EngineError, True),
+    ],
+)
+def test_refusals_are_told_apart(status: int, error: object, kind: type[EngineError], retryable: bool) -> None:
+    """By status and parameter; what is not JSON counts by its status alone."""
+    found = payload.error_from(status, {"error": error})
+    assert type(found) is kind
+    assert found.retryable is retryable
+
+
+@pytest.mark.parametrize("size", [1, 2, 7, 1000])
+def test_events_survive_any_splitting(size: int) -> None:
+    """Split in the middle of lines and characters, with comments and both line ends."""
+    events = [{"text": "é 世界"}, {"text": "two"}]
+    lines = [
+        b": heartbeat\r\n",
+        *(b"data: " + json.dumps(e, ensure_ascii=False).encode() + b"\r\n\r\n" for e in events),
+    ]
+    stream = b"".join(lines) + b"data: [DONE]\n\n"
+    parser = EventParser()
+    pieces = [stream[start : start + size] for start in range(0, len(stream), size)]
+    assert [event for piece in pieces for event in parser.feed(piece)] == [*events, None]
+
+
+@pytest.mark.parametrize("line", [b"data: {broken\n", b"data: 3\n", b"x" * (EventParser.MAX_PENDING_BYTES + 1)])
+def test_a_broken_stream_is_an_engine_error(line: bytes) -> None:
+    """No JSON, no object, no end of line."""
+    with pytest.raises(EngineError):
+        EventParser().feed(line)
+
+
+def test_an_error_in_mid_stream_is_raised() -> None:
+    """With the meaning that its code has."""
+    with pytest.raises(EngineError) as caught:
+        payload.delta_from({"error": {"message": "engine died", "code": 500}}, 0)
+    assert caught.value.retryable
+    with pytest.raises(PromptTooLong):
+        payload.delta_from({"error": {"message": "too long", "code": 400, "param": "input_tokens"}}, 0)
+
+
+def test_an_event_becomes_a_delta() -> None:
+    """Text, ids and values of one piece; usage events have none."""
+    event = {
+        "choices": [
+            {"index": 0, "delta": {"content": "a"}, "logprobs": {"content": [entry("a", -1.0)]}, "token_ids": [71]}
+        ]
+    }
+    delta = payload.delta_from(event, 0)
+    assert delta is not None
+    assert (delta.text, delta.token_ids, delta.logprobs, delta.finish_reason) == ("a", (71,), (-1.0,), None)
+    assert payload.delta_from({"choices": []}, 0) is None
+    with pytest.raises(EngineError):
+        payload.delta_from({"choices": [{}]}, 0)
