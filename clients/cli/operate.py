@@ -52,9 +52,7 @@ def report(session: Session, adapter: AdapterArgument) -> None:
     session.show(reply, lambda: report_table(reply.adapter, reply.reports))
 
 
-def promote(
-    session: Session, adapter: AdapterArgument, reason: ReasonOption = "", expect: ExpectOption = None
-) -> None:
+def promote(session: Session, adapter: AdapterArgument, reason: ReasonOption = "", expect: ExpectOption = None) -> None:
     """Give an adapter all traffic of its alias."""
     _move(session, adapter, "promote", MoveRequest(expect_generation=expect, reason=reason))
 
@@ -74,7 +72,10 @@ def quarantine(
 def canary(
     session: Session,
     adapter: AdapterArgument,
-    share: Annotated[float | None, typer.Option(min=0.0, max=1.0, help="Share of users; the alias's own if absent.")] = None,
+    *,
+    share: Annotated[
+        float | None, typer.Option(min=0.0, max=1.0, help="Share of users; the alias's own if absent.")
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Also a rejected adapter; audited.")] = False,
     reason: ReasonOption = "",
     expect: ExpectOption = None,
@@ -112,12 +113,20 @@ def report_table(adapter: str, reports: list[dict[str, Any]]) -> Table:
     made = Table("report", "outcome", "check", "value", "95% interval", "margin", "n", "detail", title=adapter)
     for one in reports:
         checks = _checks(one)
-        made.add_row(str(one.get("kind", "")), str(one.get("outcome", "")), *([""] * 6) if not checks else ["", *[""] * 5])
+        made.add_row(
+            str(one.get("kind", "")), str(one.get("outcome", "")), *([""] * 6) if not checks else ["", *[""] * 5]
+        )
         for check in checks:
             low, high = check.get("low"), check.get("high")
             interval = "" if low is None or high is None else f"{low:.3f} to {high:.3f}"
             cells = [check.get("name"), _figure(check.get("value")), interval, _figure(check.get("margin"))]
-            made.add_row("", str(check.get("outcome", "")), *map(str, cells), str(check.get("count", "")), str(check.get("detail", "")))
+            made.add_row(
+                "",
+                str(check.get("outcome", "")),
+                *map(str, cells),
+                str(check.get("count", "")),
+                str(check.get("detail", "")),
+            )
     return made
 
 
@@ -132,7 +141,15 @@ def _routing_table(*rows: RoutingReply) -> Table:
     return table(
         columns,
         (
-            (one.alias, one.active, one.previous, one.canary, f"{one.canary_share:.0%}" if one.canary else "", one.generation, when(one.updated_at))
+            (
+                one.alias,
+                one.active,
+                one.previous,
+                one.canary,
+                f"{one.canary_share:.0%}" if one.canary else "",
+                one.generation,
+                when(one.updated_at),
+            )
             for one in rows
         ),
     )
@@ -141,7 +158,8 @@ def _routing_table(*rows: RoutingReply) -> Table:
 def _adapter_table(found: list[AdapterReply]) -> Table:
     columns = ("adapter", "alias", "state", "parent", "created", "updated")
     return table(
-        columns, ((one.id, one.alias, one.state, one.parent, when(one.created_at), when(one.updated_at)) for one in found)
+        columns,
+        ((one.id, one.alias, one.state, one.parent, when(one.created_at), when(one.updated_at)) for one in found),
     )
 
 

@@ -47,9 +47,7 @@ class Session:
     def openai(self) -> OpenAI:
         """The stock client, for chat."""
         base_url = f"{self.server.rstrip('/').removesuffix('/v1')}/v1"
-        return OpenAI(
-            base_url=base_url, api_key=self.key or "none", http_client=httpx.Client(transport=self.transport, timeout=120)
-        )
+        return OpenAI(base_url=base_url, api_key=self.key or "none", max_retries=0)
 
     def show(self, reply: BaseModel, table: Callable[[], Table | str]) -> None:
         """Print a reply: as JSON when asked to, else as people read it."""
@@ -76,7 +74,7 @@ def command(app: typer.Typer, **settings: Any) -> Callable[[Callable[Concatenate
         ) -> None:
             session = Session(server, key, json, ctx.obj)
             with errors_end_the_command():
-                function(session, **kwargs)
+                function(session, *args, **kwargs)
 
         keyword = inspect.Parameter.KEYWORD_ONLY
         parameters = [
@@ -94,7 +92,7 @@ def command(app: typer.Typer, **settings: Any) -> Callable[[Callable[Concatenate
     return register
 
 
-class errors_end_the_command:  # noqa: N801 - reads as a statement
+class errors_end_the_command:
     """A failed call becomes one line on standard error and an exit status."""
 
     def __enter__(self) -> None:

@@ -26,6 +26,7 @@ def register(app: typer.Typer) -> None:
 
 def chat(
     session: Session,
+    *,
     prompt: Annotated[str, typer.Argument(help="What to ask.")],
     image: Annotated[
         list[Path] | None, typer.Option("--image", "-i", exists=True, dir_okay=False, help="Image file; repeatable.")
@@ -59,6 +60,7 @@ def chat(
 
 def feedback(
     session: Session,
+    *,
     completion: Annotated[str, typer.Argument(metavar="COMPLETION", help="The id that `plumbline chat` printed.")],
     up: Annotated[bool, typer.Option("--up", help="The answer is good.")] = False,
     down: Annotated[bool, typer.Option("--down", help="The answer is bad.")] = False,
@@ -95,7 +97,12 @@ def _show(session: Session, completion: ChatCompletion) -> None:
         for one in about.explanation.candidates
     )
     return session.show(
-        about.explanation, lambda: table(("candidate", "text", "scores", "verdicts", "probability"), rows, about.explanation.reason if about.explanation else None)
+        about.explanation,
+        lambda: table(
+            ("candidate", "text", "scores", "verdicts", "probability"),
+            rows,
+            about.explanation.reason if about.explanation else None,
+        ),
     )
 
 

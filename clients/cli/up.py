@@ -21,6 +21,7 @@ QUESTION: Final = "What is in this image?"
 
 
 def up(
+    *,
     model: Annotated[
         str, typer.Option(envvar="MODEL", help="Directory or Hugging Face name; the small shipped model if absent.")
     ] = str(SHIPPED_MODEL),

@@ -9,7 +9,6 @@ from openai import AsyncOpenAI
 from openai.types.chat import ChatCompletion
 
 from clients.demo.language import Question
-from clients.demo.scenes import Scene
 from server.wire import ChatReply
 
 MAX_TOKENS: Final = 64
@@ -91,5 +90,3 @@ def _messages(asked: Question) -> list[Any]:
             ],
         }
     ]
-
-

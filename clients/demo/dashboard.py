@@ -21,13 +21,14 @@ LINE_EVERY_S: Final = 10.0
 class Dashboard:
     """Use it as a context manager; `phase`, `tick` and `refresh` may be called as often as one likes."""
 
-    def __init__(self, console: Console, ledger: Ledger, budget: Budget) -> None:
+    def __init__(self, console: Console, ledger: Ledger, budget: Budget, started: float | None = None) -> None:
+        """`started`: when the run began, on the monotonic clock; now, if absent."""
         self._console = console
         self._ledger = ledger
         self._budget = budget
-        self._started = time.monotonic()
-        self._phase = "starting"
-        self._phase_started = self._started
+        self._started = time.monotonic() if started is None else started
+        self._phase = "opening"
+        self._phase_started = time.monotonic()
         self._done, self._of = 0, 0
         self._line_at = 0.0
         self.adapter = "base"
@@ -36,7 +37,9 @@ class Dashboard:
         """Measured figures by name, shown as they become known."""
         self.phases: dict[str, float] = {}
         """Seconds that each finished phase took."""
-        self._live = Live(console=console, get_renderable=self.table, refresh_per_second=4) if console.is_terminal else None
+        self._live = (
+            Live(console=console, get_renderable=self.table, refresh_per_second=4) if console.is_terminal else None
+        )
 
     def __enter__(self) -> Self:
         if self._live is not None:
@@ -105,7 +108,11 @@ class Dashboard:
         return Group(table, bar)
 
     def _measured(self, what: str) -> str:
-        found = [f"{name.removeprefix(what).strip()} {_percent(one.value)}" for name, one in self.measured.items() if name.startswith(what)]
+        found = [
+            f"{name.removeprefix(what).strip()} {_percent(one.value)}"
+            for name, one in self.measured.items()
+            if name.startswith(what)
+        ]
         return f"  (measured: {', '.join(found)})" if found else ""
 
     def _end_phase(self) -> None:

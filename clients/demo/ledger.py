@@ -95,7 +95,9 @@ class Ledger:
     @property
     def coverage(self) -> float | None:
         """Share of the objects in view that the newest answers name."""
-        return sum(one.named for one in self._window) / sum(one.in_view for one in self._window) if self._window else None
+        return (
+            sum(one.named for one in self._window) / sum(one.in_view for one in self._window) if self._window else None
+        )
 
     @property
     def leak_rate_served(self) -> float:

@@ -16,7 +16,14 @@ import openai
 from openai import AsyncOpenAI
 
 from clients.demo.chat import Answer, ask
-from clients.demo.language import Question, absent_objects, description_question, is_correct, missed_objects, skill_question
+from clients.demo.language import (
+    Question,
+    absent_objects,
+    description_question,
+    is_correct,
+    missed_objects,
+    skill_question,
+)
 from clients.demo.ledger import Ledger
 from clients.demo.scenes import EVALUATION_SEEDS
 from clients.demo.statistics import Counted, Figure, share_over_scenes, wilson
@@ -47,7 +54,10 @@ class Descriptions:
         """Share of the objects in view that are named."""
         return share_over_scenes(
             [
-                (float(len(asked.scene.shapes) - len(missed_objects(asked.scene, text))), float(len(asked.scene.shapes)))
+                (
+                    float(len(asked.scene.shapes) - len(missed_objects(asked.scene, text))),
+                    float(len(asked.scene.shapes)),
+                )
                 for asked, text in self._given()
             ]
         )
@@ -116,7 +126,9 @@ class Meter:
     async def _ask_one(self, model: str, asked: Question, best_of: int, sampling: dict[str, Any]) -> Answer:
         body = {"best_of": best_of, "plumbline": {"explain": True}}
         try:
-            answer = await ask(self.client, model, asked, seed=asked.scene.seed, store=False, extra_body=body, **sampling)
+            answer = await ask(
+                self.client, model, asked, seed=asked.scene.seed, store=False, extra_body=body, **sampling
+            )
         except openai.OpenAIError as error:
             self.ledger.failure(f"{type(error).__name__}: {error}"[:300])
             raise MeasurementFailed(str(error)) from error

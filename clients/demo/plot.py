@@ -30,11 +30,26 @@ def draw(path: Path, ledger: Ledger, measured: Mapping[int, tuple[Figure, Figure
         for count, figures in measured.items():
             one = figures[index]
             spread = [[one.value - one.low], [one.high - one.value]]
-            axes.errorbar(count, one.value, yerr=spread, color=colour, marker="o", capsize=4, label=f"{name}, weights alone, unseen scenes")
+            axes.errorbar(
+                count,
+                one.value,
+                yerr=spread,
+                color=colour,
+                marker="o",
+                capsize=4,
+                label=f"{name}, weights alone, unseen scenes",
+            )
     for swap in ledger.swaps:
         axes.axvline(swap.signals, color=SWAP, linestyle="--", linewidth=1)
-        axes.text(swap.signals, 0.5, f" {swap.adapter[:14]}", rotation=90, color=SWAP, fontsize=8, ha="right", va="center")
-    axes.set(xlabel="signals given by users", ylabel="share", ylim=(-0.02, 1.04), title="Learning from feedback while serving")
+        axes.text(
+            swap.signals, 0.5, f" {swap.adapter[:14]}", rotation=90, color=SWAP, fontsize=8, ha="right", va="center"
+        )
+    axes.set(
+        xlabel="signals given by users",
+        ylabel="share",
+        ylim=(-0.02, 1.04),
+        title="Learning from feedback while serving",
+    )
     handles, labels = axes.get_legend_handles_labels()
     unique = dict(zip(labels, handles, strict=True))
     axes.legend(unique.values(), unique.keys(), loc="center right", fontsize=8)

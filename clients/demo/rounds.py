@@ -42,7 +42,12 @@ class Rounds:
     def state(self, *, is_rating: bool, is_waiting: bool) -> str:
         """What the loop is doing, in words."""
         if self.undecided is not None:
-            doing = {"staged": "being probed", "verified": "at the gate", "gated": "passed the gate", "canary": "canary"}
+            doing = {
+                "staged": "being probed",
+                "verified": "at the gate",
+                "gated": "passed the gate",
+                "canary": "canary",
+            }
             return f"{self.undecided.id}: {doing.get(self.undecided.state, self.undecided.state)}"
         if is_rating:
             return "users rate"

@@ -55,7 +55,7 @@ OVER_OPTIMISING_LEARNER: Final[dict[str, Any]] = {**LEARNER, "objectives": {"sig
 """Nothing holds the policy near what it said before."""
 
 
-def server_settings(sizes: Sizes, learner: dict[str, Any], suites: Path) -> dict[str, Any]:
+def server_settings(sizes: Sizes, learner: dict[str, Any], suites: Path, model: Path = MODEL) -> dict[str, Any]:
     """The server's configuration tree; `suites` is the directory of the gate's suites."""
     alias = {
         "name": ALIAS,
@@ -74,5 +74,5 @@ def server_settings(sizes: Sizes, learner: dict[str, Any], suites: Path) -> dict
         "rollout": {"canary_share": 0.5, "inconclusive_share": 0.5, "canary_requests": 30},
         "learner": {**learner, "min_new_signals": sizes.round_size},
     }
-    engine = {"model": MODEL, "dtype": "float32", "max_model_len": 512, "max_num_seqs": 64}
+    engine = {"model": model.resolve(), "dtype": "float32", "max_model_len": 512, "max_num_seqs": 64}
     return {"engine": engine, "aliases": [alias], "log_level": "info"}

@@ -1,4 +1,4 @@
-"""Figures with their 95% intervals: Wilson for a share of independent cases, bootstrap for anything over scenes. Pure."""
+"""Figures with 95% intervals: Wilson for a share of independent cases, bootstrap over scenes for the rest. Pure."""
 
 from __future__ import annotations
 
@@ -47,7 +47,9 @@ def bootstrap(items: Sequence[Item], estimate: Callable[[Sequence[Item]], float]
     values = sorted(value for value in drawn if math.isfinite(value))
     if not values:
         return Figure(math.nan, math.nan, math.nan)
-    return Figure(estimate(items), values[int(0.025 * len(values))], values[min(len(values) - 1, int(0.975 * len(values)))])
+    return Figure(
+        estimate(items), values[int(0.025 * len(values))], values[min(len(values) - 1, int(0.975 * len(values)))]
+    )
 
 
 def ratio_of_sums(counted: Sequence[Counted]) -> float:

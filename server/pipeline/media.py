@@ -85,7 +85,9 @@ def verify(data: bytes, limits: ChatConfig) -> tuple[bytes, str]:
         raise
     except UnidentifiedImageError:
         raise invalid("it is not a PNG, JPEG or WebP image") from None
-    except (OSError, SyntaxError, ValueError, BadContainer, Pillow.DecompressionBombError, MemoryError):
+    except Pillow.DecompressionBombError:
+        raise invalid("it has far too many pixels", "image_dimensions") from None
+    except (OSError, SyntaxError, ValueError, BadContainer, MemoryError):
         raise invalid("it is damaged or cut short") from None
 
 

@@ -46,20 +46,21 @@ def test_no_name_in_the_learner_has_to_do_with_text_encoding(file: Path) -> None
     assert used <= ALLOWED
 
 
-def test_a_forward_pass_runs_without_the_tokenizers_library(base_dir: Path, tmp_path: Path) -> None:
-    """In a process in which importing `tokenizers` or loading any tokenizer raises, a batch is trained on."""
+def test_a_batch_is_trained_on_where_no_tokenizer_can_be_made(base_dir: Path, tmp_path: Path) -> None:
+    """In a process in which making any tokenizer raises, on a model directory that has none."""
     script = tmp_path / "poisoned.py"
     script.write_text(
         """
 import sys
 from pathlib import Path
 
-class Poison:
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in {"tokenizers", "sentencepiece", "tiktoken"}:
-            raise AssertionError(f"{name} was imported on the training path")
+from transformers import PreTrainedTokenizerBase
 
-sys.meta_path.insert(0, Poison())
+def poison(*arguments, **options):
+    raise AssertionError("a tokenizer was made on the training path")
+
+PreTrainedTokenizerBase.__init__ = PreTrainedTokenizerBase.from_pretrained = poison
+
 from learner.model import Base, Policy
 from learner.prefix import PrefixModel, Row
 from learner.settings import Settings
@@ -99,7 +100,8 @@ def test_help_helps_at_once() -> None:
     )
     for option in ("--server", "--alias", "--key", "--state", "--base-model", "--once", "--threads"):
         assert option in done.stdout
-    assert "torch" not in done.stderr
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert "argparse" in imported and imported.isdisjoint({"torch", "transformers"})
 
 
 def followed(server: FakeServer, tmp_path: Path) -> tuple[StateDir, Replay, list[str]]:

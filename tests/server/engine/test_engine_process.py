@@ -5,9 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -19,6 +17,7 @@ from server.engine.launcher import EngineProcess
 from server.engine.port import EngineError, Sampling
 from server.engine.supervisor import EngineSupervisor
 from tests.engine_fixture import START_TIMEOUT_S, engine_config, model_directory
+from tests.server.engine.waiting import until
 
 PROMPT = Prompt((Message("user", ("What is it?",)),))
 
@@ -70,9 +69,7 @@ async def test_a_killed_engine_comes_back(tmp_path: Path) -> None:
             running = members(group)
             assert len(running) >= 2
             os.kill(victim_of(running), signal.SIGKILL)
-            async with asyncio.timeout(60):
-                while supervisor.state is EngineState.READY:
-                    await asyncio.sleep(0.05)
+            await until(lambda: supervisor.state is not EngineState.READY, 60)
             assert await supervisor.wait_ready(START_TIMEOUT_S)
             assert supervisor.restarts == restarts
             assert members(group) == []
@@ -93,20 +90,19 @@ async def test_a_killed_engine_comes_back(tmp_path: Path) -> None:
 async def test_an_engine_dies_with_its_server(tmp_path: Path) -> None:
     """Kill -9 of the server: the API process and the engine core end too."""
     model = str(model_directory())
-    server = subprocess.Popen([sys.executable, "-c", SERVER, model, str(tmp_path)], stdout=subprocess.PIPE)
+    server = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", SERVER, model, str(tmp_path), stdout=asyncio.subprocess.PIPE
+    )
     try:
         assert server.stdout is not None
-        pid, url = server.stdout.readline().decode().split()
+        pid, url = (await server.stdout.readline()).decode().split()
         engine = VllmEngine(url, model)
-        deadline = time.monotonic() + START_TIMEOUT_S
-        while not await engine.is_ready():
-            assert time.monotonic() < deadline
-            await asyncio.sleep(0.3)
+        async with asyncio.timeout(START_TIMEOUT_S):
+            while not await engine.is_ready():
+                await asyncio.sleep(0.3)
         await engine.close()
         assert len(members(int(pid))) >= 2
     finally:
         server.kill()
-        server.communicate()
-    async with asyncio.timeout(60):
-        while members(int(pid)):
-            await asyncio.sleep(0.1)
+        await server.wait()
+    await until(lambda: not members(int(pid)), 60)

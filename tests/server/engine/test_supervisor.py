@@ -11,6 +11,7 @@ from server.engine.fake import FakeEngine
 from server.engine.health import EngineState
 from server.engine.port import EngineError
 from server.engine.supervisor import EngineSupervisor
+from tests.server.engine.waiting import until
 
 PATIENCE_S = 10.0
 
@@ -67,12 +68,6 @@ async def supervised(
         yield supervisor
     finally:
         await supervisor.stop()
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(PATIENCE_S):
-        while not condition():  # noqa: ASYNC110 - the state of the code under test, which has no event
-            await asyncio.sleep(0.005)
 
 
 async def test_it_starts_and_becomes_ready() -> None:
