@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import IO
+from wsgiref.simple_server import WSGIServer
 
 import uvicorn
 import uvloop
@@ -218,19 +219,13 @@ class Installation:
         await self._stack.aclose()
 
     def _watch(self, services: Services) -> None:
-        """Metrics that are read when they are scraped, on their private listener."""
+        """Metrics that are read when they are scraped."""
         metrics, supervisor = services.metrics, services.supervisor
         metrics.engine_ready.set_function(lambda: float(supervisor.state is EngineState.READY))
         metrics.engine_restarts.set_function(lambda: float(supervisor.restarts))
         metrics.in_flight.set_function(lambda: float(services.admission.present))
         for alias in self._config.aliases:
             _watch_routing(metrics, services.router, alias.name)
-        http = self._config.http
-        try:
-            listener, _ = start_http_server(http.metrics_port, http.host, metrics.registry)
-        except OSError as error:
-            raise StartError(f"metrics port {http.metrics_port}: {error.strerror}") from None
-        self._stack.callback(listener.shutdown)
 
 
 def _watch_routing(metrics: Metrics, router: Router, alias: str) -> None:
@@ -304,12 +299,22 @@ def bind(config: Config) -> socket.socket:
     return listener
 
 
+def serve_metrics(config: Config, metrics: Metrics) -> WSGIServer:
+    """The private listener of `/metrics`, on a thread of its own; raises `StartError`."""
+    try:
+        listener, _ = start_http_server(config.http.metrics_port, config.http.host, metrics.registry)
+    except OSError as error:
+        raise StartError(f"metrics port {config.http.metrics_port}: {error.strerror}") from None
+    return listener
+
+
 async def run(config: Config) -> None:
     """Serve until a termination signal; raises `StartError`."""
     installation = Installation(config)
     try:
         listener = bind(config)
         services = await installation.open()
+        metrics_listener = serve_metrics(config, services.metrics)
         server = uvicorn.Server(
             uvicorn.Config(
                 create_app(services),
@@ -325,6 +330,7 @@ async def run(config: Config) -> None:
         host, port = listener.getsockname()[:2]
         log.info("serving", extra={"address": f"{host}:{port}"})
         await server.serve(sockets=[listener])
+        metrics_listener.shutdown()
     finally:
         await installation.close()
 

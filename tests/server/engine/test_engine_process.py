@@ -97,9 +97,10 @@ async def test_an_engine_dies_with_its_server(tmp_path: Path) -> None:
         assert server.stdout is not None
         pid, url = (await server.stdout.readline()).decode().split()
         engine = VllmEngine(url, model)
-        async with asyncio.timeout(START_TIMEOUT_S):
-            while not await engine.is_ready():
-                await asyncio.sleep(0.3)
+        supervisor = EngineSupervisor(engine, None)
+        supervisor.start()
+        assert await supervisor.wait_ready(START_TIMEOUT_S)
+        await supervisor.stop()
         await engine.close()
         assert len(members(int(pid))) >= 2
     finally:
