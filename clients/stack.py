@@ -168,7 +168,10 @@ class Stack:
         """Start a learner for this alias; `options` are further arguments of `python -m learner`."""
         state = self.directory / "learner"
         command = [sys.executable, "-m", "learner", "--server", self.url, "--alias", alias, "--state", str(state)]
-        learner = Command("learner", [*command, *options], self._logs / f"learner-{alias}.log")
+        # Threads that wait for work must not burn the cores that the engine computes on.
+        learner = Command(
+            "learner", [*command, *options], self._logs / f"learner-{alias}.log", {"OMP_WAIT_POLICY": "PASSIVE"}
+        )
         learner.start()
         self._learners.append(learner)
 

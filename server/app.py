@@ -9,9 +9,10 @@ import hashlib
 import logging
 import random
 import secrets
+import signal
 import socket
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import IO
@@ -308,6 +309,14 @@ def serve_metrics(config: Config, metrics: Metrics) -> WSGIServer:
     return listener
 
 
+class _Server(uvicorn.Server):
+    """Leaves signals to `run`: uvicorn would raise them again after serving, before the state is closed."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
 async def run(config: Config) -> None:
     """Serve until a termination signal; raises `StartError`."""
     installation = Installation(config)
@@ -315,7 +324,7 @@ async def run(config: Config) -> None:
         listener = bind(config)
         services = await installation.open()
         metrics_listener = serve_metrics(config, services.metrics)
-        server = uvicorn.Server(
+        server = _Server(
             uvicorn.Config(
                 create_app(services),
                 lifespan="off",
@@ -327,6 +336,9 @@ async def run(config: Config) -> None:
                 http="h11",
             )
         )
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, server.handle_exit, number, None)
         host, port = listener.getsockname()[:2]
         log.info("serving", extra={"address": f"{host}:{port}"})
         await server.serve(sockets=[listener])

@@ -227,9 +227,9 @@ class CandidateExplanation(Reply):
 
     candidate_id: str
     adapter: str
-    text: str | None
+    text: str | None = None
     scores: dict[str, float | None]
-    total: float | None
+    total: float | None = None
     verdicts: dict[str, str]
     probability: float
 
@@ -381,7 +381,7 @@ class TrainingCandidate(Reply):
     blocked: bool
     may_be_positive: bool
     """False where the shown text or the prompt differed from what was sampled."""
-    total: float | None
+    total: float | None = None
     """The ensemble's value, for reward-labelled objectives."""
 
 

@@ -86,7 +86,7 @@ def feedback(
 def _show(session: Session, completion: ChatCompletion) -> None:
     if session.as_json:
         return print(completion.model_dump_json(indent=2))
-    reply = ChatReply.model_validate(completion.model_dump())
+    reply = ChatReply.model_validate(completion.to_dict())
     print(reply.choices[0].message.content)
     about = reply.plumbline
     print(f"\n{reply.id} · {about.adapter} · generation {about.generation} · best of {about.best_of}")

@@ -50,16 +50,18 @@ def connect(url: str) -> AsyncOpenAI:
 
 
 async def ask(client: AsyncOpenAI, model: str, asked: Question, **options: Any) -> Answer:
-    """Send one request; `options` are OpenAI's, with `best_of`, `store` and `plumbline` in `extra_body`."""
+    """Send one request. `options` are OpenAI's, with `best_of`, `store` and `plumbline` in `extra_body`; with `logprobs`
+    each choice's own tokens are counted.
+    """
     reply = await client.chat.completions.create(
-        model=model, messages=_messages(asked), max_tokens=MAX_TOKENS, logprobs=True, **options
+        model=model, messages=_messages(asked), max_tokens=MAX_TOKENS, **options
     )
     return read(reply)
 
 
 def read(completion: ChatCompletion) -> Answer:
     """The parts that the demo looks at, by the wire's own models."""
-    reply = ChatReply.model_validate(completion.model_dump())
+    reply = ChatReply.model_validate(completion.to_dict())
     explained = reply.plumbline.explanation.candidates if reply.plumbline.explanation else []
     return Answer(
         completion=reply.id,

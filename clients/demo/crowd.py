@@ -41,6 +41,8 @@ class Crowd:
     budget: Budget
     best_of: int
     concurrency: int
+    pause_s: float = 0.0
+    """How long each of those served takes to read, at present."""
     _seeds: Iterator[int] = field(default_factory=lambda: iter(USER_SEEDS), init=False)
     _waiting: deque[User] = field(init=False)
     _tasks: list[asyncio.Task[None]] = field(default_factory=list, init=False)
@@ -75,12 +77,22 @@ class Crowd:
                 await asyncio.sleep(0.2)
             finally:
                 self._waiting.append(user)
+            await asyncio.sleep(self.pause_s)
 
     async def _exchange(self, user: User, scene_seed: int) -> None:
         """One question, its answer, and perhaps an opinion about it."""
         asked = description_question(scene_seed)
         options = {"best_of": self.best_of, "plumbline": {"compare": not user.gives_thumbs_only}}
-        answer = await ask(self.client, self.alias, asked, user=user.id, temperature=1.0, top_p=1.0, extra_body=options)
+        answer = await ask(
+            self.client,
+            self.alias,
+            asked,
+            user=user.id,
+            logprobs=True,
+            temperature=1.0,
+            top_p=1.0,
+            extra_body=options,
+        )
         self.ledger.reply(answer.texts, answer.adapter, time.time())
         if answer.choices[0].is_refusal:
             return

@@ -234,9 +234,8 @@ def _plain(names: list[str]) -> str:
 
 
 def _wordy(names: list[str]) -> str:
-    first, *others = (with_article(name) for name in names)
-    also = "".join(f", and I can also see {name}" for name in others)
-    return f"In this picture I can see {first}{also}. That is everything that is in view."
+    phrases = " and also ".join(with_article(name) for name in names)
+    return f"In this picture I can see {phrases}. That is everything."
 
 
 def _as_digit(word: str, kind: QuestionKind) -> str:

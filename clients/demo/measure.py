@@ -118,9 +118,12 @@ class Meter:
                 done += 1
                 tick(done, len(asked))
 
-        async with asyncio.TaskGroup() as group:
-            for _ in range(self.concurrency):
-                group.create_task(work(todo))
+        try:
+            async with asyncio.TaskGroup() as group:
+                for _ in range(self.concurrency):
+                    group.create_task(work(todo))
+        except ExceptionGroup as errors:
+            raise errors.exceptions[0] from None
         return [one for one in answers if one is not None]
 
     async def _ask_one(self, model: str, asked: Question, best_of: int, sampling: dict[str, Any]) -> Answer:

@@ -130,8 +130,11 @@ class Run:
             crowd.check()
             await self.look()
             is_waiting = self.budget.useful >= self.sizes.round_size
+            is_training = is_waiting and not self.budget.is_open and self.rounds.undecided is None
+            crowd.pause_s = self.sizes.reading_s if is_training else 0.0
             self.board.doing(self.rounds.state(is_rating=self.budget.is_open, is_waiting=is_waiting))
             self.board.tick(min(self.budget.useful, self.sizes.round_size), self.sizes.round_size)
+        crowd.pause_s = 0.0
         self.board.doing("idle")
 
     async def look(self) -> None:

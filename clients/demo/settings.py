@@ -29,6 +29,8 @@ class Sizes:
     """Useful signals that start a round."""
     rounds: int = 3
     """Rounds at most."""
+    reading_s: float = 0.3
+    """Pause of each user between two answers while the learner trains: it needs the same two cores."""
     descriptions: int = 500
     skills: int = 1000
     measure_concurrency: int = 16

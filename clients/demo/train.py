@@ -37,7 +37,7 @@ from clients.demo.model import MERGE, build_model, build_processor, save_model, 
 from clients.demo.scenes import TRAINING_SEEDS, Scene, scene
 from clients.demo.tokenizer import IMAGE_PAD, SYSTEM_PROMPTS, TURN_END, train_tokenizer
 
-DEFAULT_STEPS: Final = 2_400
+DEFAULT_STEPS: Final = 2_000
 BATCH: Final = 64
 # Rows of like length run together: half the padding of one part, and the same gradient.
 PARTS: Final = 2

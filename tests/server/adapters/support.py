@@ -17,9 +17,9 @@ from server.adapters.registry import AdapterRegistry
 from server.adapters.routing import Order, Router
 from server.adapters.states import Mover
 from server.engine.fake import FakeEngine
+from server.store import groups, schema
 from server.store.blobs import BlobStore
 from server.store.database import SqliteDatabase
-from server.store.migrate import migrate
 from server.store.records import AdapterRecord, AdapterState, CandidateRecord, GroupRecord, GroupState
 from server.wire import BASE, AdapterManifest
 
@@ -215,15 +215,15 @@ class World:
             "media": (),
         }
         group = GroupRecord(**{**values, **changes})
-        from server.store import groups
-
         await self.database.write(lambda c: groups.insert_group(c, group))
         return group
 
 
 def open_database(path: Path) -> SqliteDatabase:
+    is_new = not path.exists()
     database = SqliteDatabase(path, read_connections=2)
-    migrate(database.writer_engine)
+    if is_new:  # the same schema as the migrations', in a tenth of their time
+        schema.metadata.create_all(database.writer_engine)
     database.start()
     return database
 

@@ -1,0 +1,145 @@
+"""The `plumbline` command against a server that is played by a function."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import httpx
+import pytest
+from click.testing import Result
+from typer.testing import CliRunner
+
+from clients.cli import app
+
+ROUTING = {
+    "alias": "pets", "active": "a-2", "previous": "a-1", "canary": None, "canary_share": 0.0,
+    "generation": 7, "updated_at": 1_800_000_000.0,
+}  # fmt: skip
+ADAPTER = {
+    "id": "a-2", "alias": "pets", "state": "active", "parent": "a-1", "created_at": 1.0, "updated_at": 2.0,
+}  # fmt: skip
+REPORT = {
+    "kind": "gate",
+    "outcome": "failed",
+    "detail": {
+        "checks": [{"name": "coverage", "outcome": "failed", "value": -0.5, "low": -0.6, "high": -0.4, "count": 60}]
+    },
+}
+AUDIT = {"id": 1, "at": 1.0, "actor": "local", "action": "rollback", "subject": "pets", "detail": {"reason": "worse"}}
+
+
+class Server:
+    """Answers from a table and keeps what it was asked."""
+
+    def __init__(self, answers: dict[str, Any], status: int = 200) -> None:
+        self.answers = answers
+        self.status = status
+        self.requests: list[httpx.Request] = []
+
+    def __call__(self, request: httpx.Request) -> httpx.Response:
+        self.requests.append(request)
+        return httpx.Response(self.status, json=self.answers[f"{request.method} {request.url.path}"])
+
+    def run(self, *arguments: str) -> Result:
+        return CliRunner().invoke(app, arguments, obj=httpx.MockTransport(self), env={"COLUMNS": "200"})
+
+    @property
+    def body(self) -> Any:
+        return json.loads(self.requests[-1].content)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "call", "answer", "shown"),
+    [
+        (["routing"], "GET /v1/routing", {"data": [ROUTING]}, ["pets", "a-2", "7"]),
+        (["adapters"], "GET /v1/adapters", {"data": [ADAPTER]}, ["a-2", "active"]),
+        (["adapters", "a-2"], "GET /v1/adapters/a-2", ADAPTER, ["a-2", "active"]),
+        (
+            ["report", "a-2"],
+            "GET /v1/adapters/a-2/report",
+            {"adapter": "a-2", "reports": [REPORT]},
+            ["coverage", "failed"],
+        ),
+        (["audit"], "GET /v1/audit", {"data": [AUDIT]}, ["rollback", "worse"]),
+        (["rollback"], "POST /v1/rollback", ROUTING, ["a-2"]),
+        (["rollback", "--undo"], "POST /v1/rollback/undo", ROUTING, ["a-2"]),
+        (["promote", "a-2"], "POST /v1/adapters/a-2/promote", ROUTING, ["a-2"]),
+        (["reject", "a-2"], "POST /v1/adapters/a-2/reject", ROUTING, ["a-2"]),
+        (["quarantine", "a-2"], "POST /v1/adapters/a-2/quarantine", ROUTING, ["a-2"]),
+    ],
+)
+def test_a_command_calls_its_route_and_shows_the_reply(
+    arguments: list[str], call: str, answer: dict[str, Any], shown: list[str]
+) -> None:
+    """As a table, and with --json as the reply itself."""
+    server = Server({call: answer})
+    result = server.run(*arguments)
+    assert result.exit_code == 0, result.output
+    assert all(word in result.stdout for word in shown), result.stdout
+    as_json = json.loads(server.run(*arguments, "--json").stdout)
+    assert answer.items() <= as_json.items() or "data" in as_json or "reports" in as_json
+
+
+def test_a_move_carries_its_options() -> None:
+    """Only what was said goes over the wire, with the key."""
+    server = Server({"POST /v1/adapters/a-3/canary": ROUTING})
+    result = server.run("canary", "a-3", "--share", "0.1", "--force", "--expect-generation", "7", "--key", "secret")
+    assert result.exit_code == 0, result.output
+    assert server.body == {"share": 0.1, "force": True, "expect_generation": 7, "reason": ""}
+    assert server.requests[-1].headers["authorization"] == "Bearer secret"
+
+
+def test_feedback_is_sent_as_the_wire_has_it() -> None:
+    """A thumb with its user; the reply says whether it can be trained on."""
+    server = Server({"POST /v1/feedback": {"id": "sig-1", "completion_id": "cmpl-1", "trainable": False}})
+    result = server.run("feedback", "cmpl-1", "--down", "--user", "ann")
+    assert "sig-1 (not for training)" in result.stdout
+    assert server.body == {"completion_id": "cmpl-1", "rating": "down", "user": "ann"}
+    assert server.requests[-1].headers["idempotency-key"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["feedback", "cmpl-1"], "needs a rating"),
+        (["feedback", "cmpl-1", "--up", "--down"], "exclude each other"),
+        (["canary", "a-2", "--share", "2"], "--share"),
+        (["chat", "what?", "--image", "/no/such/file.png"], "/no/such/file.png"),
+    ],
+)
+def test_wrong_arguments_end_with_two(arguments: list[str], said: str) -> None:
+    """Before anything is sent."""
+    server = Server({})
+    result = server.run(*arguments)
+    assert (result.exit_code, server.requests) == (2, [])
+    assert said in result.output
+
+
+def test_a_refusal_ends_with_one_and_the_servers_words() -> None:
+    """412 of a stale generation, for instance."""
+    error = {"error": {"message": "Routing moved meanwhile.", "type": "stale", "code": "stale_generation"}}
+    result = Server({"POST /v1/adapters/a-2/promote": error}, status=412).run("promote", "a-2")
+    assert result.exit_code == 1
+    assert "Routing moved meanwhile" in result.stderr
+
+
+def test_no_connection_ends_with_three() -> None:
+    """A server that is not there is another thing than one that refuses."""
+
+    def refuse(request: httpx.Request) -> httpx.Response:
+        raise httpx.ConnectError("refused")
+
+    result = CliRunner().invoke(app, ["promote", "a-2"], obj=httpx.MockTransport(refuse))
+    assert result.exit_code == 3
+
+
+COMMANDS = ["up", "routing", "adapters", "report", "promote", "reject", "canary", "quarantine", "rollback", "audit"]
+
+
+@pytest.mark.parametrize("name", [*COMMANDS, "feedback", "chat"])
+def test_every_command_explains_itself(name: str) -> None:
+    """--help works and has more than the options' names."""
+    result = CliRunner().invoke(app, [name, "--help"])
+    assert result.exit_code == 0
+    assert "." in result.stdout.partition("Usage")[2]

@@ -1,0 +1,264 @@
+"""Suites, and the gate on a fake engine."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from reward.types import Prompt
+from server.adapters.gate.gate import Gate
+from server.adapters.gate.report import markdown
+from server.adapters.gate.suites import Checks, SuiteError, load_suite, mentions
+from server.config import AliasConfig, GateConfig, SuiteConfig
+from server.engine.port import EngineError
+from server.store import signals
+from server.store.records import Report, SignalKind, SignalRecord
+from server.wire import BASE, CheckReply
+from tests.server.adapters.support import World
+
+PNG = base64.b64decode(
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+)
+
+
+def write_suite(path: Path, items: list[dict[str, Any]]) -> Path:
+    path.write_text("\n".join(json.dumps(item) for item in items) + "\n")
+    return path
+
+
+def item(number: int, question: str = "What is there?", **checks: Any) -> dict[str, Any]:
+    return {"id": f"q{number}", "messages": [{"role": "user", "content": f"{question} {number}"}], "checks": checks}
+
+
+# --- suites -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("checks", "answer", "score"),
+    [
+        ({"must_mention": ["red circle", "dog"]}, "A RED  circle.", 0.5),
+        ({"must_mention": ["red"]}, "a redder thing", 0.0),
+        ({"must_not_mention": ["dog", "cat"]}, "a dog", 0.0),
+        ({"must_not_mention": ["dog", "cat"]}, "a dogma", 1.0),
+        ({"exact": "yes"}, " yes\n", 1.0),
+        ({"exact": "yes"}, "Yes", 0.0),
+        ({"regex": "^[0-9]+$"}, "42", 1.0),
+        ({"must_mention": ["a", "b"], "exact": "a"}, "a", 0.75),
+        ({"must_mention": ["c++"]}, "I like C++, a lot", 1.0),
+    ],
+)
+def test_an_answer_is_scored_by_what_it_says(checks: dict[str, Any], answer: str, score: float) -> None:
+    """Whole words without regard to case; several checks count alike."""
+    assert Checks.model_validate(checks).score(answer) == score
+
+
+def test_words_are_whole() -> None:
+    """A part of a word is no mention of it."""
+    assert mentions("the cat sat", "cat")
+    assert not mentions("concatenate", "cat")
+
+
+def test_images_are_filled_in_order(tmp_path: Path) -> None:
+    """From a data: URL or from a file beside the suite; the digest follows their content."""
+    (tmp_path / "one.png").write_bytes(PNG)
+    content = [{"type": "image"}, {"type": "text", "text": "and"}, {"type": "image"}]
+    data_url = "data:image/png;base64," + base64.b64encode(PNG + b"x").decode()
+    line = {
+        "id": "a",
+        "messages": [{"role": "user", "content": content}],
+        "images": ["one.png", data_url],
+        "checks": {"exact": "x"},
+    }
+    config = SuiteConfig(name="s", path=write_suite(tmp_path / "s.jsonl", [line]))
+    suite = load_suite(config)
+    first, second = suite.items[0].prompt.images
+    assert (first.data, second.data, first.mime) == (PNG, PNG + b"x", "image/png")
+    (tmp_path / "one.png").write_bytes(PNG + b"y")
+    assert load_suite(config).digest != suite.digest
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "{",
+        "[]",
+        {"id": "a", "messages": [], "checks": {"exact": "x"}},
+        {"id": "a", "messages": [{"role": "user", "content": "x"}], "checks": {}},
+        {"id": "a", "messages": [{"role": "user", "content": "x"}], "checks": {"must_say": "x"}},
+        {"id": "a", "messages": [{"role": "user", "content": "x"}], "checks": {"must_mention": [" "]}},
+        {"id": "a", "messages": [{"role": "user", "content": "x"}], "checks": {"regex": "("}},
+        {"id": "a", "messages": [{"role": "user", "content": "x"}], "images": ["x.png"], "checks": {"exact": "x"}},
+        {"id": "a", "messages": [{"role": "user", "content": [{"type": "image"}]}], "checks": {"exact": "x"}},
+    ],
+)
+def test_a_suite_that_cannot_be_read_names_the_line(line: Any, tmp_path: Path) -> None:
+    """Operators are told which line is wrong, at the start of the server and not in the middle of a gate."""
+    path = tmp_path / "suite.jsonl"
+    text = line if isinstance(line, str) else json.dumps(line)
+    path.write_text(json.dumps(item(1, exact="x")) + "\n" + text + "\n")
+    with pytest.raises(SuiteError, match=r"suite\.jsonl:2"):
+        load_suite(SuiteConfig(name="s", path=path))
+
+
+def test_an_empty_or_missing_suite_is_an_error(tmp_path: Path) -> None:
+    """A gate that checks nothing must not look like one that passed."""
+    (tmp_path / "empty").write_text("\n")
+    for name in ("empty", "missing"):
+        with pytest.raises(SuiteError):
+            load_suite(SuiteConfig(name="s", path=tmp_path / name))
+
+
+# --- the gate ---------------------------------------------------------------------------------------------
+
+
+def alias_with(directory: Path, **settings: Any) -> AliasConfig:
+    """Two suites with the same prompts: what must be named, and what must not."""
+    coverage = [item(number, must_mention=["red", "green"]) for number in range(30)]
+    hallucination = [item(number, must_not_mention=["dog"]) for number in range(30)]
+    skills = [item(number, "How many?", exact="2") for number in range(10)]
+    return AliasConfig(
+        gate=GateConfig(
+            suites=(
+                SuiteConfig(name="coverage", path=write_suite(directory / "c.jsonl", coverage)),
+                SuiteConfig(name="hallucination", path=write_suite(directory / "h.jsonl", hallucination)),
+                SuiteConfig(name="skills", path=write_suite(directory / "k.jsonl", skills), greedy=True),
+            ),
+            **settings,
+        )
+    )
+
+
+GOOD, LOSSY, UNSAFE, DULL = "good", "lossy", "unsafe", "dull"
+
+
+def script(model: str, prompt: Prompt, index: int) -> str:
+    """Base invents a dog in a third of its answers; each adapter has a character of its own."""
+    text = prompt.messages[0].text
+    number = int(text.rpartition(" ")[2])
+    if text.startswith("How many"):
+        return "3" if model == DULL else "2"
+    if model == LOSSY:
+        return "there is red to be seen"
+    if model == UNSAFE and number % 2:
+        return "there is red and green code"
+    return "there is red and green" + (" dog" if model == "base" and number % 3 == 0 else "")
+
+
+def is_blocked(prompt: Prompt, text: str) -> bool:
+    return "code" in text
+
+
+def gate_for(world: World, **settings: Any) -> Gate:
+    world.engine.script = script
+    world.engine.token_logprob = lambda model, prompt, piece: -0.5 if model == "base" else -0.4
+    for adapter in (GOOD, LOSSY, UNSAFE, DULL):
+        world.engine.register(adapter)
+    alias = alias_with(world.directory, **settings)
+    return Gate.load(world.database, world.blobs, world.engine, alias, is_blocked=is_blocked)
+
+
+def outcomes(checks: tuple[CheckReply, ...]) -> dict[str, str]:
+    return {check.name: check.outcome for check in checks}
+
+
+async def test_a_better_adapter_passes_every_check_there_is_data_for(world: World) -> None:
+    """Without held-out pairs the preference check says nothing, so the whole is inconclusive."""
+    result = await gate_for(world).run(GOOD, BASE)
+    assert result.outcome == "inconclusive"
+    found = outcomes(result.checks)
+    assert found.pop("preference") == "inconclusive"
+    assert set(found.values()) == {"passed"}
+    assert set(found) == {"suite:coverage", "suite:hallucination", "suite:skills", "safety", "length", "kl"}
+    gain = next(check for check in result.checks if check.name == "suite:hallucination")
+    assert gain.value == pytest.approx(1 / 3)
+    kl = next(check for check in result.checks if check.name == "kl")
+    assert kl.value == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize(("adapter", "check"), [(LOSSY, "suite:coverage"), (UNSAFE, "safety"), (DULL, "suite:skills")])
+async def test_what_was_lost_fails_the_gate(adapter: str, check: str, world: World) -> None:
+    """Lost coverage, lost safety, lost skills: each is refused by the check that is there for it."""
+    result = await gate_for(world).run(adapter, BASE)
+    assert result.outcome == "failed"
+    assert outcomes(result.checks)[check] == "failed"
+
+
+async def test_suites_with_the_same_prompts_are_asked_once(world: World) -> None:
+    """30 shared prompts and 10 skills, by two adapters; the second gate asks the candidate alone."""
+    gate = gate_for(world)
+    await gate.run(GOOD, BASE)
+
+    def asked() -> list[str]:
+        return [call.model for call in world.engine.calls if call.method == "generate"]
+
+    assert len(asked()) == 2 * (30 + 10)
+    world.engine.calls.clear()
+    await gate.run(LOSSY, BASE)
+    assert asked() == [LOSSY] * 40
+    world.engine.calls.clear()
+    await gate.run(LOSSY, GOOD)  # another is active now
+    assert asked() == [GOOD] * 40
+
+
+async def test_both_sides_get_the_same_seeds(world: World) -> None:
+    """A paired comparison: one seed for a prompt, whoever answers; skills are greedy."""
+    await gate_for(world).run(GOOD, BASE)
+    drawn: dict[str, set[Any]] = {}
+    for call in world.engine.calls:
+        if call.method == "generate":
+            drawn.setdefault(call.prompt.messages[0].text, set()).add(call.sampling)
+    assert all(len(samplings) == 1 for samplings in drawn.values())
+    assert {next(iter(one)).temperature for text, one in drawn.items() if text.startswith("How")} == {0.0}
+    assert len({next(iter(one)).seed for one in drawn.values()}) == 40
+
+
+async def test_held_out_choices_decide_and_ensemble_pairs_do_not(world: World) -> None:
+    """Pairs that people made count; an adapter that prefers what they rejected fails."""
+    gate = gate_for(world, min_preference_pairs=5)
+    for number in range(25):
+        group = await world.store_group(f"Which {number}?", ("good words", "bad words", "bad things"), is_holdout=True)
+        ids = [candidate.id for candidate in group.candidates]
+        for slot, kind, payload in (
+            ("choice", SignalKind.CHOICE, {"chosen": ids[0], "rejected": [ids[1]]}),
+            ("rating", SignalKind.RATING, {"rating": 1.0, "candidate_id": ids[2]}),
+        ):
+            signal = SignalRecord(f"s{number}-{slot}", group.id, kind, slot, "somebody", world.clock(), payload)
+            await world.database.write(lambda c, signal=signal: signals.insert_signal(c, signal))
+
+    def likes(word: str, adapter: str) -> None:
+        world.engine.token_logprob = lambda model, prompt, piece: (
+            -0.2 if model == adapter and piece.strip() == word else -0.5
+        )
+
+    for word, expected in (("good", "passed"), ("bad", "failed")):
+        likes(word, GOOD)
+        check = outcomes((await gate.run(GOOD, BASE)).checks)
+        assert check["preference"] == expected
+
+
+async def test_an_engine_that_goes_away_ends_the_run_and_not_the_memory(world: World) -> None:
+    """The gate raises, can be run again, and does not ask again what was answered."""
+    gate = gate_for(world)
+    await gate.run(LOSSY, BASE)
+    world.engine.fail_next(EngineError("away"), times=3)
+    with pytest.raises(EngineError):
+        await gate.run(GOOD, BASE)
+    assert (await gate.run(GOOD, BASE)).outcome == "inconclusive"
+
+
+async def test_the_report_is_readable(world: World) -> None:
+    """Markdown with one line a check, whatever the texts hold."""
+    record = await world.upload()
+    result = await gate_for(world).run(LOSSY, BASE)
+    checks = [check.model_dump() for check in result.checks]
+    checks[0]["detail"] = "a | b\nc"
+    text = markdown(record, [Report("gate", result.outcome, {"checks": checks, "active": BASE}, 0.0)])
+    assert "## gate: failed (1970-01-01 00:00:00 UTC)" in text
+    assert r"a \| b c" in text
+    assert text.count("| suite:") == 3
+    assert dataclasses.is_dataclass(result)
