@@ -33,7 +33,12 @@ def parser() -> argparse.ArgumentParser:
     add("--state", type=Path, default=Path("state/learner"), metavar="DIR", help="what is kept (default: %(default)s)")
     add("--base-model", metavar="DIR", help="the base model here, when it lies elsewhere than on the server")
     add("--once", action="store_true", help="one round with the signals at hand, then exit")
-    add("--threads", type=int, metavar="N", help="CPU threads of torch (default: torch's own choice)")
+    add(
+        "--threads",
+        type=int,
+        metavar="N",
+        help="CPU threads of torch (default: torch's own choice; beside a busy engine, 1 is faster)",
+    )
     add("--device", choices=["auto", "cpu", "cuda"], default="auto", help="default: CUDA where there is one")
     add("--poll", type=float, default=2.0, metavar="S", help="seconds between looks at the feed (default: %(default)s)")
     add("--lease-ttl", type=float, default=60.0, metavar="S", help="seconds a lease lasts (default: %(default)s)")

@@ -6,15 +6,19 @@ import os
 from pathlib import Path
 
 
-def write_atomic(path: Path, content: bytes) -> None:
-    """Replace `path` durably: temporary name, fsync, rename, fsync of the directory."""
+def write_atomic(path: Path, content: bytes, *, sync_parent: bool = True) -> None:
+    """Replace `path` durably: temporary name, fsync, rename, fsync of the directory.
+
+    Without `sync_parent` the name is durable once the caller has called `sync_directory`.
+    """
     temporary = path.with_name(f".{path.name}.tmp")
     with temporary.open("wb") as file:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)
-    sync_directory(path.parent)
+    if sync_parent:
+        sync_directory(path.parent)
 
 
 def sync_directory(directory: Path) -> None:

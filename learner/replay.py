@@ -18,7 +18,7 @@ from pydantic import ValidationError
 
 from clients.client import PlumblineClient, PlumblineError, UnreadableEntry
 from learner.examples import HUMAN_SOURCES
-from learner.files import write_atomic
+from learner.files import sync_directory, write_atomic
 from learner.state import State, StateDir
 from server.wire import FeedEntry, TrainingGroup
 
@@ -82,7 +82,8 @@ class Replay:
         if old is not None and old != group:
             self._forget(old, orphans=set(old.images) - set(group.images))
         stored = {"seq": entry.seq, "group": group.model_dump(mode="json")}
-        write_atomic(self._groups_dir / f"{entry.group_id}.json", json.dumps(stored).encode())
+        file = self._groups_dir / f"{entry.group_id}.json"
+        write_atomic(file, json.dumps(stored).encode(), sync_parent=False)
         self._groups[entry.group_id] = (entry.seq, group)
         return _added_signals(old, group)
 
@@ -153,6 +154,7 @@ def apply_feed(
             changed = True
         replay.trim(max_groups)
         if changed:
+            sync_directory(directory.replay)
             directory.save(state)
         if state.cursor >= page.head or not page.entries:
             return changed
@@ -179,5 +181,5 @@ class Media:
             if error.status in {403, 404, 410} or error.type == "integrity_error":
                 raise MissingImage(sha256) from error
             raise
-        write_atomic(file, content)
+        write_atomic(file, content, sync_parent=False)  # one that is lost is fetched again
         return content

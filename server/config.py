@@ -88,8 +88,8 @@ class EngineConfig(Section):
     """Loopback port of the started engine; 0 takes a free one."""
     dtype: str = "auto"
     """Weight type, as vLLM names it."""
-    max_model_len: int = Field(4096, ge=16)
-    """Longest prompt plus answer, in tokens."""
+    max_model_len: int = Field(0, ge=0)
+    """Longest prompt plus answer, in tokens; 0: what the model knows and the memory holds."""
     max_num_seqs: int = Field(64, ge=1)
     """Sequences that the engine runs at once."""
     max_loras: int = Field(6, ge=1)
@@ -101,7 +101,7 @@ class EngineConfig(Section):
     cpu_kv_cache_gb: int = Field(1, ge=1)
     """Size of the key-value cache in GiB (CPU only)."""
     cpu_threads: int = Field(0, ge=0)
-    """Threads of the CPU engine; 0: one for each core."""
+    """Threads of the CPU engine; 0: all cores but one, at least one."""
     extra_args: tuple[str, ...] = ()
     """Further command-line arguments for vLLM."""
     start_timeout_s: Seconds = 600.0

@@ -109,25 +109,21 @@ def audit(
 
 
 def report_table(adapter: str, reports: list[dict[str, Any]]) -> Table:
-    """Every report of an adapter, one line for each of its checks."""
-    made = Table("report", "outcome", "check", "value", "95% interval", "margin", "n", "detail", title=adapter)
+    """Every report of an adapter, oldest first, one line for each of its checks."""
+    columns = ("report", "outcome", "check", "value", "95% interval", "margin", "n", "detail")
+    rows: list[tuple[object, ...]] = []
     for one in reports:
-        checks = _checks(one)
-        made.add_row(
-            str(one.get("kind", "")), str(one.get("outcome", "")), *([""] * 6) if not checks else ["", *[""] * 5]
-        )
-        for check in checks:
-            low, high = check.get("low"), check.get("high")
-            interval = "" if low is None or high is None else f"{low:.3f} to {high:.3f}"
-            cells = [check.get("name"), _figure(check.get("value")), interval, _figure(check.get("margin"))]
-            made.add_row(
-                "",
-                str(check.get("outcome", "")),
-                *map(str, cells),
-                str(check.get("count", "")),
-                str(check.get("detail", "")),
-            )
-    return made
+        body = one.get("body") or {}
+        rows.append((one.get("kind"), one.get("outcome"), "", "", "", "", "", body.get("reason")))
+        rows += [_check_row(check) for check in body.get("checks", [])]
+    return table(columns, rows, title=adapter)
+
+
+def _check_row(check: dict[str, Any]) -> tuple[object, ...]:
+    low, high = check.get("low"), check.get("high")
+    interval = "" if low is None or high is None else f"{low:.3f} to {high:.3f}"
+    figures = (_figure(check.get("value")), interval, _figure(check.get("margin")), check.get("count"))
+    return ("", check.get("outcome"), check.get("name"), *figures, check.get("detail"))
 
 
 def _move(session: Session, adapter: str, action: AdapterAction, request: MoveRequest) -> None:
@@ -161,14 +157,6 @@ def _adapter_table(found: list[AdapterReply]) -> Table:
         columns,
         ((one.id, one.alias, one.state, one.parent, when(one.created_at), when(one.updated_at)) for one in found),
     )
-
-
-def _checks(report: dict[str, Any]) -> list[dict[str, Any]]:
-    """The gate's checks, wherever the report keeps them."""
-    for place in (report, report.get("detail"), report.get("body")):
-        if isinstance(place, dict) and isinstance(place.get("checks"), list):
-            return [check for check in place["checks"] if isinstance(check, dict)]
-    return []
 
 
 def _figure(value: object) -> str:

@@ -115,7 +115,9 @@ def console() -> Console:
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]], title: str | None = None) -> Table:
-    made = Table(*columns, title=title)
+    made = Table(title=title)
+    for column in columns:
+        made.add_column(column, overflow="fold")  # an id that is cut off cannot be copied
     for row in rows:
         made.add_row(*("" if cell is None else str(cell) for cell in row))
     return made

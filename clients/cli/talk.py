@@ -53,6 +53,8 @@ def chat(
             )
     except openai.APIConnectionError as error:
         return fail(f"no reply · {error}", NO_CONNECTION)
+    except openai.APIStatusError as error:
+        return fail(f"{error.status_code} · {_message(error)}", REFUSED)
     except openai.APIError as error:
         return fail(error.message, REFUSED)
     return _show(session, reply)
@@ -104,6 +106,12 @@ def _show(session: Session, completion: ChatCompletion) -> None:
             about.explanation.reason if about.explanation else None,
         ),
     )
+
+
+def _message(error: openai.APIStatusError) -> str:
+    """The server's own words, without the client's dressing."""
+    body = error.body
+    return str(body.get("message", error.message)) if isinstance(body, dict) else error.message
 
 
 def _data_url(path: Path) -> str:

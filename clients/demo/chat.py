@@ -50,8 +50,8 @@ def connect(url: str) -> AsyncOpenAI:
 
 
 async def ask(client: AsyncOpenAI, model: str, asked: Question, **options: Any) -> Answer:
-    """Send one request. `options` are OpenAI's, with `best_of`, `store` and `plumbline` in `extra_body`; with `logprobs`
-    each choice's own tokens are counted.
+    """Send one request. `options` are OpenAI's, with `best_of`, `store` and `plumbline` in `extra_body`; with
+    `logprobs` each choice has its own count of tokens.
     """
     reply = await client.chat.completions.create(
         model=model, messages=_messages(asked), max_tokens=MAX_TOKENS, **options

@@ -22,6 +22,7 @@ Nothing here reaches a request: errors are logged and tried again with growing p
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -154,10 +155,10 @@ class Rollout:
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, MAX_PAUSE_S)
                 continue
-            try:
-                await asyncio.wait_for(event.wait(), wait)
-            except TimeoutError:
-                continue
+            # Not wait_for: in Python 3.11 it can swallow a cancellation that meets the event.
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(wait):
+                    await event.wait()
 
     async def _examine(self) -> float:
         """Take every adapter that waits one or two states further; how long to wait for the next look."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncGenerator, Coroutine
+from contextlib import aclosing
 from typing import Annotated
 
 from fastapi import APIRouter, Request
@@ -167,33 +168,37 @@ async def _disconnected(request: Request) -> None:
         pass
 
 
-async def _stream(services: Services, task: ChatTask, shaper: Shaper, started: float) -> AsyncIterator[str]:
+async def _stream(services: Services, task: ChatTask, shaper: Shaper, started: float) -> AsyncGenerator[str]:
     """Server-sent events: chunks, then the alignment, then `[DONE]`; an error ends the stream as an event."""
     try:
         async with services.admission.enter():
             stream = _stream_tokens if task.best_of == 1 else _stream_winner
-            async for event in stream(services, task, shaper):
-                yield event
+            async with aclosing(stream(services, task, shaper)) as events:
+                async for event in events:
+                    yield event
         services.metrics.overhead_seconds.observe(time.monotonic() - started)
         yield "data: [DONE]\n\n"
     except PlumblineError as error:
         yield f"data: {error_body(error)}\n\n"
 
 
-async def _stream_tokens(services: Services, task: ChatTask, shaper: Shaper) -> AsyncIterator[str]:
+async def _stream_tokens(services: Services, task: ChatTask, shaper: Shaper) -> AsyncGenerator[str]:
     yield shaper.opening_chunk(0)
-    async for item in services.pipeline.stream(task):
-        if isinstance(item, str):
-            yield shaper.text_chunk(0, item)
-            continue
-        outcome, record = item
-        if outcome.is_refused and not outcome.judgements:
-            yield shaper.text_chunk(0, task.alias.refusal)
-        for chunk in shaper.closing_chunks(outcome, record):
-            yield chunk
+    sent_anything = False
+    async with aclosing(services.pipeline.stream(task)) as items:
+        async for item in items:
+            if isinstance(item, str):
+                sent_anything = True
+                yield shaper.text_chunk(0, item)
+                continue
+            outcome, record = item
+            if outcome.is_refused and not sent_anything:
+                yield shaper.text_chunk(0, task.alias.refusal)
+            for chunk in shaper.closing_chunks(outcome, record):
+                yield chunk
 
 
-async def _stream_winner(services: Services, task: ChatTask, shaper: Shaper) -> AsyncIterator[str]:
+async def _stream_winner(services: Services, task: ChatTask, shaper: Shaper) -> AsyncGenerator[str]:
     """Nothing can leave before the choice is made; comments keep the connection open meanwhile."""
     work = asyncio.ensure_future(services.pipeline.answer(task))
     try:

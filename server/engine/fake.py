@@ -32,7 +32,7 @@ END_OF_TURN = 2
 IMAGE_PAD = 5
 TOKENS_PER_IMAGE = 9
 
-_WORDS = ("a", "red", "green", "blue", "small", "large", "circle", "square", "and", "the", "left", "of", "there", "is")
+_WORDS = ("a", "red", "green", "blue", "small", "large", "cup", "plate", "and", "the", "left", "of", "there", "is")
 _PIECES = re.compile(r"\s*\S+|\s+$")
 
 Script = Callable[[str, Prompt, int], str | None]

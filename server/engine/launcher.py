@@ -47,7 +47,7 @@ def command_line(config: EngineConfig, device: Device, port: int, max_images: in
         *("--model", config.model),
         *("--host", LOOPBACK, "--port", str(port)),
         *("--dtype", config.dtype),
-        *("--max-model-len", str(config.max_model_len)),
+        *("--max-model-len", str(config.max_model_len or "auto")),
         *("--max-num-seqs", str(config.max_num_seqs)),
         # A model's own generation_config.json would bring in top_k or penalties that nobody asked for.
         *("--generation-config", "vllm"),

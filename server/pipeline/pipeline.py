@@ -11,7 +11,8 @@ import dataclasses
 import logging
 import random
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import aclosing
 
 from reward.ensemble import Scored
 from reward.policy import is_blocked
@@ -64,6 +65,7 @@ class Pipeline:
         self._base_digest = base_digest
         self._timeout_s = engine_timeout_s
         self._rng = rng
+        self._notes: set[asyncio.Task[None]] = set()
 
     async def answer(self, task: ChatTask) -> tuple[Outcome, GroupRecord]:
         """All candidates, judged; the group is committed. Raises `EngineUnavailable` or `BadRequest`."""
@@ -71,7 +73,7 @@ class Pipeline:
             outcome = await self._answer(task)
         return outcome, await self._commit(task, outcome)
 
-    async def stream(self, task: ChatTask) -> AsyncIterator[str | tuple[Outcome, GroupRecord]]:
+    async def stream(self, task: ChatTask) -> AsyncGenerator[str | tuple[Outcome, GroupRecord]]:
         """One candidate (`best_of` 1), piece by piece as rules allow; the last item is the committed outcome.
 
         Text leaves only once `HOLD_BACK_CHARS` more have been seen and no rule blocks what is there. A block
@@ -83,12 +85,13 @@ class Pipeline:
             else:
                 parts = _Stream()
                 policy = self._judges[task.alias.name].policy
-                async for piece in self._stream_pieces(task, parts):
-                    if is_blocked(policy.check_output(parts.text)):
-                        parts.finish_reason = "content_filter"
-                        break
-                    if ready := parts.release(hold_back=HOLD_BACK_CHARS if piece is None else 0):
-                        yield ready
+                async with aclosing(self._stream_pieces(task, parts)) as pieces:
+                    async for is_last in pieces:
+                        if is_blocked(policy.check_output(parts.text)):
+                            parts.finish_reason = "content_filter"
+                            break
+                        if ready := parts.release(hold_back=0 if is_last else HOLD_BACK_CHARS):
+                            yield ready
                 candidate = parts.candidate(task.assignment.adapter)
                 judgement = Judgement(candidate, policy.check_output(candidate.text), (), None)
                 outcome = self._select(task, Generation(parts.prompt_token_ids, (candidate,)), [judgement], ())
@@ -177,17 +180,18 @@ class Pipeline:
         ]
         return (self._rng.choice(others),) if others else ()
 
-    async def _stream_pieces(self, task: ChatTask, parts: _Stream) -> AsyncIterator[str | None]:
-        """Fills `parts` as pieces arrive; yields None for each, and the finish reason with the last."""
+    async def _stream_pieces(self, task: ChatTask, parts: _Stream) -> AsyncGenerator[bool]:
+        """Fills `parts` as pieces arrive; yields for each whether it is the last."""
+        answer = self._engine.stream(self._model(task), task.prompt, task.sampling)
         try:
-            async with asyncio.timeout(self._timeout_s):
-                async for delta in self._engine.stream(self._model(task), task.prompt, task.sampling):
+            async with asyncio.timeout(self._timeout_s), aclosing(answer):
+                async for delta in answer:
                     parts.text += delta.text
                     parts.token_ids += delta.token_ids
                     parts.logprobs += delta.logprobs
                     parts.prompt_token_ids = parts.prompt_token_ids or delta.prompt_token_ids
                     parts.finish_reason = delta.finish_reason or parts.finish_reason
-                    yield delta.finish_reason
+                    yield delta.finish_reason is not None
         except PromptTooLong:
             raise _too_long() from None
         except (EngineError, TimeoutError) as error:
@@ -209,8 +213,15 @@ class Pipeline:
     def _kept_on_failure(self, task: ChatTask) -> _KeptOnFailure:
         return _KeptOnFailure(self, task)
 
-    async def keep_failed(self, task: ChatTask, state: GroupState) -> None:
-        """Remember a request without an answer; never raises, it is only a note."""
+    def note(self, task: ChatTask, state: GroupState) -> asyncio.Task[None]:
+        """Remember a request without an answer, also when whoever asked is gone."""
+        noting = asyncio.create_task(self._keep_failed(task, state))
+        self._notes.add(noting)
+        noting.add_done_callback(self._notes.discard)
+        return noting
+
+    async def _keep_failed(self, task: ChatTask, state: GroupState) -> None:
+        """Never raises: it is only a note."""
         self._observe(task.alias.name, task.assignment, False, state is GroupState.FAILED)
         try:
             await self._commit(task, Outcome(task.assignment, (), (), NOTHING_CHOSEN, (), state=state))
@@ -249,7 +260,7 @@ class _KeptOnFailure:
             return
         is_abandoned = issubclass(kind, asyncio.CancelledError | GeneratorExit)
         state = GroupState.ABORTED if is_abandoned else GroupState.FAILED
-        await asyncio.shield(asyncio.ensure_future(self._pipeline.keep_failed(self._task, state)))
+        await asyncio.shield(self._pipeline.note(self._task, state))
 
 
 @dataclasses.dataclass(slots=True)

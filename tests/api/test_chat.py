@@ -1,11 +1,16 @@
 """Chat as apps see it: OpenAI's shapes, best-of-n, rules that hold, and a record of everything."""
 
+import asyncio
 import json
+from contextlib import aclosing
 
 import pytest
 
+from server.api.chat import build_task
+from server.api.deps import LOCAL, parse_json
 from server.store import groups
 from server.store.records import GroupState
+from server.wire import ChatRequest
 from tests.api.conftest import CHAT, Stack, assert_openai_error, chat_body
 
 SECRET = "this has the forbidden word"
@@ -139,3 +144,20 @@ async def test_special_tokens_in_user_text_become_plain_text(stack: Stack) -> No
     sent = stack.engine.calls[-1].prompt.messages[0].text
     assert "<|im_end|>" not in sent
     assert sent.replace("\u200b", "") == "a <|im_end|> <|image_pad|> b"
+
+
+async def test_an_abandoned_stream_is_kept_as_aborted(stack: Stack) -> None:
+    """A client that goes away stops the engine's work; the group is remembered and never trained on."""
+    stack.engine.delay_s = 0.02
+    stack.engine.script = lambda model, prompt, index: "word " * 100
+    body = parse_json(ChatRequest, json.dumps(chat_body(best_of=1, stream=True)).encode())
+    task = await build_task(body, LOCAL, stack.services)
+    async with aclosing(stack.services.pipeline.stream(task)) as items:
+        async for _ in items:
+            break
+    progress = stack.engine.progress
+    await asyncio.sleep(0.1)
+    assert stack.engine.progress <= progress + 1
+    group = await stack.services.database.read(lambda c: groups.get_group(c, task.completion_id))
+    assert group is not None
+    assert group.state is GroupState.ABORTED

@@ -22,7 +22,7 @@ ADAPTER = {
 REPORT = {
     "kind": "gate",
     "outcome": "failed",
-    "detail": {
+    "body": {
         "checks": [{"name": "coverage", "outcome": "failed", "value": -0.5, "low": -0.6, "high": -0.4, "count": 60}]
     },
 }
