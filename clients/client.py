@@ -248,7 +248,7 @@ class PlumblineClient:
     def _signal(self, path: str, request: BaseModel, token: str | None, key: str | None) -> SignalReply:
         headers = {"idempotency-key": key or uuid.uuid4().hex}
         if token is not None:
-            headers["authorization"] = f"Bearer {token}"
+            headers["authorization"] = f"Plumbline-Feedback {token}"
         return _parsed(self._call("POST", path, body=request, headers=headers, idempotent=True), SignalReply)
 
     # --- plumbing -----------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
-from clients.client import PlumblineClient
+from clients.client import PlumblineClient, PlumblineError
 from learner.files import write_atomic
 from learner.model import CONFIG_FILE, WEIGHTS_FILE
 from server.wire import AdapterFile, AdapterManifest
@@ -29,9 +29,26 @@ def find_uploaded(client: PlumblineClient, manifest: AdapterManifest) -> str | N
     for adapter in client.adapters(manifest.alias).data:
         if adapter.parent == manifest.parent:
             described = adapter.manifest or client.adapter(adapter.id).manifest or {}
-            if any(file.get("sha256") == wanted for file in described.get("files", [])):
+            if described.get("files", {}).get(WEIGHTS_FILE, {}).get("sha256") == wanted:
                 return adapter.id
     return None
+
+
+def upload_once(client: PlumblineClient, manifest: AdapterManifest, files: Mapping[str, bytes]) -> str:
+    """Upload, unless an earlier attempt got through; returns the adapter's id.
+
+    An upload that a restarted server no longer knows (404) is begun again.
+    """
+    for attempts_left in (2, 1, 0):
+        found = find_uploaded(client, manifest)
+        if found is not None:
+            return found
+        try:
+            return client.upload_adapter(manifest, files).id
+        except PlumblineError as error:
+            if error.status != 404 or not attempts_left:
+                raise
+    raise AssertionError("the last attempt returns or raises")
 
 
 def keep(files: Mapping[str, bytes], directory: Path) -> None:

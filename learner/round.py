@@ -31,7 +31,7 @@ from learner.model import Policy, check_modules
 from learner.objectives import Options
 from learner.objectives.kto import balance
 from learner.prefix import PrefixModel
-from learner.publish import FILES, describe_files, fetch, find_uploaded, keep, read_kept
+from learner.publish import FILES, describe_files, fetch, keep, read_kept, upload_once
 from learner.replay import MissingImage
 from learner.settings import Settings
 from learner.state import Outcome, RoundState
@@ -70,6 +70,7 @@ class Round:
                 place.save()
                 place.at("planned")
             state = place.state.round
+            self._tell(state.phase, {"signals": float(state.signals)})
             if state.phase == "training":
                 self._train(state)
                 place.save()
@@ -244,7 +245,7 @@ class Round:
                     metrics = trainer.step(batch) if batch else trainer.skip()
                     board.add(index, metrics)
                     bar.advance(metrics)
-                    self._tell("train", {**metrics, "step": float(index + 1), "steps": float(len(schedule))})
+                    self._tell("train", {**metrics, "progress": (index + 1) / len(schedule)})
                     place.at("step")
                     if (index + 1) % place.pace.checkpoint_steps == 0:
                         trainer.save(directory)
@@ -327,12 +328,8 @@ class Round:
             _close(state, "discarded", "the adapter's files are gone")
             return
 
-        def send() -> str:
-            found = find_uploaded(place.client, manifest)
-            return found or place.client.upload_adapter(manifest, files).id
-
         try:
-            adapter = place.patiently(send, self._heart.check)
+            adapter = place.patiently(lambda: upload_once(place.client, manifest, files), self._heart.check)
         except PlumblineError as error:
             self._heart.beat()  # a refusal may be the lost lease's
             self._heart.check()

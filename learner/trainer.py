@@ -173,8 +173,8 @@ class _Sums:
             margin = beta * batch.margin
             self._put("margin", margin)
             self._put("accuracy", (margin > 0).float())
-            self._put("chosen_logp", totals[batch.chosen])
-            self._put("rejected_logp", totals[batch.rejected])
+            self._put("chosen_logprob", totals[batch.chosen])
+            self._put("rejected_logprob", totals[batch.rejected])
         if len(batch.unpaired):
             signs = torch.where(batch.desirable, 1.0, -1.0)
             self._put("unpaired_margin", beta * delta[batch.unpaired] * signs)

@@ -180,7 +180,7 @@ def test_repeated_feedback_carries_one_idempotency_key() -> None:
     connected.feedback(asked, token="t", key="mine")
     keys = [request.headers["idempotency-key"] for request in seen]
     assert keys[0] == keys[1] and keys[2:] == ["mine", "mine"]
-    assert [request.headers["authorization"] for request in seen] == ["Bearer k"] * 2 + ["Bearer t"] * 2
+    assert [request.headers["authorization"] for request in seen] == ["Bearer k"] * 2 + ["Plumbline-Feedback t"] * 2
 
 
 def test_an_adapter_is_uploaded_in_three_steps() -> None:

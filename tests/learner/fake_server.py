@@ -164,15 +164,16 @@ class FakeServer:
 
     def _lease(self, request: httpx.Request) -> httpx.Response:
         asked = LeaseRequest.model_validate_json(request.content)
-        if asked.owner != self.owner:
-            self.owner, self.token = asked.owner, self.token + 1
+        if self.owner not in {"", asked.owner}:
+            return error(403, "Another learner holds this alias's lease.", "lease_held")
+        self.owner, self.token = asked.owner, self.token + 1
         body = {"alias": asked.alias, "token": self.token, "expires_at": 2e9, "active": self.active}
         return httpx.Response(200, json={**body, "generation": 1, "head": len(self.entries)})
 
     def _heartbeat(self, request: httpx.Request) -> httpx.Response:
         beat = HeartbeatRequest.model_validate_json(request.content)
         if beat.token != self.token:
-            return error(412, "The lease has gone to another learner.", "lease_lost")
+            return error(403, "This lease was lost; take a new one.", "lease_lost")
         self.heartbeats.append(beat)
         return httpx.Response(200, json={"expires_at": 2e9})
 
@@ -187,12 +188,14 @@ class FakeServer:
     def _begin(self, request: httpx.Request) -> httpx.Response:
         manifest = AdapterManifest.model_validate_json(request.content)
         if manifest.lease_token != self.token:
-            return error(412, "The lease has gone to another learner.", "lease_lost")
+            return error(403, "This lease was lost; take a new one.", "lease_lost")
         upload = f"u{len(self._uploads)}"
         self._uploads[upload] = (manifest, {})
         return httpx.Response(200, json={"upload": upload, "missing": [file.name for file in manifest.files]})
 
     def _put(self, request: httpx.Request, upload: str, name: str) -> httpx.Response:
+        if upload not in self._uploads:
+            return error(404, "no such upload")
         manifest, files = self._uploads[upload]
         digest = hashlib.sha256(request.content).hexdigest()
         expected = next(file.sha256 for file in manifest.files if file.name == name)
@@ -213,7 +216,9 @@ class FakeServer:
         manifest, _ = self.adapters[name]
         times = {"created_at": 1.0, "updated_at": 1.0}
         described = {"id": name, "alias": manifest.alias, "state": self.states[name], "parent": manifest.parent}
-        return {**described, **times, "manifest": manifest.model_dump()}
+        files = {file.name: file.model_dump(exclude={"name"}) for file in manifest.files}
+        published = {**manifest.model_dump(exclude={"files", "lease_token"}), "files": files}
+        return {**described, **times, "manifest": published}
 
     def _adapter(self, name: str) -> httpx.Response:
         return httpx.Response(200, json=self._describe(name)) if name in self.adapters else error(404, "no adapter")

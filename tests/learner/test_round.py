@@ -149,6 +149,7 @@ def test_rounds_build_on_the_active_adapter(server: FakeServer, make_learner: Ma
     assert make_learner("first").run() == 0
     (first,) = server.adapters
     server.active, server.states[first] = first, "active"
+    server.owner = ""
     server.tell(make_group(20, server.base_digest, server))
     assert make_learner("second").run() == 0
     second = server.adapters[list(server.adapters)[1]][0]
@@ -307,6 +308,29 @@ def test_the_server_may_go_away_in_the_middle(server: FakeServer, make_learner: 
     assert len(server.adapters) == 1 and len(server.reports) == 1
 
 
+def test_an_upload_that_a_restarted_server_forgot_is_begun_again(server: FakeServer, make_learner: MakeLearner) -> None:
+    """Its id is unknown (404) at the first file: the adapter arrives all the same, once."""
+
+    def fault(method: str, path: str) -> httpx.Response | None:
+        if method == "PUT" and path.startswith("/v1/adapters/u0/"):
+            server._uploads.clear()
+            server._uploads["gone"] = (None, {})  # ids are never used again
+        return None
+
+    server.fault = fault
+    assert make_learner().run() == 0
+    assert len(server.adapters) == 1
+
+
+def test_a_lease_that_another_learner_holds_is_waited_for(
+    server: FakeServer, make_learner: MakeLearner, tmp_path: Path
+) -> None:
+    """Refused with 403: no round, nothing lost."""
+    server.owner = "other"
+    assert make_learner().run() == 1
+    assert not server.reports and state_of(tmp_path)["new_signals"] == 12
+
+
 def test_a_refused_upload_is_reported_not_repeated(server: FakeServer, make_learner: MakeLearner) -> None:
     """A 400 says why; the round ends as discarded."""
 
@@ -351,7 +375,7 @@ def test_a_rolled_back_parent_is_not_continued(server: FakeServer, make_learner:
     """A round that was cut off starts anew when another adapter is active by then."""
     assert make_learner("first").run() == 0
     (first,) = server.adapters
-    server.active = first
+    server.active, server.owner = first, ""
     _, at = killer("checkpoint")
     with pytest.raises(Killed):
         make_learner("second", at=at).run()

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 import random
 import struct
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -250,3 +251,15 @@ async def open_world(directory: Path, *, clock: Clock | None = None, **settings:
     router = Router(database, [ALIAS], clock=clock, is_intact=registry.is_intact)
     await router.load()
     return World(directory, database, BlobStore(directory / "media"), engine, registry, router, clock)
+
+
+async def until(condition: Callable[[], Any], timeout_s: float = 8.0) -> None:
+    """Wait until the condition holds; it may be a coroutine function."""
+    async with asyncio.timeout(timeout_s):
+        while True:
+            found = condition()
+            if asyncio.iscoroutine(found):
+                found = await found
+            if found:
+                return
+            await asyncio.sleep(0.01)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -23,7 +22,7 @@ from server.store import keys
 from server.store.keys import KeyRecord
 from server.wire import AdapterReply, RoutingReply
 from tests.api.conftest import assert_openai_error
-from tests.server.adapters.support import adapter_bytes, config_bytes, manifest_for
+from tests.server.adapters.support import adapter_bytes, config_bytes, manifest_for, until
 
 MODULE = "model.language_model.layers.0.self_attn.q_proj"
 
@@ -55,9 +54,11 @@ class App:
     async def gated(self) -> str:
         """An adapter, once the background has brought it to `gated`."""
         adapter = AdapterReply.model_validate((await self.upload()).json()).id
-        async with asyncio.timeout(8):
-            while (await self.call("GET", f"/v1/adapters/{adapter}"))["state"] != "gated":
-                await asyncio.sleep(0.02)
+
+        async def is_gated() -> bool:
+            return (await self.call("GET", f"/v1/adapters/{adapter}"))["state"] == "gated"
+
+        await until(is_gated)
         return adapter
 
 
@@ -148,7 +149,7 @@ async def test_stale_and_impossible_moves_are_refused(app: App) -> None:
     assert_openai_error(await app.client.post("/v1/adapters/a9/promote", json={}), 404, "adapter_not_found")
     for tail in ("", "/report", "/lineage", "/files/adapter_config.json"):
         assert_openai_error(await app.client.get(f"/v1/adapters/a9{tail}"), 404, "adapter_not_found")
-    for name in ("adapter_model.bin", "..", "..%2f..%2fplumbline.db"):
+    for name in ("adapter_model.bin", "%2e%2e", "..%2f..%2fplumbline.db"):
         response = await app.client.get(f"{path}/files/{name}")
         assert response.status_code == 404
     assert_openai_error(await app.client.get(f"{path}/report?format=pickle"), 400, "invalid_request", "format")

@@ -23,7 +23,7 @@ from server.store import audit
 from server.store.records import AdapterState as S
 from server.store.records import GroupState
 from server.wire import BASE
-from tests.server.adapters.support import ALIAS, OPERATOR, World, adapter_bytes, open_world
+from tests.server.adapters.support import ALIAS, OPERATOR, World, adapter_bytes, open_world, until
 
 DULL = adapter_bytes(seed=999)
 """An adapter that loses what the suite asks for, known by its content."""
@@ -76,18 +76,6 @@ async def driven(world: World, **rollout: Any) -> AsyncIterator[Rollout]:
         await driver.stop()
 
 
-async def until(condition: Callable[[], Any], timeout_s: float = 8.0) -> None:
-    """Wait until the condition holds; it may be a coroutine function."""
-    async with asyncio.timeout(timeout_s):
-        while True:
-            found = condition()
-            if asyncio.iscoroutine(found):
-                found = await found
-            if found:
-                return
-            await asyncio.sleep(0.01)
-
-
 def is_canary(world: World, adapter: str) -> Callable[[], bool]:
     return lambda: world.router.current(ALIAS).canary == adapter
 
@@ -120,6 +108,18 @@ async def test_a_good_adapter_gets_through_by_itself(world: World) -> None:
         actors = {entry.actor for entry in await world.database.read(lambda c: audit.newest(c, 50, adapter))}
         assert actors == {"a learner", "rollout"}
         await world.check()
+
+
+async def test_it_stops_when_told_to_whatever_happens_meanwhile(world: World) -> None:
+    """A wake-up that meets the end does not swallow it."""
+    async with driven(world) as driver:
+        await driver.stop()
+        async with asyncio.timeout(5):
+            for pause_s in [0.0] * 20 + [0.005] * 20:
+                await driver.start()
+                await asyncio.sleep(pause_s)
+                driver.wake()
+                await driver.stop()
 
 
 async def test_a_harmful_canary_is_rolled_back_by_itself(world: World) -> None:
