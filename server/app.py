@@ -60,6 +60,7 @@ from server.store import keys
 from server.store.blobs import BlobStore
 from server.store.database import Database, SqliteDatabase
 from server.store.migrate import migrate
+from server.store.records import AdapterState
 from server.tokens import Signer, load_secret
 from server.wire import ChatMessage, directory_digest
 
@@ -138,6 +139,9 @@ class Installation:
         blobs = BlobStore(directory / "media")
         secret = config.secret.get_secret_value().encode() if config.secret else load_secret(directory)
 
+        def count_move(alias: str, state: AdapterState) -> None:
+            metrics.adapter_moves.labels(alias, state).inc()
+
         registry = AdapterRegistry(
             database,
             directory / "adapters",
@@ -148,6 +152,7 @@ class Installation:
             aliases=[alias.name for alias in config.aliases],
             clock=time.time,
             min_free_bytes=config.store.min_free_bytes,
+            on_move=count_move,
         )
         await registry.start()
         engine, supervisor = self._connect(config)
@@ -158,7 +163,7 @@ class Installation:
             [alias.name for alias in config.aliases],
             clock=time.time,
             is_intact=registry.is_intact,
-            on_move=lambda alias, state: metrics.adapter_moves.labels(alias, state).inc(),
+            on_move=count_move,
         )
         await router.load()
         await router.heal(registry.verify)

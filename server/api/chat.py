@@ -11,6 +11,7 @@ from typing import Annotated
 from fastapi import APIRouter, Request
 from fastapi.responses import Response, StreamingResponse
 
+from server.adapters.states import SERVABLE
 from server.api.deps import AppCaller, Principal, Role, ServicesDep, json_body, now
 from server.api.errors import error_body
 from server.api.replies import Shaper
@@ -20,24 +21,14 @@ from server.errors import BadRequest, NotFound, PlumblineError
 from server.ids import new_id
 from server.pipeline.task import Assignment, ChatTask, Outcome
 from server.services import Services
-from server.store import adapters, groups
-from server.store.records import AdapterState, GroupRecord
+from server.store import groups
+from server.store.records import GroupRecord
 from server.wire import BASE, ChatReply, ChatRequest, ModelCard, ModelList
 
 router = APIRouter()
 
 HEARTBEAT_S = 5.0
 """Pause between two comments that keep a waiting stream open."""
-
-SERVABLE = {
-    AdapterState.VERIFIED,
-    AdapterState.GATED,
-    AdapterState.CANARY,
-    AdapterState.ACTIVE,
-    AdapterState.RETIRED,
-    AdapterState.EPHEMERAL,
-}
-"""States in which an operator or learner may ask for an adapter by its id."""
 
 
 @router.post("/v1/chat/completions", response_model=ChatReply)
@@ -130,11 +121,8 @@ async def resolve_model(name: str, caller: Principal, services: Services) -> tup
         if name == BASE:
             alias = services.config.aliases[0]
             return alias, Assignment(BASE, services.router.current(alias.name).generation)
-        adapter = await services.database.read(lambda c: adapters.get_adapter(c, name))
-        if adapter is not None and adapter.state in SERVABLE:
-            return services.alias(adapter.alias), Assignment(
-                adapter.id, services.router.current(adapter.alias).generation
-            )
+        adapter = await services.registry.servable(name)
+        return services.alias(adapter.alias), Assignment(adapter.id, services.router.current(adapter.alias).generation)
     raise NotFound(
         "The model does not exist; GET /v1/models lists those that do.", param="model", code="model_not_found"
     )
@@ -221,6 +209,6 @@ async def list_models(caller: AppCaller, services: ServicesDep) -> ModelList:
     """The aliases, and for operators and learners the adapters that may be asked for by id."""
     cards = [ModelCard(id=alias.name, created=services.started_at) for alias in services.config.aliases]
     if caller.role is not Role.APP:
-        found = await services.database.read(lambda c: adapters.list_adapters(c, states=SERVABLE))
+        found = await services.registry.find(states=SERVABLE)
         cards += [ModelCard(id=one.id, created=int(one.created_at)) for one in found]
     return ModelList(data=cards)
