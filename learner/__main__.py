@@ -29,7 +29,7 @@ def parser() -> argparse.ArgumentParser:
     add = made.add_argument
     add("--server", required=True, metavar="URL", help="the server, e.g. http://127.0.0.1:8000")
     add("--alias", default="default", help="model name whose signals are learned (default: %(default)s)")
-    add("--key", default=os.environ.get("PLUMBLINE_API_KEY"), help="API key of role learner (or PLUMBLINE_API_KEY)")
+    add("--key", default=os.environ.get("PLUMBLINE_KEY"), help="API key of role learner (or PLUMBLINE_KEY)")
     add("--state", type=Path, default=Path("state/learner"), metavar="DIR", help="what is kept (default: %(default)s)")
     add("--base-model", metavar="DIR", help="the base model here, when it lies elsewhere than on the server")
     add("--once", action="store_true", help="one round with the signals at hand, then exit")

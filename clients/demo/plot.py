@@ -19,7 +19,7 @@ def draw(path: Path, ledger: Ledger, measured: Mapping[int, tuple[Figure, Figure
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt  # noqa: PLC0415
 
-    figure, axes = plt.subplots(figsize=(9, 5), layout="constrained")
+    figure, axes = plt.subplots(figsize=(9, 5.5), layout="constrained")
     signals = [point.signals for point in ledger.points]
     for values, colour, name in (
         ([point.hallucination for point in ledger.points], INVENTED, "answers that invent an object"),
@@ -39,11 +39,10 @@ def draw(path: Path, ledger: Ledger, measured: Mapping[int, tuple[Figure, Figure
                 capsize=4,
                 label=f"{name}, weights alone, unseen scenes",
             )
-    for swap in ledger.swaps:
-        axes.axvline(swap.signals, color=SWAP, linestyle="--", linewidth=1)
-        axes.text(
-            swap.signals, 0.5, f" {swap.adapter[:14]}", rotation=90, color=SWAP, fontsize=8, ha="right", va="center"
-        )
+    # The first at each place: rollback and undo at the end swap without a signal in between.
+    for signals_given, swap in {one.signals: one for one in reversed(ledger.swaps)}.items():
+        axes.axvline(signals_given, color=SWAP, linestyle="--", linewidth=1)
+        axes.text(signals_given, 0.5, f"{swap.adapter} ", rotation=90, color=SWAP, fontsize=8, ha="right", va="center")
     axes.set(
         xlabel="signals given by users",
         ylabel="share",
@@ -52,7 +51,7 @@ def draw(path: Path, ledger: Ledger, measured: Mapping[int, tuple[Figure, Figure
     )
     handles, labels = axes.get_legend_handles_labels()
     unique = dict(zip(labels, handles, strict=True))
-    axes.legend(unique.values(), unique.keys(), loc="center right", fontsize=8)
+    figure.legend(unique.values(), unique.keys(), loc="outside lower center", ncols=2, fontsize=8)
     axes.grid(alpha=0.25)
     figure.savefig(path, dpi=130)
     plt.close(figure)

@@ -39,7 +39,7 @@ class Rounds:
     def undecided(self) -> AdapterReply | None:
         return next((one for one in self.adapters if one.state not in DECIDED and one.state != "ephemeral"), None)
 
-    def state(self, *, is_rating: bool, is_waiting: bool) -> str:
+    def state(self, *, is_rating: bool) -> str:
         """What the loop is doing, in words."""
         if self.undecided is not None:
             doing = {
@@ -49,9 +49,7 @@ class Rounds:
                 "canary": "canary",
             }
             return f"{self.undecided.id}: {doing.get(self.undecided.state, self.undecided.state)}"
-        if is_rating:
-            return "users rate"
-        return "the learner trains" if is_waiting else "idle"
+        return "users rate" if is_rating else "the learner trains"
 
 
 def gate_ms(adapter: str, audit: Sequence[AuditEntry]) -> float | None:

@@ -120,7 +120,7 @@ class Run:
         self.board.phase(f"round {number}")
         ended, began = self.rounds.ended, time.monotonic()
         self.budget.release()
-        while self.rounds.ended == ended:
+        while True:
             if not self.budget.is_open and self.budget.useful < self.sizes.round_size:
                 self.board.say("the signals are used up before another round could start")
                 return
@@ -129,13 +129,19 @@ class Run:
             await asyncio.sleep(POLL_S)
             crowd.check()
             await self.look()
-            is_waiting = self.budget.useful >= self.sizes.round_size
-            is_training = is_waiting and not self.budget.is_open and self.rounds.undecided is None
-            crowd.pause_s = self.sizes.reading_s if is_training else 0.0
-            self.board.doing(self.rounds.state(is_rating=self.budget.is_open, is_waiting=is_waiting))
+            if self.rounds.ended > ended:
+                break
+            crowd.pause_s = self._reading_s()
+            self.board.doing(self.rounds.state(is_rating=self.budget.is_open))
             self.board.tick(min(self.budget.useful, self.sizes.round_size), self.sizes.round_size)
         crowd.pause_s = 0.0
         self.board.doing("idle")
+
+    def _reading_s(self) -> float:
+        """Learner and gate need the same cores as the users' answers; a canary needs the users."""
+        undecided = self.rounds.undecided
+        is_busy = not self.budget.is_open and (undecided is None or undecided.state in {"staged", "verified"})
+        return self.sizes.reading_s if is_busy else 0.0
 
     async def look(self) -> None:
         """See what the server says; note a swap."""

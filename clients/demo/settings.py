@@ -30,7 +30,7 @@ class Sizes:
     rounds: int = 3
     """Rounds at most."""
     reading_s: float = 0.3
-    """Pause of each user between two answers while the learner trains: it needs the same two cores."""
+    """Pause of each user between two answers while learner and gate need the cores."""
     descriptions: int = 500
     skills: int = 1000
     measure_concurrency: int = 16
@@ -71,6 +71,7 @@ def server_settings(sizes: Sizes, learner: dict[str, Any], suites: Path, model: 
                 {"name": "skills", "path": suites / "skills.jsonl", "margin": 0.03, "greedy": True},
             ],
             "min_preference_pairs": 10,
+            "concurrency": 16,
         },
         # A canary that lasts seconds: at this scale it can only veto what is plainly harmful.
         "rollout": {"canary_share": 0.5, "inconclusive_share": 0.5, "canary_requests": 30},

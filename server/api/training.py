@@ -29,7 +29,19 @@ router = APIRouter()
 
 HEARTBEAT_EXTENDS_S = 60.0
 LEARNER_GAUGES = frozenset(
-    {"loss", "kl", "grad_norm", "accuracy", "margin", "chosen_logprob", "rejected_logprob", "progress", "signals"}
+    {
+        "accuracy",
+        "chosen_logprob",
+        "grad_norm",
+        "kl",
+        "learning_rate",
+        "loss",
+        "margin",
+        "progress",
+        "rejected_logprob",
+        "signals",
+        "unpaired_margin",
+    }
 )
 """Gauges of the learner that become metrics; others are dropped, so label values stay bounded."""
 

@@ -76,7 +76,7 @@ def test_rounds_end_by_decision_or_by_making_nothing() -> None:
     )
     assert rounds.ended == 3
     assert [one.id for one in rounds.promoted] == ["a-1"]
-    assert rounds.state(is_rating=False, is_waiting=True) == "a-3: canary"
+    assert rounds.state(is_rating=False) == "a-3: canary"
 
 
 def test_the_gates_time_runs_from_publication_to_its_decision() -> None:
