@@ -18,7 +18,9 @@ class Budget:
     total: int
     round_size: int
     taken: int = 0
-    """Signals sent or about to be sent."""
+    """Signals sent or on their way."""
+    settled: int = 0
+    """Signals whose fate is known."""
     useful: int = 0
     """Useful ones of the present portion."""
     is_open: bool = False
@@ -46,6 +48,8 @@ class Budget:
 
     def settle(self, *, is_useful: bool) -> None:
         """A reserved signal was sent. The portion closes with the one that completes a round, or with the last."""
+        self.settled += 1
         self.useful += is_useful
-        if self.useful >= self.round_size or self.left <= 0:
+        is_used_up = self.left <= 0 and self.settled == self.taken
+        if self.useful >= self.round_size or is_used_up:
             self.is_open = False

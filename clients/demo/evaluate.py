@@ -194,6 +194,8 @@ def main(arguments: Iterator[str] | None = None) -> None:
     parser.add_argument("directory", type=Path, help="directory that `clients.demo.train` wrote")
     parser.add_argument("--questions", type=int, default=DEFAULT_QUESTIONS, help="skill questions, and descriptions")
     given = parser.parse_args(None if arguments is None else list(arguments))
+    # So small a model is faster without threads, and does not mind what else the machine does.
+    torch.set_num_threads(1)
     figures = measure(given.directory, given.questions)
     (given.directory / "measured.json").write_text(as_json(figures, given.questions), encoding="utf-8")
     Console().print(as_table(figures))

@@ -25,7 +25,7 @@ class Sizes:
     """Candidates of a user's request."""
     signals: int = 400
     """Signals in all."""
-    round_size: int = 70
+    round_size: int = 85
     """Useful signals that start a round."""
     rounds: int = 3
     """Rounds at most."""
@@ -50,10 +50,10 @@ LEARNER: Final[dict[str, Any]] = {
     "unpaired_objective": "kto",
     "unpaired_weight": 0.5,
     "beta": 0.1,
-    "learning_rate": 5e-4,
-    "epochs": 3,
+    "learning_rate": 1e-3,
+    "epochs": 6,
 }
-OVER_OPTIMISING_LEARNER: Final[dict[str, Any]] = {**LEARNER, "objectives": {"sigmoid": 1.0}, "epochs": 6}
+OVER_OPTIMISING_LEARNER: Final[dict[str, Any]] = {**LEARNER, "objectives": {"sigmoid": 1.0}}
 """Nothing holds the policy near what it said before."""
 
 
