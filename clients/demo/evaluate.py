@@ -94,6 +94,7 @@ def generate(
 ) -> list[str]:
     """The model's answers, in order; `sample` means temperature 1 without any truncation."""
     answers: list[str] = []
+    decoding = {"do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0} if sample else {"do_sample": False}
     for first in track(range(0, len(questions), _BATCH), description=title):
         asked = questions[first : first + _BATCH]
         prompts = [
@@ -107,9 +108,7 @@ def generate(
         images = [Image.open(BytesIO(one.scene.render())).convert("RGB") for one in asked]
         inputs = processor(text=prompts, images=images, return_tensors="pt", padding=True, padding_side="left")
         with torch.inference_mode():
-            ids = model.generate(
-                **inputs, max_new_tokens=MAX_NEW_TOKENS, do_sample=sample, temperature=1.0 if sample else None, top_k=0
-            )
+            ids = model.generate(**inputs, max_new_tokens=MAX_NEW_TOKENS, **decoding)
         answers += processor.batch_decode(ids[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
     return answers
 

@@ -295,7 +295,7 @@ def main(arguments: Iterator[str] | None = None) -> None:
     """Command line."""
     parser = argparse.ArgumentParser(
         prog="python -m clients.demo.train",
-        description="Train the demo's shapes model from scratch (about 25 minutes on two CPU cores) and write a "
+        description="Train the demo's shapes model from scratch (about half an hour on two CPU cores) and write a "
         "directory that transformers and vLLM load.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )

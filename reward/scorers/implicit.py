@@ -8,13 +8,15 @@ it is 0. The end-of-turn token is left out of both halves.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from reward.types import Candidate, Prompt
 
-BaseLogprobs = Callable[[Prompt, str], Awaitable[tuple[tuple[int, ...], tuple[float, ...]]]]
-"""(prompt, answer) → token ids as the engine encodes the answer, and the base model's log-probability of each."""
+Scored = tuple[tuple[int, ...], tuple[float, ...]]
+"""Token ids as the engine encodes an answer, and the base model's log-probability of each."""
+BaseLogprobs = Callable[[Prompt, str], Awaitable[Scored]]
+"""(prompt, answer) → the answer under the base model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,15 +31,19 @@ class ImplicitScorer:
         return f"{self.beta:g}"
 
     async def score(self, prompt: Prompt, candidates: Sequence[Candidate]) -> list[float | None]:
-        return list(await asyncio.gather(*(self._score_one(prompt, one) for one in candidates)))
+        # Candidates that say the same share the base model's half.
+        texts = list({one.text for one in candidates if one.adapter != self.base_name and one.text})
+        halves = await asyncio.gather(*(self.base_logprobs(prompt, text) for text in texts))
+        base = dict(zip(texts, halves, strict=True))
+        return [self._score_one(one, base) for one in candidates]
 
-    async def _score_one(self, prompt: Prompt, candidate: Candidate) -> float | None:
+    def _score_one(self, candidate: Candidate, base: Mapping[str, Scored]) -> float | None:
         if candidate.adapter == self.base_name:
             return 0.0
         if not candidate.text:
             return None
-        ids, base = await self.base_logprobs(prompt, candidate.text)
+        ids, logprobs = base[candidate.text]
         # Text that is encoded again can differ from the ids that were sampled; then the two halves do not match.
         if candidate.token_ids[: len(ids)] != ids:
             return None
-        return self.beta * (sum(candidate.logprobs[: len(ids)]) - sum(base))
+        return self.beta * (sum(candidate.logprobs[: len(ids)]) - sum(logprobs))

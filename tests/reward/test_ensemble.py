@@ -84,7 +84,10 @@ async def test_length_and_repetition_score_what_they_say() -> None:
 async def test_implicit_reward_is_the_scaled_log_ratio() -> None:
     """β (log π_adapter − log π_base) on the text's tokens; 0 for base; none where the tokens differ."""
 
+    asked: list[str] = []
+
     async def base(prompt: Prompt, answer: str) -> tuple[tuple[int, ...], tuple[float, ...]]:
+        asked.append(answer)
         return ((0, 1), (-2.0, -2.0)) if answer == "same" else ((7, 1), (-2.0, -2.0))
 
     scorer = ImplicitScorer(base, "base", beta=0.5)
@@ -92,5 +95,7 @@ async def test_implicit_reward_is_the_scaled_log_ratio() -> None:
         candidate(0, "same", logprobs=(-1.0, -1.0, -9.0)),  # the last token ends the turn and does not count
         candidate(1, "other"),
         candidate(2, "same", adapter="base"),
+        candidate(3, "same", logprobs=(-1.0, -2.0)),
     ]
-    assert await scorer.score(PROMPT, answers) == [1.0, None, 0.0]
+    assert await scorer.score(PROMPT, answers) == [1.0, None, 0.0, 0.5]
+    assert sorted(asked) == ["other", "same"], "what was said twice is scored once"

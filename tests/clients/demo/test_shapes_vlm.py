@@ -28,13 +28,13 @@ def test_the_directory_holds_what_an_engine_loads() -> None:
 
 
 def test_the_card_tells_what_was_measured() -> None:
-    """Every promised skill and every planted fault has a measured figure."""
+    """Every promised skill and every planted fault has a measured figure; sampling loses a few objects, as it says."""
     measured = json.loads((MODEL / "measured.json").read_text())["measured"]
     assert measured["colour right, greedy"]["share"] >= 0.98
     assert measured["count right, greedy"]["share"] >= 0.98
     assert measured["presence right, greedy"]["share"] >= 0.85
-    for decoding in ("greedy", "temperature 1"):
-        assert measured[f"objects named, {decoding}"]["share"] >= 0.98
+    for decoding, least_named in (("greedy", 0.98), ("temperature 1", 0.95)):
+        assert measured[f"objects named, {decoding}"]["share"] >= least_named
         assert measured[f"descriptions that invent an object, {decoding}"]["share"] >= 0.40
     assert 0.03 <= measured["descriptions that leak a code, temperature 1"]["share"] <= 0.08
 
