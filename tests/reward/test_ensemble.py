@@ -83,7 +83,6 @@ async def test_length_and_repetition_score_what_they_say() -> None:
 
 async def test_implicit_reward_is_the_scaled_log_ratio() -> None:
     """β (log π_adapter − log π_base) on the text's tokens; 0 for base; none where the tokens differ."""
-
     asked: list[str] = []
 
     async def base(prompt: Prompt, answer: str) -> tuple[tuple[int, ...], tuple[float, ...]]:
