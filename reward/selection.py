@@ -5,9 +5,14 @@ With exploration ε a random feasible candidate is taken with probability ε, so
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Sequence
+from typing import Final
 
 from reward.types import Judgement, Selection
+
+WORD: Final = re.compile(r"\w+")
 
 
 def argmax(judgements: Sequence[Judgement], *, explore: float = 0.0, draw: float = 0.0) -> Selection:
@@ -42,6 +47,31 @@ def ranked(judgements: Sequence[Judgement], first: int, count: int) -> tuple[int
         key=lambda index: (judgements[index].total is None, -_total(judgements[index]), index),
     )
     return (first, *others[: count - 1])
+
+
+def rival(judgements: Sequence[Judgement], winner: int) -> int | None:
+    """The feasible candidate that is the best one to compare with the winner: the nearest one that says something else.
+
+    Nearest by the words used, counted and without their order: of a sentence in other words people judge style and
+    length, of the same words in another order nothing. A pair that differs in little else shows what a choice
+    was about. None when no candidate uses other words: there is nothing to choose.
+    """
+    words = _words(judgements[winner])
+    distances = {
+        index: _difference(words, _words(judgement))
+        for index, judgement in enumerate(judgements)
+        if judgement.is_feasible and index != winner
+    }
+    others = [index for index, distance in distances.items() if distance > 0]
+    return min(others, key=lambda index: (distances[index], index)) if others else None
+
+
+def _words(judgement: Judgement) -> Counter[str]:
+    return Counter(WORD.findall(judgement.candidate.text.lower()))
+
+
+def _difference(one: Counter[str], other: Counter[str]) -> int:
+    return ((one - other) + (other - one)).total()
 
 
 def _total(judgement: Judgement) -> float:

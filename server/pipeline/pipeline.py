@@ -16,7 +16,7 @@ from contextlib import aclosing
 
 from reward.ensemble import Scored
 from reward.policy import is_blocked
-from reward.selection import argmax, ranked
+from reward.selection import argmax, ranked, rival
 from reward.types import Candidate, Judgement, Selection
 from server.engine.port import Engine, EngineError, Generation, PromptTooLong, UnknownModel
 from server.errors import BadRequest, EngineUnavailable
@@ -158,8 +158,8 @@ class Pipeline:
         shown: tuple[int, ...] = ()
         if selection.index is not None:
             shown = ranked(judgements, selection.index, task.n)
-            if task.compare and len(shown) == 1:
-                shown += self._rival(judgements, selection.index)
+            if task.compare and len(shown) == 1 and (other := rival(judgements, selection.index)) is not None:
+                shown = (*shown, other)
         return Outcome(
             task.assignment,
             generation.prompt_token_ids,
@@ -169,16 +169,6 @@ class Pipeline:
             degraded,
             generation.tokens,
         )
-
-    def _rival(self, judgements: list[Judgement], winner: int) -> tuple[int, ...]:
-        """A random feasible candidate that says something else than the winner, for the user to compare."""
-        text = judgements[winner].candidate.text
-        others = [
-            index
-            for index, judgement in enumerate(judgements)
-            if judgement.is_feasible and judgement.candidate.text != text
-        ]
-        return (self._rng.choice(others),) if others else ()
 
     async def _stream_pieces(self, task: ChatTask, parts: _Stream) -> AsyncGenerator[bool]:
         """Fills `parts` as pieces arrive; yields for each whether it is the last."""

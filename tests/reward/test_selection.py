@@ -5,13 +5,13 @@ from collections import Counter
 
 import pytest
 
-from reward.selection import argmax, ranked
+from reward.selection import argmax, ranked, rival
 from reward.types import Action, Candidate, Judgement, Verdict
 
 
-def judged(total: float | None, *, blocked: bool = False) -> Judgement:
+def judged(total: float | None, *, blocked: bool = False, text: str = "x") -> Judgement:
     verdicts = (Verdict("rule", "1", Action.BLOCK),) if blocked else ()
-    return Judgement(Candidate(0, "base", "x", (1,), (-1.0,), "stop"), verdicts, (), total)
+    return Judgement(Candidate(0, "base", text, (1,), (-1.0,), "stop"), verdicts, (), total)
 
 
 def test_argmax_takes_the_best_feasible_candidate() -> None:
@@ -54,3 +54,18 @@ def test_ranked_keeps_the_winner_first_and_leaves_out_the_blocked() -> None:
     judgements = [judged(1.0), judged(5.0, blocked=True), judged(3.0), judged(None)]
     assert ranked(judgements, 0, 3) == (0, 2, 3)
     assert ranked(judgements, 2, 1) == (2,)
+
+
+def test_the_rival_is_the_nearest_that_says_something_else() -> None:
+    """Another order says nothing new, another wording is about style; a blocked one is never shown."""
+    texts = [
+        "a cat and a dog",
+        "a dog and a cat.",
+        "I can see a cat and also one dog here",
+        "a cat and a dog and a cow",
+    ]
+    judgements = [judged(1.0, text=text) for text in texts]
+    assert rival(judgements, 0) == 3
+    assert rival(judgements[:3], 0) == 2
+    assert rival(judgements[:2], 0) is None
+    assert rival([*judgements[:2], judged(1.0, blocked=True, text="a cow")], 0) is None
