@@ -56,6 +56,8 @@ def main(arguments: list[str] | None = None) -> int:
     )
     if not options.verbose:
         logging.getLogger("httpx").setLevel(logging.WARNING)
+    # Before torch is loaded: its waiting threads sleep, and do not take cores from an engine beside it.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     # Imported late: --help and wrong arguments answer at once.
     import torch  # noqa: PLC0415
 

@@ -87,7 +87,7 @@ class Run:
         story.skills_before = await meter.answer_skills(BASE, self.board.tick)
         self.board.measured["skills before"] = share(story.skills_before)
         crowd = self._crowd()
-        self.stack.start_learner(ALIAS, "--poll", "0.5")
+        self.stack.start_learner(ALIAS, "--poll", "0.5", "--threads", "1")
         await self.learn(crowd)
         story.rounds = self.rounds
         if self.active != BASE:
@@ -98,7 +98,7 @@ class Run:
     async def provoke(self) -> None:
         """Rounds of learning alone, nothing measured but by the gate."""
         await self.look()
-        self.stack.start_learner(ALIAS, "--poll", "0.5")
+        self.stack.start_learner(ALIAS, "--poll", "0.5", "--threads", "1")
         await self.learn(self._crowd())
 
     @property

@@ -21,7 +21,7 @@ class Sizes:
     users: int = 24
     concurrency: int = 4
     """Users served at once."""
-    best_of: int = 2
+    best_of: int = 4
     """Candidates of a user's request."""
     signals: int = 400
     """Signals in all."""
@@ -46,12 +46,12 @@ ORDINARY: Final = Sizes()
 OVER_OPTIMISING: Final = Sizes(rounds=1, round_size=150, brevity=0.15)
 
 LEARNER: Final[dict[str, Any]] = {
-    "objectives": {"sigmoid": 1.0, "sft": 0.5},
+    "objectives": {"sigmoid": 1.0, "sft": 1.0},
     "unpaired_objective": "kto",
     "unpaired_weight": 0.5,
     "beta": 0.1,
-    "learning_rate": 1e-3,
-    "epochs": 6,
+    "learning_rate": 5e-4,
+    "epochs": 5,
 }
 OVER_OPTIMISING_LEARNER: Final[dict[str, Any]] = {**LEARNER, "objectives": {"sigmoid": 1.0}}
 """Nothing holds the policy near what it said before."""
