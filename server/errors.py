@@ -10,6 +10,7 @@
     ├── TooLarge              413: a body over its limit
     ├── IdempotencyMismatch   422: the key was used with another body
     ├── Busy                  429: the queue is full; Retry-After
+    ├── ClientGone            499: nobody is there to read the reply; for logs and metrics
     ├── EngineUnavailable     503: no engine answers; Retry-After
     └── StorageUnavailable    503: the store cannot keep anything; Retry-After
 
@@ -94,6 +95,12 @@ class Busy(PlumblineError):
     type = "rate_limit_error"
     code = "queue_full"
     retry_after_s = 1
+
+
+class ClientGone(PlumblineError):
+    status = 499
+    type = "invalid_request_error"
+    code = "client_closed_request"
 
 
 class EngineUnavailable(PlumblineError):

@@ -17,7 +17,7 @@ from server.api.errors import error_body
 from server.api.replies import Shaper
 from server.config import AliasConfig
 from server.engine.port import Sampling
-from server.errors import BadRequest, NotFound, PlumblineError
+from server.errors import BadRequest, ClientGone, NotFound, PlumblineError
 from server.ids import new_id
 from server.pipeline.task import Assignment, ChatTask, Outcome
 from server.services import Services
@@ -139,16 +139,17 @@ async def _require_group(group_id: str, caller: Principal, services: Services) -
 async def _unless_disconnected(
     request: Request, answer: Coroutine[None, None, tuple[Outcome, GroupRecord]]
 ) -> tuple[Outcome, GroupRecord]:
-    """The answer; when the client goes away first, its candidates are aborted in the engine."""
+    """The answer; raises `ClientGone` when the client leaves first: its candidates are aborted in the engine."""
     work = asyncio.ensure_future(answer)
     gone = asyncio.ensure_future(_disconnected(request))
     try:
         await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
-        if not work.done():
-            work.cancel()
-        return await work
+        if work.done():
+            return work.result()
+        raise ClientGone("The client closed the connection.")
     finally:
         gone.cancel()
+        work.cancel()
 
 
 async def _disconnected(request: Request) -> None:
