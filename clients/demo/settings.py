@@ -48,11 +48,10 @@ OVER_OPTIMISING: Final = Sizes(rounds=1, round_size=150, brevity=0.15)
 LEARNER: Final[dict[str, Any]] = {
     "objectives": {"sigmoid": 1.0, "sft": 1.0},
     "unpaired_objective": "kto",
-    "unpaired_weight": 4.0,
-    "beta": 0.1,
+    "unpaired_weight": 3.0,
+    "beta": 0.3,
     "learning_rate": 5e-4,
-    "epochs": 4,
-    "batch_groups": 4,
+    "epochs": 5,
 }
 OVER_OPTIMISING_LEARNER: Final[dict[str, Any]] = {**LEARNER, "objectives": {"sigmoid": 1.0}}
 """Nothing holds the policy near what it said before."""
