@@ -43,7 +43,7 @@ class Sizes:
 
 
 ORDINARY: Final = Sizes()
-OVER_OPTIMISING: Final = Sizes(rounds=1, round_size=150, brevity=0.15)
+OVER_OPTIMISING: Final = Sizes(rounds=1, round_size=150, brevity=0.5)
 
 LEARNER: Final[dict[str, Any]] = {
     "objectives": {"sigmoid": 1.0, "sft": 1.0},
@@ -53,7 +53,7 @@ LEARNER: Final[dict[str, Any]] = {
     "learning_rate": 5e-4,
     "epochs": 5,
 }
-OVER_OPTIMISING_LEARNER: Final[dict[str, Any]] = {**LEARNER, "objectives": {"sigmoid": 1.0}}
+OVER_OPTIMISING_LEARNER: Final[dict[str, Any]] = {**LEARNER, "objectives": {"sigmoid": 1.0}, "beta": 0.1, "epochs": 8}
 """Nothing holds the policy near what it said before."""
 
 
@@ -63,7 +63,8 @@ def server_settings(sizes: Sizes, learner: dict[str, Any], suites: Path, model: 
         "name": ALIAS,
         "best_of": sizes.best_of,
         "rules": [{"name": CODE_RULE, "kind": "pattern", "pattern": CODE_PATTERN}],
-        "scorers": [{"kind": "implicit"}],
+        # On this model the implicit reward, maximised over candidates, prefers what is short; confidence does not.
+        "scorers": [{"kind": "logprob"}],
         "gate": {
             "suites": [
                 {"name": "coverage", "path": suites / "coverage.jsonl", "margin": 0.05},
