@@ -47,7 +47,7 @@ sys.meta_path.insert(0, _DeclareMissingOperators())
 
 def import_error(package: str) -> str:
     """The last line of what a fresh interpreter says to `import package`; empty when it imports."""
-    run = subprocess.run([sys.executable, "-c", f"import {package}"], capture_output=True, text=True)
+    run = subprocess.run([sys.executable, "-c", f"import {package}"], check=False, capture_output=True, text=True)
     return run.stderr.strip().splitlines()[-1] if run.returncode else ""
 
 
