@@ -54,7 +54,10 @@ def command_line(config: EngineConfig, device: Device, port: int, max_images: in
         *("--limit-mm-per-prompt", json.dumps({"image": max_images, "video": 0})),
         *("--mm-processor-cache-gb", "1"),
         "--enable-lora",
-        *("--max-loras", str(config.max_loras)),
+        *(
+            "--max-loras",
+            str(max(config.cpu_lora_slots, config.max_loras) if device is Device.CPU else config.max_loras),
+        ),
         *("--max-lora-rank", str(config.max_lora_rank)),
         *("--lora-target-modules", *LORA_TARGET_MODULES),
         "--no-enable-log-requests",

@@ -271,6 +271,20 @@ async def test_a_burst_of_scorings_and_chats_is_exact(subject: Subject) -> None:
     assert await engine.is_ready()
 
 
+async def test_base_stays_base_however_many_adapters_were_loaded(subject: Subject) -> None:
+    """A request without an adapter is untouched by those that share its batch, also after a dozen adapters."""
+    engine = subject.engine
+    alone = await engine.score(subject.base, ask(), "a red cup")
+    for seed in range(12):
+        adapter = subject.publish(seed=50 + seed)
+        scored = await asyncio.gather(
+            engine.score(adapter, ask(), "a red cup"),
+            *(engine.score(subject.base, ask(), "a red cup") for _ in range(3)),
+        )
+        for one in scored[1:]:
+            assert one.logprobs == pytest.approx(alone.logprobs, abs=TOLERANCE)
+
+
 async def test_a_cancelled_generation_leaves_the_engine_well(subject: Subject) -> None:
     """Cancelling and leaving a stream early: the next requests are answered as before."""
     engine = subject.engine

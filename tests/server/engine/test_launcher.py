@@ -32,7 +32,7 @@ def test_lora_wraps_the_language_layers_and_never_the_head() -> None:
     """With `lm_head` wrapped, concurrent scorings kill the engine."""
     command = command_line(CONFIG, Device.CPU, 1234, 4)
     assert "--enable-lora" in command
-    assert (option(command, "--max-loras"), option(command, "--max-lora-rank")) == ("5", "32")
+    assert (option(command, "--max-loras"), option(command, "--max-lora-rank")) == ("64", "32")
     start = command.index("--lora-target-modules") + 1
     assert tuple(command[start : start + len(LORA_TARGET_MODULES)]) == LORA_TARGET_MODULES
     assert "lm_head" not in command
