@@ -40,7 +40,7 @@ class Crowd:
             asked += 1
             try:
                 reply = await client.chat.completions.create(
-                    model=ALIAS, messages=PROMPT, temperature=0, max_tokens=12, user=f"u{index}-{asked % 8}"
+                    model=ALIAS, messages=PROMPT, temperature=0, max_tokens=6, user=f"u{index}-{asked % 8}"
                 )
             except Exception as error:
                 self.failures.append(error)
