@@ -25,9 +25,9 @@ class Sizes:
     """Candidates of a user's request."""
     signals: int = 400
     """Signals in all."""
-    round_size: int = 63
+    round_size: int = 85
     """Useful signals that start a round."""
-    rounds: int = 4
+    rounds: int = 3
     """Rounds at most."""
     reading_s: float = 0.3
     """Pause of each user between two answers while learner and gate need the cores."""
@@ -46,7 +46,7 @@ ORDINARY: Final = Sizes()
 OVER_OPTIMISING: Final = Sizes(rounds=1, round_size=150, brevity=0.5)
 
 LEARNER: Final[dict[str, Any]] = {
-    "objectives": {"sigmoid": 1.0, "sft": 2.0},
+    "objectives": {"sigmoid": 1.0, "sft": 1.0},
     "unpaired_objective": "kto",
     "unpaired_weight": 3.0,
     "beta": 0.3,
