@@ -44,7 +44,7 @@ from server.engine.health import EngineState
 from server.engine.launcher import EngineProcess
 from server.engine.port import Engine
 from server.engine.supervisor import EngineSupervisor
-from server.errors import BadRequest
+from server.errors import BadRequest, StorageUnavailable
 from server.feedback import FeedbackDesk
 from server.ids import new_id
 from server.logs import configure_logging
@@ -58,8 +58,8 @@ from server.pipeline.sanitise import Sanitiser, special_tokens
 from server.services import Services
 from server.store import keys
 from server.store.blobs import BlobStore
-from server.store.database import Database, SqliteDatabase
-from server.store.migrate import migrate
+from server.store.database import Database
+from server.store.opening import open_database
 from server.store.records import AdapterState
 from server.tokens import Signer, load_secret
 from server.wire import ChatMessage, directory_digest
@@ -88,12 +88,12 @@ def lock_state(directory: Path) -> IO[str]:
     return lock
 
 
-def open_database(config: Config) -> SqliteDatabase:
-    """The migrated, running database."""
-    database = SqliteDatabase(config.store.directory / "plumbline.db", read_connections=config.store.read_connections)
-    migrate(database.writer_engine)
-    database.start()
-    return database
+async def start_database(database: Database) -> None:
+    """Migrate and start; raises `StartError`."""
+    try:
+        await database.start()
+    except StorageUnavailable as error:
+        raise StartError(f"the database cannot be opened: {error.cause}") from error
 
 
 def connect_engine(config: Config) -> tuple[Engine, EngineSupervisor]:
@@ -134,8 +134,9 @@ class Installation:
         self._stack.callback(lock.close)
         base_digest = model_digest(config.engine.model)
         metrics = Metrics(aliases=[alias.name for alias in config.aliases], version=version("plumbline"))
-        database = await asyncio.to_thread(open_database, config)
+        database = open_database(config.store)
         self._stack.push_async_callback(database.close)
+        await start_database(database)
         blobs = BlobStore(directory / "media")
         secret = config.secret.get_secret_value().encode() if config.secret else load_secret(directory)
 
@@ -364,8 +365,9 @@ async def create_key(config: Config, role: str, tenant: str) -> str:
     """Add an API key to the state of a stopped server and return it; only its hash is kept."""
     key = f"pk-{secrets.token_urlsafe(32)}"
     lock = lock_state(config.store.directory)
-    database = await asyncio.to_thread(open_database, config)
+    database = open_database(config.store)
     try:
+        await start_database(database)
         record = keys.KeyRecord(new_id("key"), tenant, role)
         await database.write(lambda c: keys.add_key(c, record, hash_key(key), time.time()))
     finally:

@@ -120,6 +120,8 @@ class StoreConfig(Section):
 
     directory: Path = Path("state")
     """Holds the database, `media/`, `adapters/`, `uploads/` and the token secret."""
+    url: SecretStr = SecretStr("")
+    """PostgreSQL, as `postgresql://user:password@host:5432/name`, for several servers. Empty: SQLite in `directory`."""
     min_free_bytes: int = Field(64 * 1024 * 1024, ge=0)
     """With less free disk than this, writes are refused with 503."""
     read_connections: int = Field(4, ge=1)

@@ -119,5 +119,7 @@ class StorageUnavailable(PlumblineError):
     retry_after_s = 5
 
     def __init__(self, cause: str) -> None:
-        super().__init__("The store cannot take this now; nothing was kept. Try again later.")
+        super().__init__(
+            "The store cannot confirm this now. Try again later, with the Idempotency-Key that you sent, if any."
+        )
         self.cause = cause

@@ -1,21 +1,33 @@
-"""The append-only change log: which groups changed, in commit order. Learners follow it."""
+"""The append-only change log of each alias: which groups changed, in commit order. Learners follow it.
+
+An alias's entries are numbered 1, 2, 3 …: the counter's row is written in the entry's own transaction, and writing
+transactions are one after the other, so no number is skipped, used twice, or seen before a smaller one.
+"""
 
 from __future__ import annotations
 
-from sqlalchemy import Connection, func, insert, select
+from sqlalchemy import Connection, insert, select
 
 from server.store import groups, schema
+from server.store.dialect import upsert
 from server.store.records import FeedKind, FeedRecord
 
 
 def append(connection: Connection, alias: str, group_id: str, kind: FeedKind, now: float) -> int:
     """Tell of a change of the group, at its next revision; the entry's seq."""
     revision = groups.touch(connection, group_id)
+    heads = schema.feed_heads
     seq: int = connection.execute(
-        insert(schema.feed)
-        .values(alias=alias, group_id=group_id, revision=revision, kind=kind, created_at=now)
-        .returning(schema.feed.c.seq)
+        upsert(connection, heads)
+        .values(alias=alias, seq=1)
+        .on_conflict_do_update(index_elements=["alias"], set_={"seq": heads.c.seq + 1})
+        .returning(heads.c.seq)
     ).scalar_one()
+    connection.execute(
+        insert(schema.feed).values(
+            alias=alias, seq=seq, group_id=group_id, revision=revision, kind=kind, created_at=now
+        )
+    )
     return seq
 
 
@@ -33,5 +45,5 @@ def read_after(connection: Connection, alias: str, after: int, limit: int) -> li
 
 def head(connection: Connection, alias: str) -> int:
     """Seq of the newest entry of an alias; 0 when there is none."""
-    table = schema.feed
-    return connection.execute(select(func.max(table.c.seq)).where(table.c.alias == alias)).scalar() or 0
+    table = schema.feed_heads
+    return connection.execute(select(table.c.seq).where(table.c.alias == alias)).scalar() or 0

@@ -7,10 +7,10 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from sqlalchemy import Connection, RowMapping, insert, select, update
-from sqlalchemy.dialects.sqlite import insert as insert_or_ignore
 
 from server.store import schema
 from server.store.arrays import pack_floats, pack_ids, unpack_floats, unpack_ids
+from server.store.dialect import upsert
 from server.store.records import CandidateRecord, GroupRecord, GroupState, MediaRecord
 
 
@@ -21,7 +21,7 @@ def insert_group(connection: Connection, group: GroupRecord) -> None:
     row["degraded"] = list(group.degraded)
     for media in group.media:
         connection.execute(
-            insert_or_ignore(schema.media).on_conflict_do_nothing(),
+            upsert(connection, schema.media).on_conflict_do_nothing(),
             {**dataclasses.asdict(media), "created_at": group.created_at},
         )
     connection.execute(insert(schema.groups), row)

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from sqlalchemy import (
     JSON,
+    BigInteger,
     Boolean,
     Column,
     Float,
@@ -17,6 +18,7 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    text,
 )
 
 metadata = MetaData(
@@ -54,6 +56,7 @@ groups = Table(
     Column("revision", Integer, nullable=False),  # grows with each change that the feed tells of
     Index(None, "alias", "created_at"),
     Index(None, "tenant", "user_hash"),
+    Index(None, "state", "created_at"),  # what retention looks for
 )
 
 candidates = Table(
@@ -90,7 +93,7 @@ media = Table(
     metadata,
     Column("sha256", Text, primary_key=True),
     Column("mime", Text, nullable=False),
-    Column("size_bytes", Integer, nullable=False),
+    Column("size_bytes", BigInteger, nullable=False),
     Column("created_at", Float, nullable=False),
 )
 
@@ -106,20 +109,35 @@ signals = Table(
     Column("is_live", Boolean, nullable=False),
     Column("is_quarantined", Boolean, nullable=False),
     Column("payload", JSON, nullable=False),
-    Index(None, "group_id", "annotator", "slot"),
+    Index(None, "annotator", "created_at"),
+    # One live opinion of each annotator about each thing, whatever happens at the same time.
+    Index(
+        "uq_signals_live",
+        "group_id",
+        "annotator",
+        "slot",
+        unique=True,
+        sqlite_where=text("is_live"),
+        postgresql_where=text("is_live"),
+    ),
 )
 
 feed = Table(
     "feed",
     metadata,
-    Column("seq", Integer, primary_key=True, autoincrement=True),
-    Column("alias", Text, nullable=False),
+    Column("alias", Text, primary_key=True),
+    Column("seq", BigInteger, primary_key=True, autoincrement=False),  # 1, 2, 3 … of the alias
     Column("group_id", Text, nullable=False),
     Column("revision", Integer, nullable=False),
     Column("kind", Text, nullable=False),
     Column("created_at", Float, nullable=False),
-    Index(None, "alias", "seq"),
-    sqlite_autoincrement=True,
+)
+
+feed_heads = Table(
+    "feed_heads",
+    metadata,
+    Column("alias", Text, primary_key=True),
+    Column("seq", BigInteger, nullable=False),  # of the newest entry: a counter, so that no entry is ever counted
 )
 
 idempotency = Table(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sqlalchemy import Connection, func, insert, select, update
+from sqlalchemy import Connection, insert, select, update
 
 from server.store import schema
 from server.store.records import SignalKind, SignalRecord
@@ -37,14 +37,3 @@ def live_signals(connection: Connection, group_ids: Sequence[str]) -> dict[str, 
     ).mappings():
         found[row["group_id"]].append(SignalRecord(**{**row, "kind": SignalKind(row["kind"])}))
     return found
-
-
-def count_by_kind(connection: Connection, alias: str) -> dict[str, int]:
-    """How many signals of each kind an alias has, history included."""
-    rows = connection.execute(
-        select(schema.signals.c.kind, func.count().label("n"))
-        .join(schema.groups, schema.groups.c.id == schema.signals.c.group_id)
-        .where(schema.groups.c.alias == alias)
-        .group_by(schema.signals.c.kind)
-    )
-    return {row.kind: row.n for row in rows}

@@ -76,12 +76,13 @@ async def test_promotion_keeps_the_old_one_as_the_way_back(world: World) -> None
 
 
 async def test_of_concurrent_moves_exactly_one_wins(world: World) -> None:
-    """Two promotions and a rollback at once, nobody naming a generation: one wins, the others are late."""
+    """Two promotions and a rollback of operators who saw the same: one wins, the others are late."""
     await world.active()
     candidates = [await world.gated(), await world.gated()]
+    order = Order("an operator", expect_generation=world.router.current(ALIAS).generation)
     results = await asyncio.gather(
-        *(world.router.promote(one, OPERATOR) for one in candidates),
-        world.router.rollback(ALIAS, OPERATOR),
+        *(world.router.promote(one, order) for one in candidates),
+        world.router.rollback(ALIAS, order),
         return_exceptions=True,
     )
     assert sum(isinstance(result, StaleGeneration) for result in results) == 2

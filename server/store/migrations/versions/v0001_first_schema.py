@@ -56,18 +56,20 @@ def upgrade() -> None:
 
     op.create_table(
         "feed",
-        sa.Column("seq", sa.Integer(), autoincrement=True, nullable=False),
         sa.Column("alias", sa.Text(), nullable=False),
+        sa.Column("seq", sa.BigInteger(), autoincrement=False, nullable=False),
         sa.Column("group_id", sa.Text(), nullable=False),
         sa.Column("revision", sa.Integer(), nullable=False),
         sa.Column("kind", sa.Text(), nullable=False),
         sa.Column("created_at", sa.Float(), nullable=False),
-        sa.PrimaryKeyConstraint("seq", name=op.f("pk_feed")),
-        sqlite_autoincrement=True,
+        sa.PrimaryKeyConstraint("alias", "seq", name=op.f("pk_feed")),
     )
-    with op.batch_alter_table("feed", schema=None) as batch_op:
-        batch_op.create_index(batch_op.f("ix_feed_alias_seq"), ["alias", "seq"], unique=False)
-
+    op.create_table(
+        "feed_heads",
+        sa.Column("alias", sa.Text(), nullable=False),
+        sa.Column("seq", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("alias", name=op.f("pk_feed_heads")),
+    )
     op.create_table(
         "groups",
         sa.Column("id", sa.Text(), nullable=False),
@@ -96,6 +98,7 @@ def upgrade() -> None:
     with op.batch_alter_table("groups", schema=None) as batch_op:
         batch_op.create_index(batch_op.f("ix_groups_alias_created_at"), ["alias", "created_at"], unique=False)
         batch_op.create_index(batch_op.f("ix_groups_tenant_user_hash"), ["tenant", "user_hash"], unique=False)
+        batch_op.create_index(batch_op.f("ix_groups_state_created_at"), ["state", "created_at"], unique=False)
 
     op.create_table(
         "idempotency",
@@ -121,7 +124,7 @@ def upgrade() -> None:
         "media",
         sa.Column("sha256", sa.Text(), nullable=False),
         sa.Column("mime", sa.Text(), nullable=False),
-        sa.Column("size_bytes", sa.Integer(), nullable=False),
+        sa.Column("size_bytes", sa.BigInteger(), nullable=False),
         sa.Column("created_at", sa.Float(), nullable=False),
         sa.PrimaryKeyConstraint("sha256", name=op.f("pk_media")),
     )
@@ -202,8 +205,13 @@ def upgrade() -> None:
     )
     with op.batch_alter_table("signals", schema=None) as batch_op:
         batch_op.create_index(batch_op.f("ix_signals_group_id"), ["group_id"], unique=False)
+        batch_op.create_index(batch_op.f("ix_signals_annotator_created_at"), ["annotator", "created_at"], unique=False)
         batch_op.create_index(
-            batch_op.f("ix_signals_group_id_annotator_slot"), ["group_id", "annotator", "slot"], unique=False
+            "uq_signals_live",
+            ["group_id", "annotator", "slot"],
+            unique=True,
+            sqlite_where=sa.text("is_live"),
+            postgresql_where=sa.text("is_live"),
         )
 
     # ### end Alembic commands ###
