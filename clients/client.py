@@ -9,12 +9,14 @@ state: callers poll. One client may be shared by threads.
 from __future__ import annotations
 
 import hashlib
+import json
 import random
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from types import TracebackType
 from typing import Any, Final, Literal, Self, TypeVar
+from urllib.parse import quote
 
 import httpx
 from pydantic import BaseModel, TypeAdapter, ValidationError
@@ -25,6 +27,7 @@ from server.wire import (
     AdapterReply,
     AdapterReportReply,
     AuditList,
+    ErasureReply,
     ErrorReply,
     FeedbackRequest,
     FeedEntry,
@@ -32,17 +35,22 @@ from server.wire import (
     Health,
     HeartbeatReply,
     HeartbeatRequest,
+    ImportReply,
+    ImportRequest,
     LeaseReply,
     LeaseRequest,
     LineageReply,
     ModelList,
     MoveRequest,
     PreferenceRequest,
+    QuarantineReply,
+    QuarantineRequest,
     RollbackRequest,
     RoundReport,
     RoutingList,
     RoutingReply,
     SignalReply,
+    StateReply,
     TrainingConfig,
     UploadReply,
 )
@@ -217,6 +225,19 @@ class PlumblineClient:
     def audit(self, limit: int | None = None) -> AuditList:
         return self._get("/v1/audit", AuditList, limit=limit)
 
+    def erase_user(self, user: str, tenant: str | None = None) -> ErasureReply:
+        """Erase all that is kept of a user, as the app names them. For ever."""
+        path = f"/v1/users/{quote(user, safe='')}/data"
+        return _parsed(self._call("DELETE", path, params={"tenant": tenant}), ErasureReply)
+
+    def quarantine_signals(self, request: QuarantineRequest) -> QuarantineReply:
+        """Set signals aside, or take them back in."""
+        return self._post("/v1/signals/quarantine", request, QuarantineReply, idempotent=True)
+
+    def check(self) -> StateReply:
+        """What is wrong with the server's whole state. Takes as long as reading it takes: set `timeout_s`."""
+        return self._get("/v1/check", StateReply)
+
     def models(self) -> ModelList:
         return self._get("/v1/models", ModelList)
 
@@ -250,6 +271,37 @@ class PlumblineClient:
         if token is not None:
             headers["authorization"] = f"Plumbline-Feedback {token}"
         return _parsed(self._call("POST", path, body=request, headers=headers, idempotent=True), SignalReply)
+
+    # --- exchange -----------------------------------------------------------------------------------------
+
+    def export_preferences(
+        self,
+        alias: str,
+        *,
+        kind: Literal["pairs", "unpaired"] = "pairs",
+        images: Literal["embed", "reference"] = "embed",
+        split: Literal["train", "holdout", "all"] = "train",
+        after: str | None = None,
+    ) -> Iterator[dict[str, Any]]:
+        """What the alias's groups teach, as rows of TRL's format, oldest group first, while they arrive.
+
+        A stream that breaks off raises; go on with `after`, the last group of which all rows have come.
+        """
+        wanted = {"alias": alias, "kind": kind, "images": images, "split": split, "after": after}
+        params = {name: value for name, value in wanted.items() if value is not None}
+        try:
+            with self._http.stream("GET", "/v1/preferences", params=params) as reply:
+                if not reply.is_success:
+                    reply.read()
+                    raise _error_of(reply)
+                for line in reply.iter_lines():
+                    yield json.loads(line)
+        except httpx.TransportError as error:
+            raise _no_reply(error) from error
+
+    def import_groups(self, request: ImportRequest) -> ImportReply:
+        """Keep groups from elsewhere; sending them again changes nothing."""
+        return self._post("/v1/import", request, ImportReply, idempotent=True)
 
     # --- plumbing -----------------------------------------------------------------------------------------
 

@@ -7,7 +7,8 @@ end-of-sequence added to a cut answer; a poisoned answer takes its pairs with it
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Final
 
 from server.wire import Pair, TrainingCandidate, TrainingGroup, Unpaired
@@ -15,6 +16,8 @@ from server.wire import Pair, TrainingCandidate, TrainingGroup, Unpaired
 HUMAN_SOURCES: Final = frozenset({"choice", "ranking", "correction", "thumbs", "regenerate"})
 HUMAN: Final = "human"
 """`adapter` of an answer that a person typed."""
+NOT_SAMPLED: Final = frozenset({HUMAN, "import"})
+"""`adapter` of answers that no model of this installation sampled."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,9 +47,11 @@ class PairExample:
     rejected: int
     weight: float
     source: str
+    annotator: str
 
     @property
     def is_endorsed(self) -> bool:
+        """Whether a person said so; the others come from the operator's rules and scorers."""
         return self.source in HUMAN_SOURCES
 
 
@@ -55,6 +60,7 @@ class UnpairedExample:
     answer: int
     desirable: bool
     weight: float
+    annotator: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +77,29 @@ class Example:
     @property
     def count(self) -> int:
         return len(self.pairs) + len(self.unpaired)
+
+    @property
+    def annotators(self) -> set[str]:
+        """The people whose opinions it holds."""
+        said = {thumb.annotator for thumb in self.unpaired}
+        return said.union(pair.annotator for pair in self.pairs if pair.is_endorsed)
+
+    def reduced(self, pairs: Sequence[PairExample], unpaired: Sequence[UnpairedExample]) -> Example | None:
+        """The same group with these of its pairs and thumbs, and the answers they are about; None without any."""
+        used = sorted(
+            {answer for pair in pairs for answer in (pair.chosen, pair.rejected)}.union(
+                thumb.answer for thumb in unpaired
+            )
+        )
+        if not used:
+            return None
+        place = {answer: index for index, answer in enumerate(used)}
+        return replace(
+            self,
+            answers=tuple(self.answers[answer] for answer in used),
+            pairs=tuple(replace(one, chosen=place[one.chosen], rejected=place[one.rejected]) for one in pairs),
+            unpaired=tuple(replace(one, answer=place[one.answer]) for one in unpaired),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,13 +128,15 @@ def prepare(group: TrainingGroup, limits: Limits) -> Prepared:
         if problem:
             skipped.append(problem)
         else:
-            pairs.append(PairExample(index(pair.chosen), index(pair.rejected), pair.weight, pair.source))
+            pairs.append(
+                PairExample(index(pair.chosen), index(pair.rejected), pair.weight, pair.source, pair.annotator)
+            )
     for thumb in group.unpaired:
         problem = _thumb_problem(thumb, candidates, group, limits)
         if problem:
             skipped.append(problem)
         else:
-            unpaired.append(UnpairedExample(index(thumb.candidate), thumb.desirable, thumb.weight))
+            unpaired.append(UnpairedExample(index(thumb.candidate), thumb.desirable, thumb.weight, thumb.annotator))
     if not used:
         return Prepared(None, tuple(skipped) or ("nothing to learn",))
     answers = tuple(_answer(candidates[candidate]) for candidate in used)
@@ -182,7 +213,8 @@ def _answer_problem(candidate: TrainingCandidate, group: TrainingGroup, limits: 
 def _logprobs_problem(candidate: TrainingCandidate) -> str | None:
     if not all(math.isfinite(value) for value in candidate.logprobs):
         return "log-probability is not finite"
-    if len(candidate.logprobs) != len(candidate.token_ids) and (candidate.logprobs or candidate.adapter != HUMAN):
+    may_lack_them = candidate.adapter in NOT_SAMPLED and not candidate.logprobs
+    if len(candidate.logprobs) != len(candidate.token_ids) and not may_lack_them:
         return "log-probabilities do not match the tokens"
     return None
 

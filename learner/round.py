@@ -34,6 +34,7 @@ from learner.prefix import PrefixModel
 from learner.publish import FILES, describe_files, fetch, keep, read_kept, upload_once
 from learner.replay import MissingImage
 from learner.settings import Settings
+from learner.shares import bounded
 from learner.state import Outcome, RoundState
 from learner.trainer import Trainer
 from learner.vision import IMAGES_PER_PASS, UnreadableImage
@@ -99,6 +100,7 @@ class Round:
         for group in place.replay.newest(settings.max_replay_groups):
             self._prepare(group)
         self._check_images(list(self._examples.values()))
+        self._skipped["beyond one annotator's share"] += self._share_out(settings)
         place.dirty.clear()
         number = state.rounds + 1
         planned = RoundState(
@@ -128,6 +130,13 @@ class Round:
         self._skipped.update(prepared.skipped)
         if prepared.example is not None:
             self._examples[group.id] = prepared.example
+
+    def _share_out(self, settings: Settings) -> int:
+        """Hold every annotator within their share; how many of their examples that leaves out."""
+        kept = bounded(list(self._examples.values()), settings.max_annotator_share, settings.min_new_signals)
+        left_out = sum(one.count for one in self._examples.values()) - sum(one.count for one in kept)
+        self._examples = {one.group: one for one in kept}
+        return left_out
 
     def _check_images(self, examples: Sequence[Example]) -> None:
         """Compute vision features; take out examples whose images are missing, broken or of another token count."""
@@ -185,7 +194,7 @@ class Round:
             _close(state, "discarded", str(error))
         state.detail = {**self._detail(trainer), **state.detail}
         if state.outcome is None:
-            self._finish(state, policy, start, self._evaluate(state, policy, engine, collator))
+            self._finish(state, trainer, start, self._evaluate(state, policy, engine, collator))
 
     def _prepare_examples(self, state: RoundState) -> None:
         """The plan's examples as they stand now, in the plan's order (after a restart: from the replay's files)."""
@@ -195,6 +204,7 @@ class Round:
                 if group is not None:
                     self._prepare(group)
             self._check_images(list(self._examples.values()))
+            self._share_out(state.settings)
             self._place.dirty.clear()
 
     def _start_policy(self, state: RoundState) -> Policy:
@@ -273,6 +283,7 @@ class Round:
                 self._prepare(group)
         self._check_images([self._examples[group] for group in changed if group in self._examples])
         self._examples = {group: self._examples[group] for group in state.plan if group in self._examples}
+        self._share_out(state.settings)
         collator.partners = find_partners(list(self._examples.values()))
 
     def _detail(self, trainer: Trainer) -> dict[str, object]:
@@ -285,9 +296,10 @@ class Round:
         }
 
     def _finish(
-        self, state: RoundState, policy: Policy, start: dict[str, torch.Tensor], evaluation: Evaluation
+        self, state: RoundState, trainer: Trainer, start: dict[str, torch.Tensor], evaluation: Evaluation
     ) -> None:
         """Pre-check; then the adapter's files and manifest are made durable, and the phase moves on."""
+        policy = trainer.policy
         standing = state.after = evaluation.standing
         self._tell("evaluate", {"kl": standing.kl, "accuracy": standing.accuracy, "margin": standing.margin})
         tensors = policy.tensors()
@@ -310,6 +322,8 @@ class Round:
             feed_after=state.feed_after,
             feed_upto=state.feed_upto,
             sources=_sources(self._examples.values()),
+            groups=trainer.progress.groups,
+            annotators=trainer.progress.annotators,
             fingerprint=fingerprint(evaluation.answers, policy.base.eos_ids),
             files=describe_files(files),
         ).model_dump_json()

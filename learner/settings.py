@@ -26,6 +26,7 @@ class Settings(BaseModel):
     epochs: int = Field(3, ge=1)
     batch_groups: int = Field(8, ge=1)
     min_new_signals: int = Field(50, ge=1)
+    max_annotator_share: float = Field(0.2, gt=0, le=1)
     max_replay_groups: int = Field(2000, ge=1)
     max_grad_norm: float = Field(1.0, gt=0)
     target_modules: str = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"

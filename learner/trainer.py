@@ -51,13 +51,17 @@ class Progress:
     reasons: dict[str, int] = field(default_factory=dict)
     history: list[dict[str, float]] = field(default_factory=list)
     """Metrics of every step."""
+    groups: list[str] = field(default_factory=list)
+    """Those that a step learned from."""
+    annotators: list[str] = field(default_factory=list)
+    """Those whose opinion a step learned from."""
 
 
 class Trainer:
     """The state of one round's training. `steps` is the length of the schedule."""
 
     def __init__(self, policy: Policy, collator: Collator, settings: Settings, steps: int, options: Options) -> None:
-        self._policy = policy
+        self.policy = policy
         self._collator = collator
         self._settings = settings
         self._steps = steps
@@ -86,11 +90,21 @@ class Trainer:
         if not math.isfinite(norm):
             return self._discard("the gradient is not finite")
         self._optimizer.step()
+        self._note(examples)
         metrics = {**measured.means(), "grad_norm": norm, "learning_rate": rate}
         self.progress.discarded_in_a_row = 0
         self.progress.history.append(metrics)
         self.progress.step += 1
         return metrics
+
+    def _note(self, examples: Sequence[Example]) -> None:
+        """Whom the tensors hold something of from now on; a borrowed answer counts too."""
+        partners = self._collator.partners
+        groups = {example.group for example in examples}
+        borrowed = {partners[group].group for group in groups if group in partners}
+        annotators = set[str]().union(*(example.annotators for example in examples))
+        self.progress.groups = sorted(groups | borrowed | set(self.progress.groups))
+        self.progress.annotators = sorted(annotators | set(self.progress.annotators))
 
     def skip(self) -> dict[str, float]:
         """A step whose groups are all gone: no metrics."""

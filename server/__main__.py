@@ -1,4 +1,4 @@
-"""`python -m server`: runs the service, checks its configuration, or makes an API key."""
+"""`python -m server`: runs the service, checks its configuration or its state, or makes an API key."""
 
 from __future__ import annotations
 
@@ -6,10 +6,14 @@ import argparse
 import asyncio
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
 from server.config import Config, load_config
+
+if TYPE_CHECKING:
+    from server.integrity import Problem
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -20,6 +24,11 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--config", type=Path, metavar="FILE", help="TOML file; without one: defaults")
     parser.add_argument("--check-config", action="store_true", help="print the effective configuration and stop")
+    parser.add_argument(
+        "--check-state",
+        action="store_true",
+        help="look at the whole state of a stopped server, say what is wrong with it, and stop (status 1 if anything)",
+    )
     parser.add_argument(
         "--create-key",
         choices=["app", "learner", "operator"],
@@ -47,6 +56,32 @@ def _bad(line: str) -> int:
     return 2
 
 
+def check_state(config: Config) -> list[Problem]:
+    """Check under a progress bar."""
+    from rich.console import Console  # noqa: PLC0415
+    from rich.progress import Progress  # noqa: PLC0415
+
+    from server.app import check  # noqa: PLC0415
+
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("check")
+
+        def show(what: str, done: int, total: int) -> None:
+            bar.update(task, description=what, completed=done, total=total)
+
+        return asyncio.run(check(config, show))
+
+
+def report(problems: list[Problem]) -> int:
+    """Print what is wrong and what to do; the exit status."""
+    for one in problems:
+        print(f"{one.check}: {one.what}. {one.remedy[0].upper()}{one.remedy[1:]}.")  # noqa: T201 - asked for
+    if not problems:
+        print("nothing is wrong")  # noqa: T201 - asked for
+    return 1 if problems else 0
+
+
 def main() -> int:
     arguments = parse_arguments()
     config = read_config(arguments.config)
@@ -57,6 +92,8 @@ def main() -> int:
     from server.app import StartError, create_key, serve  # noqa: PLC0415
 
     try:
+        if arguments.check_state:
+            return report(check_state(config))
         if arguments.create_key:
             print(asyncio.run(create_key(config, arguments.create_key, arguments.tenant)))  # noqa: T201 - shown once
             return 0

@@ -29,12 +29,13 @@ from starlette.exceptions import HTTPException
 from reward.types import Prompt
 from server.adapters.gate.gate import Gate
 from server.adapters.gate.suites import SuiteError
+from server.adapters.mirror import AdapterMirror
 from server.adapters.probe import Prober
 from server.adapters.registry import AdapterRegistry
 from server.adapters.rollout import Rollout
 from server.adapters.routing import Router
 from server.api import adapters as adapters_api
-from server.api import chat, feedback, health, operate, training
+from server.api import chat, exchange, feedback, health, operate, privacy, training
 from server.api.deps import hash_key
 from server.api.errors import error_response
 from server.api.middleware import Envelope, from_http_exception
@@ -45,8 +46,11 @@ from server.engine.launcher import EngineProcess
 from server.engine.port import Engine
 from server.engine.supervisor import EngineSupervisor
 from server.errors import BadRequest, StorageUnavailable
+from server.exchange.importing import ImportDesk
 from server.feedback import FeedbackDesk
 from server.ids import new_id
+from server.inflight import InFlight
+from server.integrity import Problem, Progress, check_state, unreadable
 from server.logs import configure_logging
 from server.metrics import Metrics
 from server.pipeline.admission import Admission
@@ -55,12 +59,14 @@ from server.pipeline.judges import Judges, build_judges
 from server.pipeline.media import MediaIntake
 from server.pipeline.pipeline import Pipeline
 from server.pipeline.sanitise import Sanitiser, special_tokens
+from server.retention import Retention
 from server.services import Services
 from server.store import keys
 from server.store.blobs import BlobStore
 from server.store.database import Database
-from server.store.opening import open_database
+from server.store.opening import open_blobs, open_database, open_remote_files
 from server.store.records import AdapterState
+from server.store.remote import RemoteFiles
 from server.tokens import Signer, load_secret
 from server.wire import ChatMessage, directory_digest
 
@@ -94,6 +100,21 @@ async def start_database(database: Database) -> None:
         await database.start()
     except StorageUnavailable as error:
         raise StartError(f"the database cannot be opened: {error.cause}") from error
+
+
+async def open_files(config: Config) -> tuple[RemoteFiles | None, BlobStore]:
+    """The shared store, where one is set, and the place of images; raises `StartError`."""
+    try:
+        remote = open_remote_files(config.store)
+        if remote is not None:
+            await remote.write("in-use", b"")  # a wrong address, bucket or credential shows now, not at the first image
+        return remote, await asyncio.to_thread(open_blobs, config.store, remote)
+    except ValueError as error:
+        raise StartError(f"store.blobs: {error}") from None
+    except StorageUnavailable as error:
+        raise StartError(f"store.blobs: {error.cause}") from error
+    except OSError as error:
+        raise StartError(f"{config.store.directory}: {error.strerror}") from None
 
 
 def connect_engine(config: Config) -> tuple[Engine, EngineSupervisor]:
@@ -137,24 +158,13 @@ class Installation:
         database = open_database(config.store)
         self._stack.push_async_callback(database.close)
         await start_database(database)
-        blobs = BlobStore(directory / "media")
+        remote, blobs = await open_files(config)
         secret = config.secret.get_secret_value().encode() if config.secret else load_secret(directory)
 
         def count_move(alias: str, state: AdapterState) -> None:
             metrics.adapter_moves.labels(alias, state).inc()
 
-        registry = AdapterRegistry(
-            database,
-            directory / "adapters",
-            directory / "uploads",
-            engine_model=config.engine.model,
-            base_digest=base_digest,
-            max_lora_rank=config.engine.max_lora_rank,
-            aliases=[alias.name for alias in config.aliases],
-            clock=time.time,
-            min_free_bytes=config.store.min_free_bytes,
-            on_move=count_move,
-        )
+        registry = build_registry(config, database, remote, base_digest=base_digest, on_move=count_move)
         await registry.start()
         engine, supervisor = self._connect(config)
         self._stack.push_async_callback(engine.close)
@@ -167,7 +177,10 @@ class Installation:
             on_move=count_move,
         )
         await router.load()
-        await router.heal(registry.verify)
+        try:
+            await router.heal(registry.verify)
+        except StorageUnavailable as error:
+            raise StartError(f"an adapter cannot be fetched: {error.cause}") from error
         rollout = Rollout(
             database=database,
             registry=registry,
@@ -182,9 +195,12 @@ class Installation:
         self._stack.callback(intake.close)
         sanitiser = Sanitiser(special_tokens(Path(config.engine.model)))
 
+        signer = Signer(secret)
+
         async def assembler(messages: Sequence[ChatMessage]) -> Prompt:
             return await assemble(messages, config.chat, intake, sanitiser)
 
+        in_flight = InFlight(config.chat.feedback_wait_s)
         services = Services(
             config=config,
             started_at=int(time.time()),
@@ -198,11 +214,13 @@ class Installation:
             rollout=rollout,
             admission=Admission(concurrent=config.http.max_concurrent_requests, queued=config.http.max_queued_requests),
             assembler=assembler,
+            in_flight=in_flight,
             pipeline=Pipeline(
                 engine=engine,
                 database=database,
                 blobs=blobs,
                 judges=judges,
+                in_flight=in_flight,
                 metrics=metrics,
                 observe=rollout.observe,
                 base_digest=base_digest,
@@ -210,9 +228,27 @@ class Installation:
                 rng=random.Random(),  # noqa: S311 - which answer is compared is no secret
             ),
             feedback=FeedbackDesk(
-                config=config, database=database, blobs=blobs, engine=engine, metrics=metrics, clock=time.time
+                config=config,
+                database=database,
+                blobs=blobs,
+                engine=engine,
+                in_flight=in_flight,
+                metrics=metrics,
+                clock=time.time,
             ),
-            signer=Signer(secret),
+            importing=ImportDesk(
+                database=database,
+                blobs=blobs,
+                engine=engine,
+                policies={name: one.policy for name, one in judges.items()},
+                assembler=assembler,
+                clean=sanitiser.clean,
+                signer=signer,
+                metrics=metrics,
+                base_digest=base_digest,
+                clock=time.time,
+            ),
+            signer=signer,
             metrics=metrics,
         )
         self._watch(services)
@@ -220,6 +256,9 @@ class Installation:
         self._stack.push_async_callback(supervisor.stop)
         await rollout.start()
         self._stack.push_async_callback(rollout.stop)
+        retention = Retention(config.store, database, blobs, time.time)
+        retention.start()
+        self._stack.push_async_callback(retention.stop)
         return services
 
     async def close(self) -> None:
@@ -230,6 +269,7 @@ class Installation:
         metrics, supervisor = services.metrics, services.supervisor
         metrics.engine_ready.set_function(lambda: float(supervisor.state is EngineState.READY))
         metrics.engine_restarts.set_function(lambda: float(supervisor.restarts))
+        metrics.store_healthy.set_function(lambda: float(services.database.is_healthy))
         metrics.in_flight.set_function(lambda: float(services.admission.present))
         for alias in self._config.aliases:
             _watch_routing(metrics, services.router, alias.name)
@@ -238,6 +278,31 @@ class Installation:
 def _watch_routing(metrics: Metrics, router: Router, alias: str) -> None:
     metrics.routing_generation.labels(alias).set_function(lambda: float(router.current(alias).generation))
     metrics.canary_share.labels(alias).set_function(lambda: router.current(alias).canary_share)
+
+
+def build_registry(
+    config: Config,
+    database: Database,
+    remote: RemoteFiles | None,
+    *,
+    base_digest: str,
+    on_move: Callable[[str, AdapterState], None] = lambda alias, state: None,
+) -> AdapterRegistry:
+    """The adapters of the state directory and the shared store. Not started yet."""
+    adapters = config.store.directory / "adapters"
+    return AdapterRegistry(
+        database,
+        adapters,
+        config.store.directory / "uploads",
+        engine_model=config.engine.model,
+        base_digest=base_digest,
+        max_lora_rank=config.engine.max_lora_rank,
+        aliases=[alias.name for alias in config.aliases],
+        clock=time.time,
+        min_free_bytes=config.store.min_free_bytes,
+        on_move=on_move,
+        mirror=AdapterMirror(remote, adapters) if remote else None,
+    )
 
 
 def build_all_judges(config: Config, engine: Engine) -> dict[str, Judges]:
@@ -273,7 +338,7 @@ def create_app(services: Services) -> FastAPI:
     """The ASGI application on an open installation."""
     app = FastAPI(title="Plumbline", version=version("plumbline"), docs_url=None, redoc_url=None, openapi_url=None)
     app.state.services = services
-    for module in (chat, feedback, training, adapters_api, operate, health):
+    for module in (chat, feedback, exchange, training, adapters_api, operate, privacy, health):
         app.include_router(module.router)
 
     @app.exception_handler(HTTPException)
@@ -323,9 +388,9 @@ class _Server(uvicorn.Server):
         yield
 
 
-async def run(config: Config) -> None:
+async def run(config: Config, connect: Connect) -> None:
     """Serve until a termination signal; raises `StartError`."""
-    installation = Installation(config)
+    installation = Installation(config, connect)
     try:
         listener = bind(config)
         services = await installation.open()
@@ -353,12 +418,28 @@ async def run(config: Config) -> None:
         await installation.close()
 
 
-def serve(config: Config) -> int:
+def serve(config: Config, connect: Connect = connect_engine) -> int:
     """Run the service; the exit status."""
     configure_logging(config.log_level)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(run(config))
+        runner.run(run(config, connect))
     return 0
+
+
+async def check(config: Config, progress: Progress) -> list[Problem]:
+    """What is wrong with the state of a stopped server; raises `StartError` where another process holds it."""
+    lock = lock_state(config.store.directory)
+    database = open_database(config.store)
+    try:
+        await database.start()
+        remote, blobs = await open_files(config)
+        registry = build_registry(config, database, remote, base_digest=model_digest(config.engine.model))
+        return await check_state(database, blobs, registry, now=time.time(), progress=progress)
+    except StorageUnavailable as error:
+        return [unreadable(error)]
+    finally:
+        await database.close()
+        lock.close()
 
 
 async def create_key(config: Config, role: str, tenant: str) -> str:

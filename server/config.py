@@ -73,6 +73,8 @@ class ChatConfig(Section):
     """Largest width and height of an image."""
     engine_timeout_s: Seconds = 120.0
     """How long the engine may take over one request."""
+    feedback_wait_s: Seconds = 30.0
+    """How long feedback on a streamed answer waits for the answer to be stored; then it gets 503 with Retry-After."""
 
 
 class EngineConfig(Section):
@@ -122,6 +124,15 @@ class StoreConfig(Section):
     """Holds the database, `media/`, `adapters/`, `uploads/` and the token secret."""
     url: SecretStr = SecretStr("")
     """PostgreSQL, as `postgresql://user:password@host:5432/name`, for several servers. Empty: SQLite in `directory`."""
+    idempotency_ttl_s: Seconds = 24 * 3600.0
+    """How long the reply to an Idempotency-Key is kept at least."""
+    blobs: str = Field("", pattern=r"^$|^[a-z][a-z0-9+.-]*://[^\s?#@]+$")
+    """Object store for images and adapter files, for several servers: a URL that fsspec knows, as `s3://bucket/prefix`.
+    Credentials come from the environment or fsspec's own configuration. Empty: `directory`."""
+    retention_days: float = Field(0, ge=0)
+    """Groups older than this expire: what was asked, answered and said is removed. 0: kept for ever."""
+    tenant_retention_days: dict[str, Annotated[float, Field(ge=0)]] = {}
+    """The same for single tenants, in place of `retention_days`."""
     min_free_bytes: int = Field(64 * 1024 * 1024, ge=0)
     """With less free disk than this, writes are refused with 503."""
     read_connections: int = Field(4, ge=1)
@@ -177,6 +188,9 @@ class SignalsConfig(Section):
     """Smallest difference of totals for such a pair."""
     feedback_token_ttl_s: Seconds = 7 * 24 * 3600.0
     """How long an answer's feedback token is good."""
+    max_per_hour: int = Field(600, ge=1)
+    """Signals that one annotator may give in an hour; more get 429 with Retry-After. An annotator is a user, or a key
+    whose app names no users."""
 
 
 class SuiteConfig(Section):
@@ -259,6 +273,9 @@ class LearnerConfig(Section):
     """Groups in one optimiser step."""
     min_new_signals: int = Field(50, ge=1)
     """New human signals that start a round."""
+    max_annotator_share: float = Field(0.2, gt=0, le=1)
+    """Largest share of a round's human examples that come from one annotator. Nobody is held below an equal part, nor
+    below `min_new_signals` examples, so that few people can teach too; 1 switches it off."""
     max_replay_groups: int = Field(2000, ge=1)
     """Groups kept for replay."""
     max_grad_norm: float = Field(1.0, gt=0)

@@ -10,8 +10,10 @@
     ├── TooLarge              413: a body over its limit
     ├── IdempotencyMismatch   422: the key was used with another body
     ├── Busy                  429: the queue is full; Retry-After
+    ├── RateLimited           429: too much in too short a time; Retry-After
     ├── ClientGone            499: nobody is there to read the reply; for logs and metrics
     ├── EngineUnavailable     503: no engine answers; Retry-After
+    ├── AnswerPending         503: the answer that is meant is still being made; Retry-After
     └── StorageUnavailable    503: the store cannot keep anything; Retry-After
 
 Messages go to clients: they say what was wrong and how to mend it, and never quote exceptions, paths or texts.
@@ -97,6 +99,16 @@ class Busy(PlumblineError):
     retry_after_s = 1
 
 
+class RateLimited(PlumblineError):
+    status = 429
+    type = "rate_limit_error"
+    code = "rate_limited"
+
+    def __init__(self, public: str, *, retry_after_s: int) -> None:
+        super().__init__(public)
+        self.retry_after_s = retry_after_s
+
+
 class ClientGone(PlumblineError):
     status = 499
     type = "invalid_request_error"
@@ -107,6 +119,13 @@ class EngineUnavailable(PlumblineError):
     status = 503
     type = "server_error"
     code = "engine_unavailable"
+    retry_after_s = 2
+
+
+class AnswerPending(PlumblineError):
+    status = 503
+    type = "server_error"
+    code = "response_pending"
     retry_after_s = 2
 
 

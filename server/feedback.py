@@ -3,30 +3,29 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Final
 
-from pydantic import BaseModel
 from sqlalchemy import Connection
 
-from server import prompts
-from server.config import Config
+from server import faults, opinions, prompts, regenerations
+from server.config import Config, SignalsConfig
 from server.engine.port import Engine, EngineError
-from server.errors import BadRequest, EngineUnavailable, Gone, NotFound, StorageUnavailable
+from server.errors import BadRequest, EngineUnavailable, Gone, NotFound, RateLimited, StorageUnavailable
 from server.ids import candidate_id, new_id
+from server.inflight import InFlight
 from server.metrics import Metrics
+from server.opinions import Opinion
 from server.pipeline.recording import may_train
 from server.store import feed, groups, idempotency, signals
 from server.store.blobs import BlobStore
 from server.store.database import Database
-from server.store.records import CandidateRecord, FeedKind, GroupRecord, GroupState, SignalKind, SignalRecord
+from server.store.records import HUMAN, CandidateRecord, FeedKind, GroupRecord, GroupState, SignalKind, SignalRecord
 from server.wire import FeedbackRequest, PreferenceRequest, SignalReply
 
-HUMAN = "human"
-"""Adapter name of a correction typed by a person."""
-
-RATINGS = {"up": 1.0, "down": -1.0}
+HOUR_S: Final = 3600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +37,26 @@ class Speaker:
     idempotency_key: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class _Statement:
+    """One request: who speaks, what it is about, and the digest that a repetition shares."""
+
+    speaker: Speaker
+    completion_id: str
+    digest: str
+
+    @classmethod
+    def of(cls, speaker: Speaker, request: FeedbackRequest | PreferenceRequest) -> _Statement:
+        said = f"{speaker.annotator}\n{request.model_dump_json()}"
+        return cls(speaker, request.completion_id, hashlib.sha256(said.encode()).hexdigest())
+
+
 class FeedbackDesk:
-    """Takes feedback and preferences. A reply means: durable."""
+    """Takes feedback and preferences. A reply means: durable.
+
+    Both methods raise `NotFound`, `Gone`, `BadRequest`, `RateLimited`, `IdempotencyMismatch`, or, where trying again
+    helps, `AnswerPending`, `EngineUnavailable` or `StorageUnavailable`.
+    """
 
     def __init__(
         self,
@@ -48,6 +65,7 @@ class FeedbackDesk:
         database: Database,
         blobs: BlobStore,
         engine: Engine,
+        in_flight: InFlight,
         metrics: Metrics,
         clock: Callable[[], float],
     ) -> None:
@@ -55,92 +73,83 @@ class FeedbackDesk:
         self._database = database
         self._blobs = blobs
         self._engine = engine
+        self._in_flight = in_flight
         self._metrics = metrics
         self._clock = clock
 
     async def give_feedback(self, speaker: Speaker, request: FeedbackRequest) -> SignalReply:
-        """Keep a rating, correction, comment or labels; raises `NotFound`, `Gone` or `BadRequest`."""
-        group = await self._find_group(speaker, request.completion_id)
-        candidate = _shown_candidate(group, request.candidate_id, "candidate_id")
-        correction = await self._correction(group, request.correction) if request.correction else None
-        kept = self._signals_of(speaker, group, candidate, request, correction)
-        return await self._keep(speaker, request, group, kept, correction)
+        """Keep a rating, correction, comment or labels."""
+        statement = _Statement.of(speaker, request)
+        found = await self._find(statement)
+        if isinstance(found, SignalReply):
+            return found
+        candidate = opinions.judged(found, request.candidate_id)
+        correction = await self._correction(found, request.correction) if request.correction else None
+        said = opinions.of_feedback(request, candidate, correction)
+        return await self._keep(statement, found, said, candidate, correction)
 
     async def give_preference(self, speaker: Speaker, request: PreferenceRequest) -> SignalReply:
-        """Keep a choice, a ranking or a tie; raises `NotFound`, `Gone` or `BadRequest`."""
-        group = await self._find_group(speaker, request.completion_id)
-        named = {"chosen": [request.chosen] if request.chosen else [], "rejected": request.rejected or []}
-        named["ranking"] = request.ranking or []
-        for param, ids in named.items():
-            for one in ids:
-                _shown_candidate(group, one, param)
-        kind: SignalKind
-        payload: dict[str, Any]
-        if request.ranking is not None:
-            kind, payload = SignalKind.RANKING, {"ranking": request.ranking}
-        elif request.tie is not None:
-            kind, payload = SignalKind.TIE, {"tie": request.tie}
-        else:
-            kind, payload = SignalKind.CHOICE, {"chosen": request.chosen, "rejected": request.rejected}
-        return await self._keep(speaker, request, group, [self._signal(speaker, group, kind, "comparison", payload)])
+        """Keep a choice, a ranking or a tie."""
+        statement = _Statement.of(speaker, request)
+        found = await self._find(statement)
+        if isinstance(found, SignalReply):
+            return found
+        return await self._keep(statement, found, [opinions.of_preference(found, request)])
 
-    async def _find_group(self, speaker: Speaker, completion_id: str) -> GroupRecord:
-        group = await self._database.read(lambda c: groups.get_group(c, completion_id))
-        if group is None or group.tenant != speaker.tenant:
-            raise NotFound("There is no such completion.", param="completion_id", code="response_not_found")
-        if group.state in {GroupState.ERASED, GroupState.EXPIRED}:
-            raise Gone("This completion is no longer kept.", param="completion_id")
-        return group
+    async def _find(self, statement: _Statement) -> GroupRecord | SignalReply:
+        """The group that is spoken of; or the reply that the same request got before, whatever became of the group."""
+        tenant = statement.speaker.tenant
+        await self._in_flight.settled(tenant, statement.completion_id)
 
-    def _signals_of(
-        self,
-        speaker: Speaker,
-        group: GroupRecord,
-        candidate: CandidateRecord,
-        request: FeedbackRequest,
-        correction: CandidateRecord | None,
-    ) -> list[SignalRecord]:
-        said: dict[str, Any] = {"candidate_id": candidate.id}
-        if request.comment is not None:
-            said["comment"] = request.comment
-        if request.labels:
-            said["labels"] = request.labels
-        kept = []
-        if request.rating is not None:
-            rating = RATINGS[request.rating] if isinstance(request.rating, str) else request.rating
-            payload = {**said, "rating": rating}
-            kept.append(self._signal(speaker, group, SignalKind.RATING, f"rating:{candidate.id}", payload))
-        if correction is not None:
-            payload = {**said, "correction_id": correction.id}
-            kept.append(self._signal(speaker, group, SignalKind.CORRECTION, f"correction:{candidate.id}", payload))
-        return kept or [self._signal(speaker, group, SignalKind.COMMENT, f"comment:{candidate.id}", said)]
+        def look(connection: Connection) -> GroupRecord | SignalReply:
+            if (earlier := _earlier_reply(connection, statement)) is not None:
+                return earlier
+            group = groups.get_group(connection, statement.completion_id)
+            if group is None or group.tenant != tenant:
+                raise _unknown()
+            _require_kept(group.state)
+            self._require_room(connection, statement.speaker, group)
+            return group
 
-    def _signal(
-        self, speaker: Speaker, group: GroupRecord, kind: SignalKind, slot: str, payload: dict[str, Any]
-    ) -> SignalRecord:
-        return SignalRecord(new_id("sig"), group.id, kind, slot, speaker.annotator, self._clock(), payload)
+        return await self._database.read(look)
+
+    def _require_room(self, connection: Connection, speaker: Speaker, group: GroupRecord) -> None:
+        alias = self._aliases.get(group.alias)
+        most = (alias.signals if alias is not None else SignalsConfig()).max_per_hour
+        at, now = signals.nth_newest_at(connection, speaker.annotator, most), self._clock()
+        if at is not None and now - HOUR_S < at <= now:  # later than now: the clock was set back
+            raise RateLimited(
+                "That is more than one person can mean in an hour. An app that speaks for many names each as `user`.",
+                retry_after_s=math.ceil(at + HOUR_S - now),
+            )
 
     async def _correction(self, group: GroupRecord, text: str) -> CandidateRecord:
-        """The typed answer as a candidate, tokenised by the engine; no end-of-turn token is invented for it."""
-        prompt = await prompts.from_row(group.prompt, self._blobs)
-        if prompt is None:
-            raise StorageUnavailable("an image of the group cannot be read")
-        try:
-            scored = await self._engine.score(self._engine.base_model, prompt, text)
-        except EngineError as error:
-            if not error.retryable:
-                raise BadRequest("The correction does not fit the model's context.", param="correction") from None
-            raise EngineUnavailable("No engine can tokenise the correction now; try again.") from error
-        name = f"c{new_id('x')[-8:]}"
+        """The typed answer as a candidate, tokenised by the engine; no end-of-turn token is invented for it.
+
+        Without tokens where the group is never trained on.
+        """
+        token_ids: tuple[int, ...] = ()
+        logprobs: tuple[float, ...] = ()
+        if group.state is GroupState.COMPLETED:
+            prompt = await prompts.from_row(group.prompt, self._blobs)
+            if prompt is None:
+                raise StorageUnavailable("an image of the group cannot be read")
+            try:
+                scored = await self._engine.score(self._engine.base_model, prompt, text)
+            except EngineError as error:
+                if not error.retryable:
+                    raise BadRequest("The correction does not fit the model's context.", param="correction") from None
+                raise EngineUnavailable("No engine can tokenise the correction now; try again.") from error
+            token_ids, logprobs = scored.token_ids, scored.logprobs
         return CandidateRecord(
-            id=candidate_id(group.id, name),
+            id=candidate_id(group.id, f"c{new_id('x')[-8:]}"),
             position=len(group.candidates),
             adapter=HUMAN,
             variant="",
             text=text,
             shown_text=None,
-            token_ids=scored.token_ids,
-            logprobs=scored.logprobs,
+            token_ids=token_ids,
+            logprobs=logprobs,
             finish_reason="length",
             is_shown=False,
             is_blocked=False,
@@ -150,54 +159,74 @@ class FeedbackDesk:
 
     async def _keep(
         self,
-        speaker: Speaker,
-        request: BaseModel,
+        statement: _Statement,
         group: GroupRecord,
-        kept: list[SignalRecord],
+        said: Sequence[Opinion],
+        candidate: CandidateRecord | None = None,
         correction: CandidateRecord | None = None,
     ) -> SignalReply:
+        speaker = statement.speaker
         alias = self._aliases.get(group.alias)
-        trainable = alias is not None and may_train(group, alias)
-        reply = SignalReply(id=kept[0].id, completion_id=group.id, trainable=trainable)
-        request_hash = hashlib.sha256(request.model_dump_json().encode()).hexdigest()
-        key = speaker.idempotency_key
+        may_teach = alias is not None and may_train(group, alias)
+        now = self._clock()
+        kept = [
+            SignalRecord(new_id("sig"), group.id, one.kind, one.slot, speaker.annotator, now, one.payload)
+            for one in said
+        ]
+        is_trainable = may_teach and any(one.kind in opinions.TEACHING for one in said)
+        reply = SignalReply(id=kept[0].id, completion_id=group.id, trainable=is_trainable)
 
-        def write(connection: Connection) -> tuple[SignalReply, bool]:
-            if key is not None:
-                earlier = idempotency.find_reply(connection, speaker.tenant, key, request_hash)
-                if earlier is not None:
-                    return SignalReply.model_validate(earlier), False
+        def write(connection: Connection) -> SignalReply:
+            if (earlier := _earlier_reply(connection, statement)) is not None:
+                return earlier
+            _require_kept(groups.get_state(connection, group.id))
+            self._require_room(connection, speaker, group)
             if correction is not None:
                 groups.add_candidate(connection, group.id, correction)
+            changed = [group] if may_teach and any(one.kind is not SignalKind.COMMENT for one in said) else []
             for signal in kept:
                 signals.insert_signal(connection, signal)
-            if trainable:
-                feed.append(connection, group.alias, group.id, FeedKind.SIGNAL, self._clock())
-            if key is not None:
+                if signal.kind is SignalKind.RATING and candidate is not None:
+                    again = regenerations.note(connection, group, candidate, signal)
+                    changed += [again] if may_teach and again is not None else []
+            for one in changed:
+                feed.append(connection, one.alias, one.id, FeedKind.SIGNAL, now)
+            if speaker.idempotency_key is not None:
                 idempotency.keep_reply(
                     connection,
                     speaker.tenant,
-                    key,
-                    request_hash=request_hash,
+                    speaker.idempotency_key,
+                    annotator=speaker.annotator,
+                    request_hash=statement.digest,
                     reply=reply.model_dump(),
-                    now=self._clock(),
+                    now=now,
                 )
-            return reply, True
+            faults.point("feedback.before_commit")
+            return reply
 
-        answer, is_new = await self._database.write(write)
-        if is_new:
+        answer = await self._database.write(write)
+        await faults.async_point("feedback.after_commit")
+        if answer is reply:  # and not one that was kept before
             for signal in kept:
                 self._metrics.signals.labels(self._metrics.alias(group.alias), signal.kind).inc()
         return answer
 
 
-def _shown_candidate(group: GroupRecord, wanted: str | None, param: str) -> CandidateRecord:
-    """The named candidate, or the first shown one; only what was shown can be judged."""
-    if wanted is None:
-        if not group.shown:
-            raise BadRequest("This completion showed no answer.", param="completion_id")
-        return max(group.shown, key=lambda one: (one.probability, -one.position))
-    candidate = group.candidate(wanted)
-    if candidate is None or not candidate.is_shown:
-        raise BadRequest(f"{param} names no answer that this completion showed.", param=param)
-    return candidate
+def _earlier_reply(connection: Connection, statement: _Statement) -> SignalReply | None:
+    """What the same Idempotency-Key was answered; raises `IdempotencyMismatch` where it came with another body."""
+    speaker = statement.speaker
+    if speaker.idempotency_key is None:
+        return None
+    kept = idempotency.find_reply(connection, speaker.tenant, speaker.idempotency_key, statement.digest)
+    return SignalReply.model_validate(kept) if kept is not None else None
+
+
+def _unknown() -> NotFound:
+    return NotFound("There is no such completion.", param="completion_id", code="response_not_found")
+
+
+def _require_kept(state: GroupState | None) -> None:
+    if state is None:
+        raise _unknown()
+    if state in {GroupState.ERASED, GroupState.EXPIRED}:
+        raise Gone("This completion is no longer kept.", param="completion_id")

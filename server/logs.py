@@ -6,8 +6,14 @@ import json
 import logging
 import sys
 import time
+from traceback import format_tb
+
+from server.errors import PlumblineError
 
 STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "color_message"}
+
+SPEAKING = (OSError, PlumblineError)
+"""Exceptions whose messages are the system's or our own. Any other's may quote what a user wrote."""
 
 
 class JsonFormatter(logging.Formatter):
@@ -19,9 +25,20 @@ class JsonFormatter(logging.Formatter):
             "message": record.getMessage(),
         }
         entry |= {name: value for name, value in vars(record).items() if name not in STANDARD}
-        if record.exc_info:
-            entry["trace"] = self.formatException(record.exc_info)
+        if record.exc_info and record.exc_info[1] is not None:
+            entry["trace"] = trace(record.exc_info[1])
         return json.dumps(entry, default=str)
+
+
+def trace(error: BaseException) -> str:
+    """Where an exception and its causes came from, the first cause first."""
+    parts = []
+    current: BaseException | None = error
+    while current is not None:
+        says = f": {current}" if isinstance(current, SPEAKING) else ""
+        parts.append(f"{''.join(format_tb(current.__traceback__))}{type(current).__name__}{says}")
+        current = current.__cause__ or (None if current.__suppress_context__ else current.__context__)
+    return "\n".join(reversed(parts))
 
 
 def configure_logging(level: str) -> None:

@@ -60,6 +60,9 @@ class Metrics:
             registry=reg,
         )
         self.store_errors = Counter("plumbline_store_errors_total", "Requests the store could not take.", registry=reg)
+        self.store_healthy = Gauge(
+            "plumbline_store_healthy", "1 while the store confirms what is written.", registry=reg
+        )
         self.routing_generation = Gauge(
             "plumbline_routing_generation", "Grows by one with each move.", ["alias"], registry=reg
         )

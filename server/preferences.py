@@ -5,8 +5,8 @@ One derivation serves the feed, the export and the gate. Rules, in order of `doc
 - choice, ranking → each better ≻ each worse, weight 1; ties are not trained on;
 - correction ≻ the answer that was shown;
 - a thumb → unpaired; with a sibling that the ensemble ranks clearly the other way, a pair of half weight as well;
-- "again" and then up → later ≻ earlier belongs to the earlier group and is a pair only inside one group, so
-  across groups it stays an unpaired example;
+- "again" and then up → later ≻ earlier, of quarter weight, in the earlier group, which then holds a copy of the later
+  answer (`server.regenerations`); the later group has its thumb;
 - a blocked candidate ≺ a clean sibling, of the pair weight that the alias sets;
 - nothing said → best ≻ worst by the ensemble, where the alias allows it and no scorer failed.
 
@@ -25,6 +25,7 @@ from server.wire import Pair, PairSource, Unpaired
 RULES_ANNOTATOR = "rules"
 ENSEMBLE_ANNOTATOR = "ensemble"
 THUMB_PAIR_WEIGHT = 0.5
+REGENERATE_WEIGHT = 0.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +50,9 @@ def derive(group: GroupRecord, signals: Sequence[SignalRecord], settings: Signal
         match signal.kind:
             case SignalKind.CHOICE:
                 better, worse = [signal.payload["chosen"]], signal.payload["rejected"]
-                pairs += _pairs(known, ((b, w) for b in better for w in worse), "choice", 1.0, signal.annotator)
+                # An imported opinion says where it comes from and what it weighs.
+                source, weight = signal.payload.get("source", "choice"), signal.payload.get("weight", 1.0)
+                pairs += _pairs(known, ((b, w) for b in better for w in worse), source, weight, signal.annotator)
             case SignalKind.RANKING:
                 order = signal.payload["ranking"]
                 ordered = ((b, w) for i, b in enumerate(order) for w in order[i + 1 :])
@@ -57,6 +60,9 @@ def derive(group: GroupRecord, signals: Sequence[SignalRecord], settings: Signal
             case SignalKind.CORRECTION:
                 pair = (signal.payload["correction_id"], signal.payload["candidate_id"])
                 pairs += _pairs(known, [pair], "correction", 1.0, signal.annotator)
+            case SignalKind.REGENERATE:
+                pair = (signal.payload["chosen"], signal.payload["rejected"])
+                pairs += _pairs(known, [pair], "regenerate", REGENERATE_WEIGHT, signal.annotator)
             case SignalKind.RATING:
                 one, thumb_pairs = _from_rating(group, known, signal, settings)
                 unpaired += one

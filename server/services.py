@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from server.adapters.routing import Router
     from server.engine.port import Engine
     from server.engine.supervisor import EngineSupervisor
+    from server.exchange.importing import ImportDesk
     from server.feedback import FeedbackDesk
+    from server.inflight import InFlight
     from server.metrics import Metrics
     from server.pipeline.admission import Admission
     from server.pipeline.pipeline import Pipeline
@@ -43,8 +45,10 @@ class Services:
     admission: Admission
     assembler: Callable[[Sequence[ChatMessage]], Awaitable[Prompt]]
     """The wire's messages as a prompt."""
+    in_flight: InFlight
     pipeline: Pipeline
     feedback: FeedbackDesk
+    importing: ImportDesk
     signer: Signer
     metrics: Metrics
 

@@ -1,4 +1,4 @@
-"""Feedback tokens and user hashes: two keys from one secret, so neither can stand in for the other."""
+"""Feedback tokens, user hashes, ids of contents: a key for each from one secret, so none can stand in for another."""
 
 from __future__ import annotations
 
@@ -31,10 +31,16 @@ class Signer:
     def __init__(self, secret: bytes) -> None:
         self._token_key = hmac.digest(secret, b"feedback-token", "sha256")
         self._user_key = hmac.digest(secret, b"user-hash", "sha256")
+        self._content_key = hmac.digest(secret, b"content-id", "sha256")
 
     def user_hash(self, tenant: str, user: str) -> str:
         """The name under which a tenant's user is kept: the same user of another tenant gets another one."""
         return hmac.new(self._user_key, f"{tenant}\0{user}".encode(), hashlib.sha256).hexdigest()[:32]
+
+    def content_id(self, *parts: str) -> str:
+        """32 hexadecimal digits that equal parts alone have in common, and from which no part can be guessed."""
+        canonical = json.dumps(parts, ensure_ascii=False, separators=(",", ":"))
+        return hmac.new(self._content_key, canonical.encode(), hashlib.sha256).hexdigest()[:32]
 
     def sign(self, grant: FeedbackGrant, expires_at: float) -> str:
         payload = json.dumps([grant.completion_id, grant.tenant, grant.user_hash, int(expires_at)]).encode()

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from server.preferences import Examples
-from server.store.records import GroupRecord
+from server.store.records import HUMAN, GroupRecord
 from server.wire import TrainingCandidate, TrainingGroup
 
 
 def to_training_group(group: GroupRecord, examples: Examples) -> TrainingGroup:
-    """The group with its tokens and examples. Candidates without tokens (refusals) are left out."""
+    """The group with its tokens and examples. Left out are candidates without tokens (refusals), and corrections that
+    were taken back or replaced.
+    """
+    used = {one for pair in examples.pairs for one in (pair.chosen, pair.rejected)}
     return TrainingGroup(
         id=group.id,
         alias=group.alias,
@@ -30,7 +33,7 @@ def to_training_group(group: GroupRecord, examples: Examples) -> TrainingGroup:
                 total=one.total,
             )
             for one in group.candidates
-            if one.token_ids
+            if one.token_ids and (one.adapter != HUMAN or one.id in used)
         ],
         pairs=list(examples.pairs),
         unpaired=list(examples.unpaired),

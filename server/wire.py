@@ -11,14 +11,37 @@ import json
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    StringConstraints,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
+
+
+def _without_nul(text: str) -> str:
+    if "\0" in text:
+        raise PydanticCustomError("invalid_encoding", "text cannot hold the character NUL")
+    return text
+
+
+NoNul = AfterValidator(_without_nul)
+"""For texts that people write: PostgreSQL keeps no NUL, and nothing good comes of one."""
 
 Id = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
-UserName = Annotated[str, StringConstraints(min_length=1, max_length=128)]
-Text = Annotated[str, StringConstraints(max_length=200_000)]
-Comment = Annotated[str, StringConstraints(max_length=4_000)]
-Label = Annotated[str, StringConstraints(min_length=1, max_length=64)]
+UserName = Annotated[str, StringConstraints(min_length=1, max_length=128), NoNul]
+Text = Annotated[str, StringConstraints(max_length=200_000), NoNul]
+Comment = Annotated[str, StringConstraints(max_length=4_000), NoNul]
+Label = Annotated[str, StringConstraints(min_length=1, max_length=64), NoNul]
+Annotator = Annotated[str, StringConstraints(min_length=1, max_length=256), AfterValidator(_without_nul)]
+"""Whose opinion: the hash of a user, or a name that the server made."""
 
 BASE = "base"
 """The name under which the base model stands wherever an adapter id could stand."""
@@ -306,17 +329,77 @@ class ModelList(Reply):
 # --- signals ----------------------------------------------------------------------------------------------
 
 
+def _rating(value: Any) -> Any:
+    """One message in place of one for each alternative."""
+    if isinstance(value, str) and value in {"up", "down"}:
+        return value
+    if isinstance(value, int | float) and not isinstance(value, bool) and -1 <= value <= 1:
+        return float(value)
+    raise ValueError('a rating is "up", "down", or a number from -1 to 1')
+
+
+class TensorZeroFeedback(Wire):
+    """One person's opinion in TensorZero's words (https://www.tensorzero.com/docs/gateway/api-reference/feedback).
+
+    `comment` is a comment and `demonstration` a correction. Every other metric is a rating: true is up, false is down,
+    a number is a grade. Its name becomes a label, as do the tags (`key=value`).
+    """
+
+    inference_id: Id
+    metric_name: Label
+    value: bool | float | str
+    tags: Annotated[dict[Label, str], Field(max_length=15)] = {}
+    user: UserName | None = None
+    """TensorZero has no name for it."""
+    episode_id: None = None
+    dryrun: Literal[False] | None = None
+
+    @field_validator("value", mode="plain")
+    @classmethod
+    def _fits_the_metric(cls, value: Any, info: ValidationInfo) -> Any:
+        name = info.data.get("metric_name")
+        if name in {"comment", "demonstration"}:
+            if not isinstance(value, str):
+                raise ValueError(f"{name} takes a text")
+        elif not isinstance(value, bool | int | float) or not -1 <= value <= 1:
+            raise ValueError("a metric takes true, false, or a grade from -1 to 1")
+        return value
+
+    def translated(self) -> dict[str, Any]:
+        """The same in the field names of `FeedbackRequest`."""
+        said: dict[str, Any] = {"completion_id": self.inference_id, "user": self.user}
+        labels = [f"{name}={value}" for name, value in self.tags.items()]
+        match self.metric_name:
+            case "comment":
+                said["comment"] = self.value
+            case "demonstration":
+                said["correction"] = self.value
+            case name:
+                said["rating"] = ("down", "up")[self.value] if isinstance(self.value, bool) else self.value
+                labels.insert(0, name)
+        return {**said, "labels": labels}
+
+
 class FeedbackRequest(Wire):
-    """One person's opinion of one answer."""
+    """One person's opinion of one answer. TensorZero's field names are understood as well (`TensorZeroFeedback`)."""
 
     completion_id: Id
     candidate_id: Id | None = None
     """Which shown candidate; absent: the first choice."""
-    rating: Literal["up", "down"] | Annotated[float, Field(ge=-1, le=1)] | None = None
+    rating: Annotated[Literal["up", "down"] | float, PlainValidator(_rating)] | None = None
     user: UserName | None = None
     comment: Comment | None = None
-    correction: Annotated[str, StringConstraints(min_length=1, max_length=20_000)] | None = None
+    correction: Annotated[str, StringConstraints(min_length=1, max_length=20_000), NoNul] | None = None
     labels: Annotated[list[Label], Field(max_length=16)] = []
+
+    @model_validator(mode="before")
+    @classmethod
+    def _in_either_vocabulary(cls, data: Any) -> Any:
+        if not isinstance(data, dict) or not {"inference_id", "metric_name", "value", "tags"} & data.keys():
+            return data
+        if (cls.model_fields.keys() - {"user"}) & data.keys():
+            raise ValueError("use Plumbline's field names or TensorZero's, not both in one request")
+        return TensorZeroFeedback.model_validate(data).translated()
 
     @model_validator(mode="after")
     def _says_something(self) -> Self:
@@ -355,7 +438,9 @@ class PreferenceRequest(Wire):
 
 
 class SignalReply(Reply):
-    """The stored signal. `trainable` is False when it can never become training data."""
+    """The stored signal. `trainable` is False when it can never become training data: a tie, a comment or a label, an
+    answer that was broken off, that is held out, or whose tenant may not train the alias.
+    """
 
     id: str
     completion_id: str
@@ -502,6 +587,88 @@ class TrainingConfig(Reply):
     learner: dict[str, Any]
 
 
+# --- exchange ---------------------------------------------------------------------------------------------
+
+
+class ImportPair(Wire):
+    """One candidate is better than another; both by their place in the group's list."""
+
+    kind: Literal["pair"]
+    chosen: int = Field(ge=0)
+    rejected: int = Field(ge=0)
+    source: PairSource = "choice"
+    weight: float = Field(1.0, gt=0, le=100)
+    user: UserName | None = None
+    """Whose opinion; absent: the group's user, and without one the import itself."""
+
+
+class ImportRating(Wire):
+    """One candidate is good (up to 1) or bad (down to -1)."""
+
+    kind: Literal["rating"]
+    candidate: int = Field(ge=0)
+    rating: float = Field(ge=-1, le=1)
+    comment: Comment | None = None
+    labels: Annotated[list[Label], Field(max_length=16)] = []
+    user: UserName | None = None
+
+
+class ImportGroup(Wire):
+    """One prompt, its answers, and what was said about them. Images go in the messages, as `data:` URLs."""
+
+    messages: Annotated[list[ChatMessage], Field(min_length=1)]
+    candidates: Annotated[
+        list[Annotated[str, StringConstraints(min_length=1, max_length=200_000), NoNul]],
+        Field(min_length=1, max_length=64),
+    ]
+    opinions: Annotated[
+        list[Annotated[ImportPair | ImportRating, Field(discriminator="kind")]], Field(min_length=1, max_length=4096)
+    ]
+    user: UserName | None = None
+    """Who asked: erasing that user's data erases the group."""
+
+    @model_validator(mode="after")
+    def _opinions_are_about_candidates(self) -> Self:
+        for opinion in self.opinions:
+            named = [opinion.candidate] if isinstance(opinion, ImportRating) else [opinion.chosen, opinion.rejected]
+            if max(named) >= len(self.candidates):
+                raise ValueError("an opinion names a candidate that is not there")
+            if len({self.candidates[one] for one in named}) != len(named):
+                raise ValueError("chosen and rejected are the same answer")
+        return self
+
+
+class ImportRequest(Wire):
+    """Groups from elsewhere, to be learned from like the alias's own. Sending one twice keeps it once."""
+
+    alias: Id
+    source: Label
+    """Where they come from; the annotator of opinions that name nobody."""
+    groups: Annotated[list[ImportGroup], Field(min_length=1, max_length=256)]
+
+
+class ImportRefusal(Reply):
+    """A group that cannot be kept, by its place in the request; the others were."""
+
+    index: int
+    message: str
+    code: str
+
+
+class ImportReply(Reply):
+    """What became of the groups: `new + changed + known + gone + len(refused)` of them were sent."""
+
+    new: int
+    changed: int
+    """Kept before, with opinions that are new."""
+    known: int
+    gone: int
+    """Kept once, then erased or expired: they stay away."""
+    holdout: int
+    """Of those new, kept for the gate and never trained on."""
+    refused: list[ImportRefusal] = []
+
+
 # --- adapters ---------------------------------------------------------------------------------------------
 
 
@@ -536,6 +703,10 @@ class AdapterManifest(Wire):
     feed_upto: int = Field(0, ge=0)
     sources: Annotated[dict[Label, int], Field(max_length=64)] = {}
     """Examples used, by source."""
+    groups: Annotated[list[Id], Field(max_length=100_000)] = []
+    """Every group that a step of the training used: so that erasing a user can tell which adapters learned of them."""
+    annotators: Annotated[list[Annotator], Field(max_length=100_000)] = []
+    """Everybody whose opinion a step used."""
     fingerprint: Annotated[list[Fingerprint], Field(max_length=64)] = []
     files: Annotated[list[AdapterFile], Field(min_length=2, max_length=2)]
 
@@ -635,6 +806,64 @@ class AuditEntry(Reply):
 class AuditList(Reply):
     object: Literal["list"] = "list"
     data: list[AuditEntry]
+
+
+class StateProblem(Reply):
+    """One finding: which check, what is wrong, what to do."""
+
+    check: str
+    what: str
+    remedy: str
+
+
+class StateReply(Reply):
+    """What is wrong with the whole state; nothing, where the list is empty."""
+
+    object: Literal["list"] = "list"
+    data: list[StateProblem]
+
+
+class ErasureReply(Reply):
+    """What was erased of one user, and which adapters had learned from it."""
+
+    groups: int
+    """Questions with their answers, which were this user's."""
+    signals: int
+    """Opinions of this user, and opinions about this user's answers."""
+    images: int
+    """Images that nothing else shows."""
+    adapters: list[str]
+    """Adapters trained on any of it, and all that grew from them, oldest first."""
+    undeclared: list[str]
+    """Adapters whose upload did not say what they learned from, and all that grew from them: nobody can tell."""
+
+
+class QuarantineRequest(Wire):
+    """Which signals to set aside, named in one way: by annotator (or the user as the app names them), by the adapter
+    that answered, or one by one.
+    """
+
+    annotator: Annotator | None = None
+    user: UserName | None = None
+    tenant: Annotated[str, StringConstraints(min_length=1, max_length=128)] | None = None
+    """The user's; absent: the caller's own."""
+    adapter: Id | None = None
+    signal_ids: Annotated[list[Id], Field(min_length=1, max_length=10_000)] | None = None
+    undo: bool = False
+    """Take them back in."""
+    reason: Comment = ""
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Self:
+        ways = [self.annotator, self.user, self.adapter, self.signal_ids]
+        if sum(way is not None for way in ways) != 1:
+            raise ValueError("give one of annotator, user, adapter and signal_ids")
+        return self
+
+
+class QuarantineReply(Reply):
+    changed: int
+    """Signals that were set aside or taken back in."""
 
 
 class Health(Reply):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from clients.cli import operate, talk, up
+from clients.cli import exchange, operate, privacy, talk, up
 
 app = typer.Typer(
     name="plumbline",
@@ -19,3 +19,5 @@ app = typer.Typer(
 app.command()(up.up)
 operate.register(app)
 talk.register(app)
+exchange.register(app)
+privacy.register(app)

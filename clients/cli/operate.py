@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import typer
+from rich.console import Console
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from clients.cli.session import Session, command, short_json, table, when
+from clients.cli.session import REFUSED, Session, command, short_json, table, when
 from clients.client import AdapterAction
 from server.wire import AdapterReply, MoveRequest, RollbackRequest, RoutingReply
 
 AdapterArgument = Annotated[str, typer.Argument(metavar="ID", help="An adapter, as `plumbline adapters` lists it.")]
+CHECK_TIMEOUT_S: Final = 24 * 3600.0
+CHECK_COLUMNS: Final = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+
 ReasonOption = Annotated[str, typer.Option(help="Kept in the audit log.")]
 ExpectOption = Annotated[
     int | None, typer.Option("--expect-generation", min=0, help="Refuse unless routing still stands there.")
@@ -20,7 +25,7 @@ ExpectOption = Annotated[
 
 def register(app: typer.Typer) -> None:
     """Add the commands to the tree."""
-    for function in (routing, adapters, report, promote, reject, quarantine, canary, rollback, audit):
+    for function in (routing, adapters, report, promote, reject, quarantine, canary, rollback, audit, check):
         command(app)(function)
 
 
@@ -106,6 +111,22 @@ def audit(
         reply = client.audit(limit)
     rows = ((when(one.at), one.actor, one.action, one.subject, short_json(one.detail)) for one in reply.data)
     session.show(reply, lambda: table(("at", "actor", "action", "subject", "detail"), rows))
+
+
+def check(session: Session) -> None:
+    """Look at the server's whole state and say what is wrong and what to do; exit status 1 if anything is.
+
+    Reads every image and adapter once. Of a stopped server: python -m server --check-state.
+    """
+    errors = Console(stderr=True)
+    progress = Progress(*CHECK_COLUMNS, console=errors, transient=True, disable=not errors.is_terminal)
+    with progress, session.client(timeout_s=CHECK_TIMEOUT_S) as client:
+        progress.add_task("reading the whole state", total=None)
+        reply = client.check()
+    rows = [(one.check, one.what, one.remedy) for one in reply.data]
+    session.show(reply, lambda: table(("check", "wrong", "what to do"), rows) if rows else "nothing is wrong")
+    if rows:
+        raise typer.Exit(REFUSED)
 
 
 def report_table(adapter: str, reports: list[dict[str, Any]]) -> Table:

@@ -41,8 +41,8 @@ class Session:
     as_json: bool
     transport: httpx.BaseTransport | None = None
 
-    def client(self) -> PlumblineClient:
-        return PlumblineClient(self.server, self.key, transport=self.transport)
+    def client(self, *, timeout_s: float = 60.0) -> PlumblineClient:
+        return PlumblineClient(self.server, self.key, timeout_s=timeout_s, transport=self.transport)
 
     def openai(self) -> OpenAI:
         """The stock client, for chat."""

@@ -5,6 +5,7 @@
     files        what an uploaded adapter must look like, before anything is loaded
     base_model   the shapes of the base model's weights, where its directory is at hand
     uploads      upload sessions: files on their way in
+    mirror       AdapterMirror: the files in the store that several servers share
     registry     AdapterRegistry: publish, find, verify, advance, forget
     moves        what a move does to the routing row and to the states (pure)
     routing      Router: one routing row for each alias, in memory and by compare-and-swap

@@ -12,7 +12,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,8 @@ CONFIG = "adapter_config.json"
 TENSORS = "adapter_model.safetensors"
 MANIFEST = "manifest.json"
 UPLOADED = (CONFIG, TENSORS)
+FILES = (CONFIG, TENSORS, MANIFEST)
+"""What a published adapter's directory holds."""
 
 MAX_CONFIG_BYTES = 64 * 1024
 MAX_RMS = 10.0
@@ -176,6 +178,21 @@ def check_files(
     digest = hashlib.sha256(f"{tensors_sha256}\n{canonical(config)}".encode()).hexdigest()
     parameters = sum(math.prod(tensor.shape) for tensor in tensors)
     return Checked(config, digest, len(pairs), parameters, largest)
+
+
+def is_published(directory: Path, manifest: Mapping[str, Any]) -> bool:
+    """Whether a directory holds what was published under this manifest, by hash; blocking."""
+    try:
+        return json.loads((directory / MANIFEST).read_bytes()) == manifest and all(
+            _sha256(directory / name) == file["sha256"] for name, file in manifest["files"].items()
+        )
+    except (OSError, ValueError):
+        return False
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def canonical(value: Any) -> str:

@@ -1,9 +1,10 @@
 """The adapters: published once as an immutable directory, found by id, verified at every use of importance.
 
-Publishing, in this order: check the uploaded files, write everything under a temporary name, sync, rename to
-`adapters/<id>`, then the row, its report and the audit entry in one transaction. A crash before the rename leaves
-a temporary directory, a crash after it a directory without a row; nobody can ask for either, and `start` removes
-both. An id is a number and a digest of the content: it never names two contents.
+Publishing, in this order: check the uploaded files, take a number, write everything under a temporary name, sync,
+rename to `adapters/<id>`, copy to the shared store where there is one, then the row, its report and the audit entry
+in one transaction. A crash before the rename leaves a temporary directory, a crash after it a directory without a
+row; nobody can ask for either, and `start` removes both. An id is a number and a digest of the content: it never
+names two contents.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import logging
 import os
 import shutil
 from collections.abc import AsyncIterator, Callable, Collection
@@ -21,19 +23,20 @@ from sqlalchemy import Connection
 
 from server.adapters import lineage, states
 from server.adapters.base_model import BaseModel
-from server.adapters.files import CONFIG, MANIFEST, TENSORS, Checked, check_files, rejected
+from server.adapters.files import CONFIG, FILES, MANIFEST, TENSORS, Checked, check_files, is_published, rejected
+from server.adapters.mirror import AdapterMirror
 from server.adapters.states import Mover
 from server.adapters.uploads import Upload, Uploads
 from server.config import LORA_TARGET_MODULES
 from server.errors import BadRequest, Forbidden, NotFound, StorageUnavailable
 from server.store import adapters as rows
-from server.store import audit, leases
-from server.store.blobs import sync_directory, write_durably
+from server.store import audit, feed, leases
+from server.store.blobs import sync_directory, sync_file, write_durably
 from server.store.database import Database
-from server.store.records import AdapterRecord, AdapterState, Report
+from server.store.records import AdapterRecord, AdapterState, FeedKind, Report
 from server.wire import BASE, AdapterManifest
 
-FILES = (CONFIG, TENSORS, MANIFEST)
+log = logging.getLogger(__name__)
 
 
 def unknown_adapter() -> NotFound:
@@ -44,7 +47,8 @@ class AdapterRegistry:
     """The only writer of the adapter directory and of adapter rows outside of routing moves.
 
     `directory` is shared with the engines, `uploads` must lie on the same file system. `engine_model` is the
-    engine's own `--model` string, letter for letter. `clock` gives UTC seconds since the epoch.
+    engine's own `--model` string, letter for letter. `clock` gives UTC seconds since the epoch. `mirror` is how other
+    servers get at what is published here, and this one at theirs.
     """
 
     def __init__(
@@ -62,9 +66,11 @@ class AdapterRegistry:
         min_free_bytes: int = 0,
         max_ephemeral: int = 2,
         on_move: Callable[[str, AdapterState], None] = lambda alias, state: None,
+        mirror: AdapterMirror | None = None,
     ) -> None:
         self._database = database
         self._directory = directory
+        self._mirror = mirror
         self._uploads = Uploads(uploads, min_free_bytes=min_free_bytes)
         self._engine_model = engine_model
         self._base_digest = base_digest
@@ -75,7 +81,6 @@ class AdapterRegistry:
         self._max_ephemeral = max_ephemeral
         self._on_move = on_move
         self._base: BaseModel | None = None
-        self._last_number = 0
         self._publishing = asyncio.Lock()
 
     async def start(self) -> None:
@@ -86,7 +91,6 @@ class AdapterRegistry:
             self._directory.mkdir(parents=True, exist_ok=True)
             self._uploads.start()
             for entry in sorted(self._directory.iterdir()):
-                self._last_number = max(self._last_number, _number_of(entry.name))
                 if entry.name not in known:
                     shutil.rmtree(entry, ignore_errors=True)
             return BaseModel.load(self._engine_model)
@@ -143,8 +147,7 @@ class AdapterRegistry:
         )
 
     async def _publish(self, upload: Upload, checked: Checked, actor: str) -> AdapterRecord:
-        number = max(await self._database.read(rows.next_number), self._last_number + 1)
-        self._last_number = number
+        number = await self._database.write(rows.next_number)
         now = self._clock()
         manifest = upload.manifest
         adapter_id = f"a{number:05d}-{checked.digest[:12]}"
@@ -152,12 +155,14 @@ class AdapterRegistry:
         state = AdapterState.EPHEMERAL if manifest.ephemeral else AdapterState.STAGED
         record = AdapterRecord(adapter_id, number, manifest.alias, state, manifest.parent, body, now, now)
         try:
+            if self._mirror is not None:
+                await self._mirror.publish(adapter_id)
             dropped = await self._database.write(lambda c: self._insert(c, record, manifest, checked, actor))
         except Exception:
-            await asyncio.to_thread(self._remove_directory, adapter_id)
+            await self._remove_files(adapter_id)
             raise
         for old in dropped:
-            await asyncio.to_thread(self._remove_directory, old)
+            await self._remove_files(old)
         self._on_move(record.alias, state)
         return record
 
@@ -166,8 +171,11 @@ class AdapterRegistry:
     ) -> list[str]:
         """The row and all that goes with it; the ephemeral adapters that had to make room."""
         self._require_origin(connection, manifest)
+        if feed.was_told(connection, manifest.alias, manifest.groups, FeedKind.ERASE, manifest.feed_upto):
+            raise rejected("a user's data that it learned from was erased since; train again without it")
         now = record.created_at
         rows.insert_adapter(connection, record)
+        rows.add_sources(connection, record.id, [*manifest.groups, *manifest.annotators])
         figures = {
             "modules": checked.modules,
             "parameters": checked.parameters,
@@ -216,7 +224,7 @@ class AdapterRegistry:
         assert tensors is not None
         body: dict[str, Any] = {
             "id": adapter_id,
-            **upload.manifest.model_dump(mode="json", exclude={"files", "lease_token"}),
+            **upload.manifest.model_dump(mode="json", exclude={"files", "lease_token", "groups", "annotators"}),
             "digest": checked.digest,
             "files": {
                 CONFIG: {"size_bytes": len(config), "sha256": hashlib.sha256(config).hexdigest()},
@@ -227,7 +235,7 @@ class AdapterRegistry:
         try:
             temporary.mkdir()
             (upload.directory / TENSORS).replace(temporary / TENSORS)
-            _sync_file(temporary / TENSORS)
+            sync_file(temporary / TENSORS)
             write_durably(temporary / CONFIG, config)
             write_durably(temporary / MANIFEST, json.dumps(body, indent=2).encode())
             temporary.rename(self._directory / adapter_id)
@@ -237,8 +245,18 @@ class AdapterRegistry:
             raise
         return body
 
-    def _remove_directory(self, adapter_id: str) -> None:
-        shutil.rmtree(self._directory / adapter_id, ignore_errors=True)
+    async def _remove_files(self, adapter_id: str) -> None:
+        """Of an adapter without a row: what cannot be removed from the shared store is only waste there."""
+        await asyncio.to_thread(shutil.rmtree, self._directory / adapter_id, ignore_errors=True)
+        if self._mirror is not None:
+            try:
+                await self._mirror.remove(adapter_id)
+            except StorageUnavailable as error:
+                log.warning("files of %s stay in the shared store: %s", adapter_id, error.cause)
+
+    async def _has_files(self, record: AdapterRecord, is_here: bool) -> bool:
+        """Whether the adapter's files are here, or could be fetched."""
+        return is_here or (self._mirror is not None and await self._mirror.fetch(record))
 
     def path(self, adapter_id: str) -> Path:
         return self._directory / adapter_id
@@ -255,26 +273,22 @@ class AdapterRegistry:
             return False
 
     async def verify(self, adapter_id: str) -> bool:
-        """Whether the files still are what was published, by hash against the row. Base always is."""
+        """Whether the files still are what was published, by hash against the row. Base always is.
+
+        What is missing or damaged here is fetched from the shared store, where there is one.
+        """
         if adapter_id == BASE:
             return True
         record = await self._database.read(lambda c: rows.get_adapter(c, adapter_id))
         if record is None:
             return False
-
-        def is_whole() -> bool:
-            files = record.manifest["files"]
-            try:
-                return all(_sha256(self._directory / adapter_id / name) == files[name]["sha256"] for name in files)
-            except OSError:
-                return False
-
-        return await asyncio.to_thread(is_whole)
+        is_here = await asyncio.to_thread(is_published, self._directory / adapter_id, record.manifest)
+        return await self._has_files(record, is_here)
 
     async def file(self, adapter_id: str, name: str) -> Path:
         """Where one of an adapter's three files lies; raises `NotFound`."""
-        await self.get(adapter_id)
-        if name not in FILES:
+        record = await self.get(adapter_id)
+        if name not in FILES or not await self._has_files(record, self.is_intact(adapter_id)):
             raise NotFound("An adapter has no such file.", code="file_not_found")
         return self._directory / adapter_id / name
 
@@ -292,6 +306,8 @@ class AdapterRegistry:
         record = await self._database.read(lambda c: rows.get_adapter(c, adapter_id))
         if record is None or record.state not in states.SERVABLE:
             raise NotFound("The model does not exist, or is not served.", param="model", code="model_not_found")
+        if not await self._has_files(record, self.is_intact(adapter_id)):
+            raise NotFound("The model's files are damaged.", param="model", code="model_not_found")
         return record
 
     async def find(
@@ -347,7 +363,7 @@ class AdapterRegistry:
             self._delete_ephemeral(connection, adapter_id, actor)
 
         await self._database.write(run)
-        await asyncio.to_thread(self._remove_directory, adapter_id)
+        await self._remove_files(adapter_id)
 
     def _delete_ephemeral(self, connection: Connection, adapter_id: str, actor: str) -> None:
         rows.delete_adapter(connection, adapter_id)
@@ -356,18 +372,3 @@ class AdapterRegistry:
     async def check(self) -> list[str]:
         """What is wrong with the directory, in words: adapters that are no longer what was published."""
         return [f"{one.id} is damaged" for one in await self.find() if not await self.verify(one.id)]
-
-
-def _number_of(name: str) -> int:
-    head = name.lstrip(".").partition("-")[0]
-    return int(head[1:]) if head[:1] == "a" and head[1:].isascii() and head[1:].isdigit() else 0
-
-
-def _sync_file(path: Path) -> None:
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -22,7 +22,7 @@ from server.adapters.states import Mover
 from server.errors import BadRequest, NotFound, StaleGeneration
 from server.pipeline.task import Assignment
 from server.store import adapters as rows
-from server.store import audit
+from server.store import audit, quarantine
 from server.store import routing as store
 from server.store.database import Database
 from server.store.records import AdapterRecord, AdapterState, Report, Routing
@@ -94,6 +94,8 @@ class Router:
         """Route away from adapters whose files are no longer what was published. After `load`, before serving."""
         order = Order(SERVER, Mover.SERVER, "its files are damaged")
         for routing in list(self._routings.values()):
+            if routing.previous is not None and not await verify(routing.previous):
+                log.error("adapter %s is damaged and cannot be rolled back to", routing.previous)
             while not await verify(self.current(routing.alias).active):
                 log.error("adapter %s is damaged; rolling back", self.current(routing.alias).active)
                 await self.rollback(routing.alias, order)
@@ -323,3 +325,5 @@ def _change_state(connection: Connection, adapter_id: str, state: AdapterState, 
     states.require_move(record.state, state, mover)
     if not rows.set_state(connection, adapter_id, {record.state}, state, now):
         raise _stale()
+    if state is AdapterState.QUARANTINED:
+        quarantine.of_adapter(connection, record, aside=True, now=now)

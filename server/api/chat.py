@@ -10,7 +10,9 @@ from typing import Annotated
 
 from fastapi import APIRouter, Request
 from fastapi.responses import Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
 
+from server import faults
 from server.adapters.states import SERVABLE
 from server.api.deps import AppCaller, Principal, Role, ServicesDep, json_body, now
 from server.api.errors import error_body
@@ -43,9 +45,7 @@ async def create_chat_completion(
     task = await build_task(body, caller, services)
     shaper = Shaper(services.signer, body, task, services.config)
     if body.stream:
-        return StreamingResponse(
-            _stream(services, task, shaper, started), media_type="text/event-stream", headers=shaper.early_headers()
-        )
+        return EventStream(services, task, _stream(services, task, shaper, started), shaper.early_headers())
     async with services.admission.enter():
         outcome, record = await _unless_disconnected(request, services.pipeline.answer(task))
     services.metrics.overhead_seconds.observe(time.monotonic() - started)
@@ -53,6 +53,22 @@ async def create_chat_completion(
     return Response(
         reply.model_dump_json(exclude_none=True), media_type="application/json", headers=shaper.headers(outcome)
     )
+
+
+class EventStream(StreamingResponse):
+    """The events of one answer, which is in flight from before its id leaves. Ends its source with the connection."""
+
+    def __init__(
+        self, services: Services, task: ChatTask, events: AsyncGenerator[str], headers: dict[str, str]
+    ) -> None:
+        super().__init__(events, media_type="text/event-stream", headers=headers)
+        self._events = events
+        self._hold = services.in_flight.hold(task.tenant, task.completion_id)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        with self._hold:
+            async with aclosing(self._events):
+                await super().__call__(scope, receive, send)
 
 
 async def build_task(body: ChatRequest, caller: Principal, services: Services) -> ChatTask:
@@ -129,6 +145,7 @@ async def resolve_model(name: str, caller: Principal, services: Services) -> tup
 
 
 async def _require_group(group_id: str, caller: Principal, services: Services) -> None:
+    await services.in_flight.settled(caller.tenant, group_id)
     group = await services.database.read(lambda c: groups.get_group(c, group_id))
     if group is None or group.tenant != caller.tenant:
         raise NotFound(
@@ -165,6 +182,7 @@ async def _stream(services: Services, task: ChatTask, shaper: Shaper, started: f
             async with aclosing(stream(services, task, shaper)) as events:
                 async for event in events:
                     yield event
+                    await faults.async_point("chat.after_first_byte")
         services.metrics.overhead_seconds.observe(time.monotonic() - started)
         yield "data: [DONE]\n\n"
     except PlumblineError as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Annotated, Any, TypeVar, cast
@@ -17,6 +17,9 @@ from server.services import Services
 from server.store import keys
 
 M = TypeVar("M", bound=BaseModel)
+
+OWN_WORDS = frozenset({"detail", "metadata", "metrics", "objective", "sources", "tags"})
+"""Fields whose keys are the sender's own words; everywhere else a key is a field's name, or unknown."""
 
 
 class Role(StrEnum):
@@ -111,13 +114,25 @@ def parse_json(model: type[M], body: bytes) -> M:
 
 def bad_request(error: ValidationError) -> BadRequest:
     first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-    path = ".".join(str(part) for part in first["loc"]) or None
+    path = _path(first["loc"]) or None
     if first["type"] == "json_invalid":
         return BadRequest("The body is not valid JSON.", code="invalid_json")
     if first["type"] == "extra_forbidden":
         return BadRequest(f"Unknown parameter: {path}.", param=path, code="unknown_parameter")
-    message = first["msg"].removeprefix("Value error, ")
-    return BadRequest(f"{path}: {message}" if path else message, param=path)
+    is_quoting = first["type"] == "union_tag_invalid"
+    message = "there is no such type" if is_quoting else first["msg"].removeprefix("Value error, ")
+    code = "invalid_encoding" if first["type"] == "invalid_encoding" else None
+    return BadRequest(f"{path}: {message}" if path else message, param=path, code=code)
+
+
+def _path(location: Iterable[int | str]) -> str:
+    """Where in the body, as `messages.0.content`; what the sender named by words of their own stays out."""
+    parts: list[str] = []
+    for part in location:
+        parts.append(str(part))
+        if part in OWN_WORDS:
+            break
+    return ".".join(parts)
 
 
 def now() -> float:

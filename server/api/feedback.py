@@ -46,13 +46,11 @@ def _speak_for(
 ) -> Speaker:
     """A token speaks for its own answer and user only; a key may name the user."""
     speaker, grant = found
-    if grant is not None:
-        if grant.completion_id != completion_id:
-            raise Forbidden("This feedback token belongs to another answer.", param="completion_id")
-        return speaker
-    if user is None:
-        return speaker
-    annotator = services.signer.user_hash(speaker.tenant, user)
+    annotator = services.signer.user_hash(speaker.tenant, user) if user is not None else speaker.annotator
+    if grant is not None and grant.completion_id != completion_id:
+        raise Forbidden("This feedback token belongs to another answer.", param="completion_id")
+    if grant is not None and annotator != speaker.annotator:
+        raise Forbidden("This feedback token belongs to another user.", param="user")
     return Speaker(speaker.tenant, annotator, speaker.idempotency_key)
 
 

@@ -19,10 +19,11 @@ async def healthz() -> Health:
 
 @router.get("/readyz", responses={503: {"model": Health}})
 async def readyz(services: ServicesDep, response: Response) -> Health:
-    """The engine generated a token lately, and the store can be read."""
-    state = services.supervisor.state
-    if state is EngineState.READY:
-        return Health(status="ok", detail={"engine": str(state)})
+    """The engine generated a token lately, and the store confirms what is written."""
+    engine, is_storing = services.supervisor.state, services.database.is_healthy
+    detail = {"engine": str(engine), "store": "ok" if is_storing else "unavailable"}
+    if engine is EngineState.READY and is_storing:
+        return Health(status="ok", detail=detail)
     response.status_code = 503
     response.headers["retry-after"] = "2"
-    return Health(status="unavailable", detail={"engine": str(state)})
+    return Health(status="unavailable", detail=detail)

@@ -22,6 +22,8 @@ log = logging.getLogger("server.access")
 UPLOAD = re.compile(r"^/v1/adapters/[^/]+/files/[^/]+$")
 """Adapter files are streamed to disk under bounds of their own."""
 
+METHODS = frozenset({"DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT"})
+
 SAFE_ID = re.compile(r"^[A-Za-z0-9._-]{1,128}$")
 
 
@@ -110,7 +112,7 @@ class Envelope:
         self._metrics.request_seconds.labels(path).observe(elapsed_s)
         log.info(
             "%s %s %d",
-            scope["method"],
+            scope["method"] if scope["method"] in METHODS else "other",
             path,
             status,
             extra={"request_id": request_id, "elapsed_ms": round(elapsed_s * 1000, 1)},

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Annotated
 
 from fastapi import APIRouter, Query
 
 from server.adapters.routing import Order
 from server.api.adapters import routing_reply
-from server.api.deps import OperatorCaller, Principal, ServicesDep, json_body
+from server.api.deps import OperatorCaller, Principal, ServicesDep, json_body, now
+from server.integrity import check_state
 from server.services import Services
 from server.store import audit
-from server.wire import AuditList, RollbackRequest, RoutingList, RoutingReply
+from server.wire import AuditList, RollbackRequest, RoutingList, RoutingReply, StateProblem, StateReply
 
 router = APIRouter()
 
@@ -51,6 +53,13 @@ async def get_audit(
 ) -> AuditList:
     """Who changed what, newest first."""
     return AuditList(data=await services.database.read(lambda c: audit.newest(c, limit, subject)))
+
+
+@router.get("/v1/check")
+async def check(caller: OperatorCaller, services: ServicesDep) -> StateReply:
+    """Look at the whole state beside the running service; reads every image and adapter once."""
+    found = await check_state(services.database, services.blobs, services.registry, now=now())
+    return StateReply(data=[StateProblem(**asdict(one)) for one in found])
 
 
 def _alias(body: RollbackRequest, services: Services) -> str:

@@ -7,12 +7,13 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Response
 from sqlalchemy import Connection
 
-from server.api.deps import LearnerCaller, ServicesDep, json_body, now
+from server.api.deps import LearnerCaller, Role, ServicesDep, json_body, now
 from server.config import LORA_TARGET_MODULES
 from server.errors import Forbidden, NotFound
+from server.pipeline.recording import may_train
 from server.preferences import derive
 from server.store import adapters, audit, feed, groups, leases, signals
-from server.store.records import FeedKind, Report
+from server.store.records import MediaRecord, Report
 from server.training import to_training_group
 from server.wire import (
     FeedEntry,
@@ -145,15 +146,15 @@ async def read_feed(
     limit: Annotated[int, Query(ge=1, le=1000)] = 200,
 ) -> FeedPage:
     """The next changes, each with its group's present state; a group that teaches nothing now comes as null."""
-    settings = services.alias(alias).signals
+    settings = services.alias(alias)
 
     def read(connection: Connection) -> FeedPage:
         entries = feed.read_after(connection, alias, after, limit)
-        changed = [entry.group_id for entry in entries if entry.kind in {FeedKind.SIGNAL, FeedKind.OVERRIDE}]
+        changed = [entry.group_id for entry in entries]
         said = signals.live_signals(connection, changed)
         teaching = {}
         for group in groups.get_groups(connection, changed):
-            if examples := derive(group, said[group.id], settings):
+            if may_train(group, settings) and (examples := derive(group, said[group.id], settings.signals)):
                 teaching[group.id] = to_training_group(group, examples)
         return FeedPage(
             entries=[
@@ -177,8 +178,15 @@ async def read_feed(
 
 @router.get("/v1/media/{sha256}")
 async def get_media(caller: LearnerCaller, services: ServicesDep, sha256: str) -> Response:
-    """An image by its content."""
-    media = await services.database.read(lambda c: groups.get_media(c, sha256))
+    """An image by its content. Learners get those that the feed has told of, and that may still be trained on."""
+    tenants = {alias.name: alias.train_tenants for alias in services.config.aliases}
+
+    def read(connection: Connection) -> MediaRecord | None:
+        if caller.role is Role.LEARNER and not groups.may_be_learned(connection, sha256, tenants):
+            return None
+        return groups.get_media(connection, sha256)
+
+    media = await services.database.read(read)
     data = await services.blobs.get(media.sha256) if media else None
     if media is None or data is None:
         raise NotFound("There is no such image.", param="sha256")

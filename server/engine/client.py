@@ -7,11 +7,12 @@ replicas (the caller's) and starting a process (`launcher`). Bodies and replies 
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import struct
 import zlib
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing, contextmanager
 from dataclasses import replace
 from hashlib import sha256
@@ -20,7 +21,7 @@ import aiohttp
 
 from reward.types import Image, Message, Prompt
 from server.engine import payload
-from server.engine.port import Delta, EngineError, Generation, Sampling, ScoredAnswer, UnknownModel
+from server.engine.port import Delta, EncodedAnswers, EngineError, Generation, Sampling, ScoredAnswer, UnknownModel
 
 _ADAPTER_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 """What may become a directory name in the engine's adapter resolver."""
@@ -106,6 +107,13 @@ class VllmEngine:
         if not payload.starts_with(conversation.token_ids, beginning):
             raise EngineError("the answer cannot be told from its prompt in the engine's encoding", retryable=False)
         return payload.tail(conversation, len(beginning))
+
+    async def encode(self, prompt: Prompt, answers: Sequence[str]) -> EncodedAnswers:
+        rendered, *encoded = await asyncio.gather(
+            self._post("/tokenize", payload.render_body(self._base_model, prompt)),
+            *(self._post("/tokenize", payload.encode_body(self._base_model, answer)) for answer in answers),
+        )
+        return payload.encoded_answers_from(rendered, encoded)
 
     async def is_ready(self) -> bool:
         body = payload.chat_body(self._base_model, _PING, 1, Sampling(max_tokens=1), stream=False)

@@ -19,6 +19,7 @@ from pathlib import Path
 from reward.types import Candidate, Image, Prompt
 from server.engine.port import (
     Delta,
+    EncodedAnswers,
     EngineError,
     Generation,
     PromptTooLong,
@@ -126,6 +127,13 @@ class FakeEngine:
             token_ids=tuple(_token_id(piece) for piece in pieces),
             logprobs=self._logprobs(model, prompt, pieces),
         )
+
+    async def encode(self, prompt: Prompt, answers: Sequence[str]) -> EncodedAnswers:
+        await self._enter(Call("encode", self.base_model, prompt, n=len(answers)))
+        encoded = tuple(tuple(_token_id(piece) for piece in _PIECES.findall(answer)) for answer in answers)
+        prompt_token_ids = self._fitting(prompt, max(map(len, encoded), default=0))
+        self.progress += 1
+        return EncodedAnswers(prompt_token_ids, encoded)
 
     async def is_ready(self) -> bool:
         return self.ready and not self.closed

@@ -16,6 +16,7 @@ from typing import Any
 from reward.types import Candidate, Image, Message, Prompt
 from server.engine.port import (
     Delta,
+    EncodedAnswers,
     EngineError,
     Generation,
     PromptTooLong,
@@ -113,7 +114,7 @@ def generation_from(reply: Json, model: str, n: int, top_logprobs: int) -> Gener
         answers = [_candidate(choice, model, top_logprobs) for choice in choices]
         prompt_token_ids = tuple(reply["prompt_token_ids"])
     except (KeyError, TypeError, ValueError) as error:
-        raise EngineError(f"the engine's answer is not what was asked for: {error!r}") from error
+        raise EngineError(f"the engine's answer is not what was asked for: {type(error).__name__}") from error
     if [candidate.index for candidate, _ in answers] != list(range(n)):
         raise EngineError(f"the engine gave {len(answers)} answers instead of {n}")
     return Generation(
@@ -155,7 +156,7 @@ def delta_from(event: Json, top_logprobs: int) -> Delta | None:
             finish_reason=None if reason is None else _finish_reason(reason),
         )
     except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
-        raise EngineError(f"the engine's stream is not what was asked for: {error!r}") from error
+        raise EngineError(f"the engine's stream is not what was asked for: {type(error).__name__}") from error
 
 
 def _status_of(error: object) -> int:
@@ -200,7 +201,7 @@ def scored_prompt_from(reply: Json) -> ScoredAnswer:
             for token, position in zip(token_ids, positions, strict=True)
         )
     except (KeyError, TypeError, ValueError) as error:
-        raise EngineError(f"the engine's scores are not what was asked for: {error!r}") from error
+        raise EngineError(f"the engine's scores are not what was asked for: {type(error).__name__}") from error
     return ScoredAnswer(token_ids, logprobs)
 
 
@@ -209,7 +210,19 @@ def token_ids_from(reply: Json) -> tuple[int, ...]:
     try:
         return tuple(reply["tokens"])
     except (KeyError, TypeError) as error:
-        raise EngineError(f"the engine's encoding is not what was asked for: {error!r}") from error
+        raise EngineError(f"the engine's encoding is not what was asked for: {type(error).__name__}") from error
+
+
+def encoded_answers_from(rendered: Json, encoded: Sequence[Json]) -> EncodedAnswers:
+    """The replies to `render_body` and to `encode_body` for each answer."""
+    prompt_token_ids = token_ids_from(rendered)
+    answers = tuple(token_ids_from(reply) for reply in encoded)
+    limit = rendered.get("max_model_len")
+    if not isinstance(limit, int):
+        raise EngineError("the engine does not tell the length of its context")
+    if len(prompt_token_ids) + max(map(len, answers), default=0) > limit:
+        raise PromptTooLong(f"more than {limit} tokens")
+    return EncodedAnswers(prompt_token_ids, answers)
 
 
 def tail(conversation: ScoredAnswer, start: int) -> ScoredAnswer:
@@ -225,7 +238,7 @@ def starts_with(token_ids: Sequence[int], beginning: Sequence[int]) -> bool:
 
 
 def error_from(status: int, reply: object) -> EngineError:
-    """What a refusal means. The engine's text stays in the exception's message, for the log only."""
+    """What a refusal means. Of a refused request the engine's text is left out: it may quote what a user wrote."""
     error = reply.get("error", reply) if isinstance(reply, dict) else {}
     error = error if isinstance(error, dict) else {}
     message = f"HTTP {error.get('code', status)}: {error.get('message', '')}"[:1000]
@@ -235,6 +248,8 @@ def error_from(status: int, reply: object) -> EngineError:
         return UnknownModel(message)
     if status == 400 and (error.get("param") in _TOO_LONG_PARAMS or "maximum context length" in message):
         return PromptTooLong(message)
+    if status < 500:
+        message = f"HTTP {status}"
     return EngineError(message, retryable=status >= 500 or status in {408, 425, 429})
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -90,6 +90,14 @@ class ScoredAnswer:
         return sum(self.logprobs)
 
 
+@dataclass(frozen=True, slots=True)
+class EncodedAnswers:
+    """A prompt's ids with image placeholders expanded, and each given answer's own ids, without an end of turn."""
+
+    prompt_token_ids: tuple[int, ...]
+    answers: tuple[tuple[int, ...], ...]
+
+
 class EngineError(Exception):
     """The engine did not answer as it should. `retryable`: the same request may succeed later."""
 
@@ -135,6 +143,12 @@ class Engine(Protocol):
 
     async def score(self, model: str, prompt: Prompt, answer: str) -> ScoredAnswer:
         """Log-probabilities of a given answer's text (without the end-of-turn token) by one prefill, no sampling."""
+        ...
+
+    async def encode(self, prompt: Prompt, answers: Sequence[str]) -> EncodedAnswers:
+        """Token ids as a request would get them; the model does not run. Raises `PromptTooLong` where an answer
+        does not fit behind the prompt.
+        """
         ...
 
     async def is_ready(self) -> bool:

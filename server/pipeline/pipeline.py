@@ -7,6 +7,7 @@ abandoned leaves a group too, in the state `failed` or `aborted`, which is never
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import logging
 import random
@@ -18,8 +19,10 @@ from reward.ensemble import Scored
 from reward.policy import is_blocked
 from reward.selection import argmax, ranked, rival
 from reward.types import Candidate, Judgement, Selection
+from server import faults
 from server.engine.port import Engine, EngineError, Generation, PromptTooLong, UnknownModel
 from server.errors import BadRequest, EngineUnavailable
+from server.inflight import InFlight
 from server.metrics import Metrics
 from server.pipeline.judges import Judges
 from server.pipeline.recording import build_record, store_group
@@ -50,6 +53,7 @@ class Pipeline:
         database: Database,
         blobs: BlobStore,
         judges: Mapping[str, Judges],
+        in_flight: InFlight,
         metrics: Metrics,
         observe: Observer,
         base_digest: str,
@@ -60,6 +64,7 @@ class Pipeline:
         self._database = database
         self._blobs = blobs
         self._judges = judges
+        self._in_flight = in_flight
         self._metrics = metrics
         self._observe = observe
         self._base_digest = base_digest
@@ -69,9 +74,10 @@ class Pipeline:
 
     async def answer(self, task: ChatTask) -> tuple[Outcome, GroupRecord]:
         """All candidates, judged; the group is committed. Raises `EngineUnavailable` or `BadRequest`."""
-        async with self._kept_on_failure(task):
-            outcome = await self._answer(task)
-        return outcome, await self._commit(task, outcome)
+        with self._in_flight.hold(task.tenant, task.completion_id):
+            async with self._kept_on_failure(task):
+                outcome = await self._answer(task)
+            return outcome, await self._commit(task, outcome)
 
     async def stream(self, task: ChatTask) -> AsyncGenerator[str | tuple[Outcome, GroupRecord]]:
         """One candidate (`best_of` 1), piece by piece as rules allow; the last item is the committed outcome.
@@ -194,9 +200,10 @@ class Pipeline:
         self._count(task, outcome)
         if task.is_stored:
             started = time.monotonic()
-            for image in task.prompt.images:
-                await self._blobs.put(image.sha256, image.data)
+            await asyncio.gather(*(self._blobs.put(image.sha256, image.data) for image in task.prompt.images))
             await self._database.write(lambda c: store_group(c, record, task.alias))
+            self._in_flight.settle(task.tenant, task.completion_id)
+            await faults.async_point("chat.after_commit")
             self._metrics.store_write_seconds.observe(time.monotonic() - started)
         return record
 
@@ -205,9 +212,12 @@ class Pipeline:
 
     def note(self, task: ChatTask, state: GroupState) -> asyncio.Task[None]:
         """Remember a request without an answer, also when whoever asked is gone."""
+        hold = contextlib.ExitStack()
+        hold.enter_context(self._in_flight.hold(task.tenant, task.completion_id))
         noting = asyncio.create_task(self._keep_failed(task, state))
         self._notes.add(noting)
         noting.add_done_callback(self._notes.discard)
+        noting.add_done_callback(lambda _: hold.close())
         return noting
 
     async def _keep_failed(self, task: ChatTask, state: GroupState) -> None:

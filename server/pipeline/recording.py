@@ -8,7 +8,7 @@ import time
 from sqlalchemy import Connection
 
 from reward.types import Judgement
-from server import prompts
+from server import faults, prompts
 from server.config import AliasConfig
 from server.ids import candidate_id
 from server.pipeline.task import ChatTask, Outcome
@@ -101,6 +101,8 @@ def may_train(group: GroupRecord, alias: AliasConfig) -> bool:
 
 def store_group(connection: Connection, group: GroupRecord, alias: AliasConfig) -> None:
     """Keep the group; tell the feed at once where it already teaches something (safety, AI feedback)."""
+    faults.point("chat.before_insert")
     groups.insert_group(connection, group)
+    faults.point("chat.after_insert")
     if may_train(group, alias) and derive(group, [], alias.signals):
         feed.append(connection, group.alias, group.id, FeedKind.SIGNAL, time.time())

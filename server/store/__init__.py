@@ -6,11 +6,15 @@
     groups      groups and their candidates
     signals     what people said about them
     feed        the append-only change log
-    adapters    adapters, their moves and reports
+    erasure     a person's data and old groups, taken away; what stays are tombstones
+    quarantine  signals set aside, and taken back in
+    clock       the latest time that was believed
+    adapters    adapters, their moves, reports and what they learned from
     routing     one row per alias, compare-and-swap
     leases      who may train an alias
     audit       who changed what
-    blobs       files by content (images), files by name (adapters)
+    blobs       images by content: the port, on the local disk or in the shared store
+    remote      files in an object store that several servers share
 
 Every function of these modules takes a SQLAlchemy `Connection` and runs inside the caller's transaction:
 `await database.write(lambda c: groups.insert(c, record))`.

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, func, insert, select, update
+from sqlalchemy import Connection, insert, select, update
 
 from server.store import schema
+from server.store.dialect import in_parts, upsert
 from server.store.records import AdapterRecord, AdapterState, GroupState, Report
 
 
 def next_number(connection: Connection) -> int:
-    """The number of the next adapter: numbers are never used twice."""
-    return (connection.execute(select(func.max(schema.adapters.c.number))).scalar() or 0) + 1
+    """A number for a new adapter: given once, by whichever server, also where nothing is published under it then."""
+    table = schema.counters
+    number: int = connection.execute(
+        upsert(connection, table)
+        .values(name="adapters", value=1)
+        .on_conflict_do_update(index_elements=["name"], set_={"value": table.c.value + 1})
+        .returning(table.c.value)
+    ).scalar_one()
+    return number
 
 
 def insert_adapter(connection: Connection, adapter: AdapterRecord) -> None:
@@ -54,8 +62,37 @@ def set_state(
     return result.rowcount == 1
 
 
+def add_sources(connection: Connection, adapter_id: str, sources: Collection[str]) -> None:
+    """Note the groups and the annotators that an adapter learned from."""
+    if sources:
+        rows = [{"adapter": adapter_id, "source": source} for source in dict.fromkeys(sources)]
+        connection.execute(insert(schema.adapter_sources), rows)
+
+
+def learned_from(connection: Connection, sources: Sequence[str]) -> set[str]:
+    """The adapters that name one of these groups or annotators among their sources."""
+    table = schema.adapter_sources
+    found: set[str] = set()
+    for part in in_parts(sources):
+        found.update(connection.execute(select(table.c.adapter).where(table.c.source.in_(part)).distinct()).scalars())
+    return found
+
+
+def forget_source(connection: Connection, source: str) -> None:
+    table = schema.adapter_sources
+    connection.execute(table.delete().where(table.c.source == source))
+
+
+def without_sources(connection: Connection, aliases: Collection[str]) -> set[str]:
+    """The aliases' adapters that name no sources: what they learned from is not known."""
+    table, sources = schema.adapters, schema.adapter_sources
+    has_any = select(sources.c.source).where(sources.c.adapter == table.c.id).exists()
+    return set(connection.execute(select(table.c.id).where(table.c.alias.in_(list(aliases)), ~has_any)).scalars())
+
+
 def delete_adapter(connection: Connection, adapter_id: str) -> None:
     """Forget an ephemeral adapter."""
+    connection.execute(schema.adapter_sources.delete().where(schema.adapter_sources.c.adapter == adapter_id))
     connection.execute(schema.adapters.delete().where(schema.adapters.c.id == adapter_id))
 
 

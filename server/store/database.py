@@ -1,7 +1,7 @@
 """The database behind the store: the port, and the batch of writes that its adapters commit together.
 
-Writes that wait together are committed together, each in a savepoint of its own, so one sync serves them all and
-one failure spoils no other. A write that has returned is on disk. `server.store.sqlite` and `server.store.postgres`
+Writes that wait together are committed together, so one sync serves them all, and what one of them raises spoils no
+other. A write that has returned is on disk. `server.store.sqlite` and `server.store.postgres`
 are the adapters; `server.store.opening` chooses between them.
 """
 
@@ -34,6 +34,11 @@ class Database(Protocol):
 
     commits: int
     """Transactions committed, for the metric of writes per commit."""
+
+    @property
+    def is_healthy(self) -> bool:
+        """False from a failure of the database itself until it works again, which is tried without being asked."""
+        ...
 
     async def start(self) -> None:
         """Bring the schema up to date, then accept work; raises `StorageUnavailable`."""
@@ -80,20 +85,43 @@ class Job:
 
 
 def run_batch(connection: Connection, jobs: Sequence[Job]) -> None:
-    """Run the jobs inside the caller's transaction; raises where the database itself fails, and then all did."""
+    """Run the jobs inside the caller's transaction; raises where the database itself fails, and then all did.
+
+    They share a savepoint, which is cheap. Only when one of them fails they run again, each in a savepoint of its own.
+    """
+    if len(jobs) > 1 and _run_together(connection, jobs):
+        return
     for job in jobs:
-        job.value, job.error = None, None
-        try:
-            with connection.begin_nested():
-                job.value = job.operation(connection)
-        except IntegrityError as error:
-            job.error = error
-        except (DataError, ProgrammingError) as error:  # its own fault, and undone with its savepoint
-            job.error = StorageUnavailable(cause(error))
-        except DBAPIError:
-            raise
-        except Exception as error:
-            job.error = error
+        _run_alone(connection, job)
+
+
+def _run_together(connection: Connection, jobs: Sequence[Job]) -> bool:
+    try:
+        with connection.begin_nested():
+            for job in jobs:
+                job.value, job.error = job.operation(connection), None
+    except (IntegrityError, DataError, ProgrammingError):
+        return False
+    except (DBAPIError, OSError):
+        raise
+    except Exception:
+        return False
+    return True
+
+
+def _run_alone(connection: Connection, job: Job) -> None:
+    job.value, job.error = None, None
+    try:
+        with connection.begin_nested():
+            job.value = job.operation(connection)
+    except IntegrityError as error:
+        job.error = error
+    except (DataError, ProgrammingError) as error:  # its own fault, and undone with its savepoint
+        job.error = StorageUnavailable(cause(error))
+    except (DBAPIError, OSError):
+        raise
+    except Exception as error:
+        job.error = error
 
 
 def fail_batch(jobs: Sequence[Job], error: Exception) -> None:
@@ -103,6 +131,8 @@ def fail_batch(jobs: Sequence[Job], error: Exception) -> None:
 
 
 def cause(error: Exception) -> str:
-    """What the database said, in one line, for the log."""
+    """What the database said, in one line, for the log. About a value it says nothing: a user wrote it."""
+    if isinstance(error, DataError):
+        return "a value does not fit its column"
     inner = error.orig if isinstance(error, DBAPIError) and error.orig is not None else error
     return f"{type(inner).__name__}: {inner}".splitlines()[0]

@@ -6,29 +6,63 @@ transactions are one after the other, so no number is skipped, used twice, or se
 
 from __future__ import annotations
 
-from sqlalchemy import Connection, insert, select
+from collections.abc import Sequence
+
+from sqlalchemy import Connection, bindparam, insert, select, update
 
 from server.store import groups, schema
-from server.store.dialect import upsert
+from server.store.dialect import in_parts
 from server.store.records import FeedKind, FeedRecord
+
+_COUNT = (  # made once, as in `server.store.groups`
+    update(schema.feed_heads)
+    .where(schema.feed_heads.c.alias == bindparam("of"))
+    .values(seq=schema.feed_heads.c.seq + bindparam("more"))
+    .returning(schema.feed_heads.c.seq)
+)
 
 
 def append(connection: Connection, alias: str, group_id: str, kind: FeedKind, now: float) -> int:
     """Tell of a change of the group, at its next revision; the entry's seq."""
-    revision = groups.touch(connection, group_id)
-    heads = schema.feed_heads
-    seq: int = connection.execute(
-        upsert(connection, heads)
-        .values(alias=alias, seq=1)
-        .on_conflict_do_update(index_elements=["alias"], set_={"seq": heads.c.seq + 1})
-        .returning(heads.c.seq)
-    ).scalar_one()
+    return append_all(connection, alias, [group_id], kind, now)
+
+
+def append_all(connection: Connection, alias: str, group_ids: Sequence[str], kind: FeedKind, now: float) -> int:
+    """Tell of a change of each of these groups of the alias, in this order; the last entry's seq."""
+    revisions = groups.touch(connection, group_ids)
+    last: int | None = connection.execute(_COUNT, {"of": alias, "more": len(group_ids)}).scalar()
+    if last is None:
+        last = len(group_ids)
+        connection.execute(insert(schema.feed_heads).values(alias=alias, seq=last))
     connection.execute(
-        insert(schema.feed).values(
-            alias=alias, seq=seq, group_id=group_id, revision=revision, kind=kind, created_at=now
-        )
+        insert(schema.feed),
+        [
+            {"alias": alias, "seq": seq, "group_id": one, "revision": revisions[one], "kind": kind, "created_at": now}
+            for seq, one in enumerate(group_ids, last - len(group_ids) + 1)
+        ],
     )
-    return seq
+    return last
+
+
+def tell_again(connection: Connection, group_ids: Sequence[str], kind: FeedKind, now: float) -> frozenset[str]:
+    """Tell of a change of those groups of which the feed has told before; the aliases that they belong to."""
+    table = schema.groups
+    told: dict[str, list[str]] = {}
+    for part in in_parts(group_ids):
+        query = select(table.c.id, table.c.alias).where(table.c.id.in_(part), table.c.revision > 0)
+        for row in connection.execute(query.order_by(table.c.id)):
+            told.setdefault(row.alias, []).append(row.id)
+    for alias, ids in told.items():
+        for part in in_parts(ids):
+            append_all(connection, alias, part, kind, now)
+    return frozenset(told)
+
+
+def was_told(connection: Connection, alias: str, group_ids: Sequence[str], kind: FeedKind, after: int) -> bool:
+    """Whether an entry of this kind behind `after` names one of the groups."""
+    table = schema.feed
+    told = select(table.c.group_id).where(table.c.alias == alias, table.c.seq > after, table.c.kind == kind)
+    return not set(group_ids).isdisjoint(connection.execute(told).scalars())
 
 
 def read_after(connection: Connection, alias: str, after: int, limit: int) -> list[FeedRecord]:

@@ -3,47 +3,69 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, RowMapping, insert, select, update
+from sqlalchemy import Connection, RowMapping, and_, bindparam, func, insert, or_, select, update
 
 from server.store import schema
 from server.store.arrays import pack_floats, pack_ids, unpack_floats, unpack_ids
-from server.store.dialect import upsert
+from server.store.dialect import insert_missing
 from server.store.records import CandidateRecord, GroupRecord, GroupState, MediaRecord
+
+# Made once: these are on the way of every answer and signal, and making a statement costs as much as running it.
+_INSERT_GROUP, _INSERT_CANDIDATE, _INSERT_SHOWN = map(insert, (schema.groups, schema.candidates, schema.group_media))
+_TOUCH = (
+    update(schema.groups)
+    .where(schema.groups.c.id.in_(bindparam("ids", expanding=True)))
+    .values(revision=schema.groups.c.revision + 1)
+    .returning(schema.groups.c.id, schema.groups.c.revision)
+)
 
 
 def insert_group(connection: Connection, group: GroupRecord) -> None:
     """Store a group with everything that belongs to it. Its images must already lie in the blob store."""
-    row = {column.name: getattr(group, column.name) for column in schema.groups.columns}
-    row["prompt_token_ids"] = pack_ids(group.prompt_token_ids)
-    row["degraded"] = list(group.degraded)
-    for media in group.media:
-        connection.execute(
-            upsert(connection, schema.media).on_conflict_do_nothing(),
-            {**dataclasses.asdict(media), "created_at": group.created_at},
-        )
-    connection.execute(insert(schema.groups), row)
-    if group.candidates:
-        connection.execute(insert(schema.candidates), [_candidate_row(group.id, one) for one in group.candidates])
-    if group.media:
-        connection.execute(
-            insert(schema.group_media),
-            [
-                {"group_id": group.id, "position": position, "sha256": media.sha256}
-                for position, media in enumerate(group.media)
-            ],
-        )
+    insert_groups(connection, [group])
+
+
+def insert_groups(connection: Connection, groups: Sequence[GroupRecord]) -> None:
+    """Store many at once, one statement for each table."""
+    media = [
+        {"sha256": one.sha256, "mime": one.mime, "size_bytes": one.size_bytes, "created_at": group.created_at}
+        for group in groups
+        for one in group.media
+    ]
+    shown = [
+        {"group_id": group.id, "position": position, "sha256": one.sha256}
+        for group in groups
+        for position, one in enumerate(group.media)
+    ]
+    candidates = [_candidate_row(group.id, one) for group in groups for one in group.candidates]
+    for statement, rows in (
+        (insert_missing(connection, schema.media), media),
+        (_INSERT_GROUP, [_group_row(group) for group in groups]),
+        (_INSERT_CANDIDATE, candidates),
+        (_INSERT_SHOWN, shown),
+    ):
+        if rows:
+            connection.execute(statement, rows)
 
 
 def add_candidate(connection: Connection, group_id: str, candidate: CandidateRecord) -> None:
-    """Add a correction typed by a person to its group."""
-    connection.execute(insert(schema.candidates), _candidate_row(group_id, candidate))
+    """Add an answer that came later (a correction, an answer given again) behind the group's others."""
+    table = schema.candidates
+    last = connection.execute(select(func.max(table.c.position)).where(table.c.group_id == group_id)).scalar()
+    placed = dataclasses.replace(candidate, position=0 if last is None else last + 1)
+    connection.execute(insert(table), _candidate_row(group_id, placed))
 
 
 def get_group(connection: Connection, group_id: str) -> GroupRecord | None:
     return next(iter(get_groups(connection, [group_id])), None)
+
+
+def get_state(connection: Connection, group_id: str) -> GroupState | None:
+    state = connection.execute(select(schema.groups.c.state).where(schema.groups.c.id == group_id)).scalar()
+    return None if state is None else GroupState(state)
 
 
 def get_groups(connection: Connection, group_ids: Sequence[str]) -> list[GroupRecord]:
@@ -74,15 +96,9 @@ def get_groups(connection: Connection, group_ids: Sequence[str]) -> list[GroupRe
     ]
 
 
-def touch(connection: Connection, group_id: str) -> int:
-    """Grow the group's revision by one; the new revision."""
-    revision: int = connection.execute(
-        update(schema.groups)
-        .where(schema.groups.c.id == group_id)
-        .values(revision=schema.groups.c.revision + 1)
-        .returning(schema.groups.c.revision)
-    ).scalar_one()
-    return revision
+def touch(connection: Connection, group_ids: Sequence[str]) -> dict[str, int]:
+    """Grow the groups' revisions by one; the new revisions. Only the feed does: where it is 0, nothing was told."""
+    return {row.id: row.revision for row in connection.execute(_TOUCH, {"ids": list(group_ids)})}
 
 
 def recent_holdout(connection: Connection, alias: str, limit: int) -> list[GroupRecord]:
@@ -103,9 +119,30 @@ def recent_holdout(connection: Connection, alias: str, limit: int) -> list[Group
     return get_groups(connection, list(ids))
 
 
+def may_be_learned(connection: Connection, sha256: str, tenants: Mapping[str, Collection[str]]) -> bool:
+    """Whether a group shows the image that the feed has told of, and that may train. `tenants`: who may, by alias."""
+    table, shown = schema.groups, schema.group_media
+    allowed = [and_(table.c.alias == alias, table.c.tenant.in_(list(names))) for alias, names in tenants.items()]
+    query = (
+        select(table.c.id)
+        .join(shown, shown.c.group_id == table.c.id)
+        .where(shown.c.sha256 == sha256, table.c.revision > 0, ~table.c.is_holdout, or_(*allowed))
+        .where(table.c.state == GroupState.COMPLETED)
+        .limit(1)
+    )
+    return connection.execute(query).first() is not None
+
+
 def get_media(connection: Connection, sha256: str) -> MediaRecord | None:
     row = connection.execute(select(schema.media).where(schema.media.c.sha256 == sha256)).mappings().one_or_none()
     return MediaRecord(row["sha256"], row["mime"], row["size_bytes"]) if row else None
+
+
+def _group_row(group: GroupRecord) -> dict[str, Any]:
+    row = {column.name: getattr(group, column.name) for column in schema.groups.columns}
+    row["prompt_token_ids"] = pack_ids(group.prompt_token_ids)
+    row["degraded"] = list(group.degraded)
+    return row
 
 
 def _candidate_row(group_id: str, candidate: CandidateRecord) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import Connection, insert, select
+from sqlalchemy import Connection, delete, insert, select, tuple_
 
 from server.errors import IdempotencyMismatch
 from server.store import schema
@@ -22,10 +22,25 @@ def find_reply(connection: Connection, tenant: str, key: str, request_hash: str)
 
 
 def keep_reply(
-    connection: Connection, tenant: str, key: str, *, request_hash: str, reply: dict[str, Any], now: float
+    connection: Connection,
+    tenant: str,
+    key: str,
+    *,
+    annotator: str,
+    request_hash: str,
+    reply: dict[str, Any],
+    now: float,
 ) -> None:
     connection.execute(
         insert(schema.idempotency).values(
-            tenant=tenant, key=key, request_hash=request_hash, reply=reply, created_at=now
+            tenant=tenant, key=key, annotator=annotator, request_hash=request_hash, reply=reply, created_at=now
         )
     )
+
+
+def purge(connection: Connection, before: float, limit: int) -> int:
+    """Forget the oldest replies that were kept before this time, at most `limit`; how many."""
+    table = schema.idempotency
+    oldest = select(table.c.tenant, table.c.key).where(table.c.created_at < before)
+    oldest = oldest.order_by(table.c.created_at).limit(limit)
+    return connection.execute(delete(table).where(tuple_(table.c.tenant, table.c.key).in_(oldest))).rowcount

@@ -10,20 +10,26 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from typing import Final
 
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
+from server import faults
 from server.errors import StorageUnavailable
 from server.store.database import MAX_BATCH, Job, Operation, T, cause, fail_batch, run_batch
 from server.store.migrate import migrate
+
+log = logging.getLogger(__name__)
 
 WRITE_LOCK: Final = 0x706C756D
 """Key of the advisory lock (it spells "plum")."""
 CONNECT_TIMEOUT_S: Final = 5.0
 STATEMENT_TIMEOUT_S: Final = 30.0
+RETRY_INTERVAL_S: Final = 0.5
+"""Pause between two attempts to reach a database that failed."""
 IDLE_TIMEOUT_MS: Final = 15_000
 """A server that stops in the middle of a transaction loses it, and the lock with it."""
 BROKEN: Final = (DBAPIError, OSError, asyncio.TimeoutError)
@@ -43,6 +49,7 @@ def _engine(url: str, *, connections: int) -> AsyncEngine:
         max_overflow=0,
         pool_timeout=STATEMENT_TIMEOUT_S,
         pool_pre_ping=True,
+        hide_parameters=True,  # they are what users wrote, and errors are logged
         connect_args={
             "timeout": CONNECT_TIMEOUT_S,
             "command_timeout": STATEMENT_TIMEOUT_S,
@@ -54,19 +61,26 @@ def _engine(url: str, *, connections: int) -> AsyncEngine:
 class PostgresDatabase:
     """`Database` on one PostgreSQL database. Used on the event loop that calls `start`."""
 
-    def __init__(self, url: str, *, read_connections: int) -> None:
+    def __init__(self, url: str, *, read_connections: int, max_batch: int = MAX_BATCH) -> None:
+        self._max_batch = max_batch
         self._writer_engine = _engine(url, connections=1)
         self._reader_engine = _engine(url, connections=read_connections)
         self._queue: asyncio.Queue[Job | None] = asyncio.Queue()
         self._writer: asyncio.Task[None] | None = None
         self._closed = False
+        self._is_healthy = True
         self.commits = 0
+
+    @property
+    def is_healthy(self) -> bool:
+        return self._is_healthy
 
     async def start(self) -> None:
         try:
             async with self._writer_engine.begin() as connection:
                 await _take_lock(connection)
                 await connection.run_sync(migrate)
+                await faults.async_point("store.migrating")
         except BROKEN as error:
             raise StorageUnavailable(cause(error)) from error
         self._writer = asyncio.create_task(self._write_loop(), name="store-write")
@@ -113,8 +127,13 @@ class PostgresDatabase:
     async def _write_loop(self) -> None:
         is_last = False
         while not is_last:
-            jobs = [await self._queue.get()]
-            while len(jobs) < MAX_BATCH and not self._queue.empty():
+            try:
+                async with asyncio.timeout(None if self._is_healthy else RETRY_INTERVAL_S):
+                    jobs = [await self._queue.get()]
+            except TimeoutError:
+                await self._commit([])
+                continue
+            while len(jobs) < self._max_batch and not self._queue.empty():
                 jobs.append(self._queue.get_nowait())
             is_last = None in jobs
             batch = [job for job in jobs if job is not None]
@@ -128,9 +147,15 @@ class PostgresDatabase:
             async with self._writer_engine.begin() as connection:
                 await _take_lock(connection)
                 await connection.run_sync(run_batch, batch)
+                await faults.async_point("store.before_commit")
+                await faults.async_point("store.sync")
             self.commits += 1
+            await faults.async_point("store.after_commit")
+            self._is_healthy = True
         except Exception as error:
             fail_batch(batch, error)
+            self._is_healthy = False
+            log.error("the database did not confirm a commit: %s", cause(error))
             with contextlib.suppress(Exception):
                 await self._writer_engine.dispose()  # what state the connection is in is not known
 

@@ -8,6 +8,12 @@ from typing import Any
 
 from server.wire import BASE
 
+HUMAN = "human"
+"""Adapter name of a correction typed by a person."""
+
+IMPORTED = "import:"
+"""Before a user's hash: the annotator of what that user said elsewhere. It counts apart from what is said here."""
+
 
 class GroupState(StrEnum):
     COMPLETED = "completed"
@@ -24,6 +30,8 @@ class SignalKind(StrEnum):
     TIE = "tie"
     CORRECTION = "correction"
     COMMENT = "comment"
+    REGENERATE = "regenerate"
+    """The answer given again was liked: told of the earlier answer's group."""
 
 
 class FeedKind(StrEnum):

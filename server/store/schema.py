@@ -56,7 +56,14 @@ groups = Table(
     Column("revision", Integer, nullable=False),  # grows with each change that the feed tells of
     Index(None, "alias", "created_at"),
     Index(None, "tenant", "user_hash"),
-    Index(None, "state", "created_at"),  # what retention looks for
+    Index(None, "tenant", "state", "created_at"),  # what retention looks for
+    Index(  # what the gate looks for; each database recognises its own way of writing a truth
+        "ix_groups_holdout",
+        "alias",
+        "created_at",
+        sqlite_where=text("is_holdout = 1"),
+        postgresql_where=text("is_holdout"),
+    ),
 )
 
 candidates = Table(
@@ -102,7 +109,7 @@ signals = Table(
     metadata,
     Column("id", Text, primary_key=True),
     Column("group_id", Text, ForeignKey("groups.id"), nullable=False, index=True),
-    Column("kind", Text, nullable=False),  # rating | choice | ranking | tie | correction | comment
+    Column("kind", Text, nullable=False),  # rating | choice | ranking | tie | correction | comment | regenerate
     Column("slot", Text, nullable=False),  # one live signal for each annotator and slot
     Column("annotator", Text, nullable=False),  # hash of the user, or of the key where no user was named
     Column("created_at", Float, nullable=False),
@@ -145,9 +152,17 @@ idempotency = Table(
     metadata,
     Column("tenant", Text, primary_key=True),
     Column("key", Text, primary_key=True),
+    Column("annotator", Text, nullable=False, index=True),  # erased with the person
     Column("request_hash", Text, nullable=False),
     Column("reply", JSON, nullable=False),
     Column("created_at", Float, nullable=False, index=True),
+)
+
+counters = Table(
+    "counters",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("value", BigInteger, nullable=False),  # what was given last
 )
 
 adapters = Table(
@@ -162,6 +177,13 @@ adapters = Table(
     Column("created_at", Float, nullable=False),
     Column("updated_at", Float, nullable=False),
     UniqueConstraint("number"),
+)
+
+adapter_sources = Table(
+    "adapter_sources",
+    metadata,
+    Column("adapter", Text, ForeignKey("adapters.id"), primary_key=True),
+    Column("source", Text, primary_key=True, index=True),  # a group's id, or an annotator, that it learned from
 )
 
 reports = Table(
@@ -207,6 +229,14 @@ audit = Table(
     Column("subject", Text, nullable=False, index=True),
     Column("detail", JSON, nullable=False),
     sqlite_autoincrement=True,
+)
+
+clock = Table(
+    "clock",
+    metadata,
+    Column("name", Text, primary_key=True),  # who reads the time here
+    Column("seen_at", Float, nullable=False),  # the latest time that was believed
+    Column("doubted_at", Float),  # a time too far ahead of it, when it was first seen
 )
 
 api_keys = Table(

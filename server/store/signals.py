@@ -4,26 +4,42 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import Connection, bindparam, insert, select, update
 
 from server.store import schema
 from server.store.records import SignalKind, SignalRecord
+
+_RETIRE = (  # made once, as in `server.store.groups`
+    update(schema.signals)
+    .where(
+        schema.signals.c.group_id == bindparam("of_group"),
+        schema.signals.c.annotator == bindparam("of_annotator"),
+        schema.signals.c.slot == bindparam("of_slot"),
+        schema.signals.c.is_live,
+    )
+    .values(is_live=False)
+)
 
 
 def insert_signal(connection: Connection, signal: SignalRecord) -> None:
     """Store a signal; an earlier one of the same annotator in the same slot becomes history."""
     table = schema.signals
-    connection.execute(
-        update(table)
-        .where(
-            table.c.group_id == signal.group_id,
-            table.c.annotator == signal.annotator,
-            table.c.slot == signal.slot,
-            table.c.is_live,
-        )
-        .values(is_live=False)
-    )
+    retire(connection, signal.group_id, signal.annotator, signal.slot)
     connection.execute(insert(table), {column.name: getattr(signal, column.name) for column in table.columns})
+
+
+def retire(connection: Connection, group_id: str, annotator: str, slot: str) -> bool:
+    """Make the annotator's live signal in this slot history; whether there was one."""
+    found = connection.execute(_RETIRE, {"of_group": group_id, "of_annotator": annotator, "of_slot": slot})
+    return found.rowcount > 0
+
+
+def nth_newest_at(connection: Connection, annotator: str, n: int) -> float | None:
+    """When the annotator's n-th newest signal came, live or not; None when there are fewer."""
+    at = schema.signals.c.created_at
+    return connection.execute(
+        select(at).where(schema.signals.c.annotator == annotator).order_by(at.desc()).offset(n - 1).limit(1)
+    ).scalar()
 
 
 def live_signals(connection: Connection, group_ids: Sequence[str]) -> dict[str, list[SignalRecord]]:

@@ -2,11 +2,17 @@
 
 WAL with `synchronous=FULL`; the writing connection lives in one thread, which also does the checkpoints (the
 WAL-reset bug of SQLite before 3.51.3 needs two writing connections); reads use read-only connections.
+
+A write that fails for any reason but a lock makes the store unhealthy: what is in memory, and what a sync that
+failed left in the log, is believed no more. It confirms nothing until it has closed every connection, opened the file
+again (SQLite then checks the log) and moved the log into the database with a sync that worked. See
+docs/decisions/0004-a-failed-commit-reopens-the-file.md.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import queue
 import sqlite3
 import threading
@@ -17,11 +23,20 @@ from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import QueuePool
 
+from server import faults
 from server.errors import StorageUnavailable
+from server.store.blobs import write_durably
 from server.store.database import MAX_BATCH, Job, Operation, T, cause, fail_batch, run_batch
 from server.store.migrate import migrate
 
+log = logging.getLogger(__name__)
+
 BUSY_TIMEOUT_S = 5.0
+REOPEN_INTERVAL_S = 0.5
+"""Pause between two attempts to open a file that failed."""
+HARMLESS = {sqlite3.SQLITE_ERROR, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
+"""Failures that leave the file beyond doubt: a statement that is wrong, somebody else's lock."""
+DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 
 
 def _engine(path: Path, *, read_only: bool) -> Engine:
@@ -35,9 +50,17 @@ def _engine(path: Path, *, read_only: bool) -> Engine:
         if not read_only:
             connection.execute("PRAGMA journal_mode=WAL")
             connection.execute("PRAGMA synchronous=FULL")
+            connection.execute("PRAGMA secure_delete=ON")  # what was erased is overwritten
         return connection
 
-    engine = create_engine("sqlite://", creator=connect, poolclass=QueuePool, pool_size=16, max_overflow=0)
+    engine = create_engine(
+        "sqlite://",
+        creator=connect,
+        poolclass=QueuePool,
+        pool_size=16,
+        max_overflow=0,
+        hide_parameters=True,  # they are what users wrote, and errors are logged
+    )
 
     @event.listens_for(engine, "begin")
     def begin(connection: Connection) -> None:
@@ -49,32 +72,69 @@ def _engine(path: Path, *, read_only: bool) -> Engine:
 class SqliteDatabase:
     """`Database` on one SQLite file."""
 
-    def __init__(self, path: Path, *, read_connections: int) -> None:
+    def __init__(self, path: Path, *, read_connections: int, max_batch: int = MAX_BATCH) -> None:
+        self._max_batch = max_batch
+        self._path = path
+        self._marker = path.with_name(f"{path.name}.exists")
+        self._failure: Exception | None = None
+        self._identity: tuple[int, int] | None = None
         self._writer_engine = _engine(path, read_only=False)
         self._reader_engine = _engine(path, read_only=True)
         self._readers = ThreadPoolExecutor(read_connections, thread_name_prefix="store-read")
+        self._arrived: list[Job] = []
         self._queue: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self._writer = threading.Thread(target=self._write_loop, name="store-write", daemon=True)
         self._closed = False
         self.commits = 0
 
+    @property
+    def is_healthy(self) -> bool:
+        return self._failure is None
+
     async def start(self) -> None:
-        await asyncio.to_thread(self._migrate)
+        await asyncio.to_thread(self._open)
         self._writer.start()
 
-    def _migrate(self) -> None:
+    def _open(self) -> None:
+        if self._is_lost():
+            raise StorageUnavailable(
+                f"{self._path.name} is missing or empty, though it was there before: restore the state directory "
+                f"from a backup, or remove {self._marker.name} to begin anew"
+            )
         try:
             with self._writer_engine.begin() as connection:
                 migrate(connection)
-        except DBAPIError as error:
+                faults.point("store.migrating")
+            self._identity = self._present_identity()
+            if not self._marker.exists():
+                write_durably(self._marker, b"")
+        except (DBAPIError, OSError) as error:
             raise StorageUnavailable(cause(error)) from error
+
+    def _is_lost(self) -> bool:
+        """Whether a database was there once and is not now: it is never made again, empty."""
+        return self._marker.exists() and not (self._path.exists() and self._path.stat().st_size)
+
+    def _present_identity(self) -> tuple[int, int]:
+        """Which file bears the database's name; raises `OSError` when none does."""
+        found = self._path.stat()
+        return found.st_dev, found.st_ino
 
     async def write(self, operation: Operation[T]) -> T:
         if self._closed:
             raise StorageUnavailable("the store is closed")
-        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        self._queue.put(Job(operation, future))
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[T] = loop.create_future()
+        if not self._arrived:
+            loop.call_soon(self._hand_over)
+        self._arrived.append(Job(operation, future))
         return await future
+
+    def _hand_over(self) -> None:
+        """What arrives in one turn of the event loop reaches the writer together, so that it shares a commit."""
+        for job in self._arrived:
+            self._queue.put(job)
+        self._arrived.clear()
 
     async def read(self, operation: Operation[T]) -> T:
         def run() -> T:
@@ -91,11 +151,7 @@ class SqliteDatabase:
     async def check(self) -> list[str]:
         def read(connection: Connection) -> list[str]:
             rows = connection.exec_driver_sql("PRAGMA integrity_check").scalars().all()
-            orphans = connection.exec_driver_sql("PRAGMA foreign_key_check").all()
-            found = [f"file: {row}" for row in rows if row != "ok"]
-            return found + [
-                f"a row of {table} refers to a row of {parent} that is not there" for table, _, parent, _ in orphans
-            ]
+            return [row for row in rows if row != "ok"]
 
         return await self.read(read)
 
@@ -103,18 +159,26 @@ class SqliteDatabase:
         if self._closed:
             return
         self._closed = True
+        self._hand_over()
         self._queue.put(None)
         if self._writer.is_alive():
             await asyncio.to_thread(self._writer.join)
         self._readers.shutdown(wait=True)
-        self._writer_engine.dispose()
         self._reader_engine.dispose()
+        self._writer_engine.dispose()  # last: only a connection that writes clears the log away
 
     def _write_loop(self) -> None:
-        while (job := self._queue.get()) is not None:
+        while True:
+            try:
+                job = self._queue.get(timeout=None if self.is_healthy else REOPEN_INTERVAL_S)
+            except queue.Empty:
+                self._reopen()
+                continue
+            if job is None:
+                return
             batch = [job]
             last = False
-            while len(batch) < MAX_BATCH and not self._queue.empty():
+            while len(batch) < self._max_batch and not self._queue.empty():
                 following = self._queue.get()
                 if following is None:
                     last = True
@@ -129,12 +193,56 @@ class SqliteDatabase:
                 return
 
     def _commit(self, batch: list[Job]) -> None:
+        if self._failure is not None:
+            self._reopen()
+        if self._failure is not None:
+            fail_batch(batch, self._failure)
+            return
         try:
             with self._writer_engine.begin() as connection:
                 run_batch(connection, batch)
+                faults.point("store.before_commit")
+                faults.point("store.sync")
+            if self._present_identity() != self._identity:
+                raise OSError(f"{self._path.name} is another file than the one that was opened")
             self.commits += 1
+            faults.point("store.after_commit")
         except Exception as error:
             fail_batch(batch, error)
+            if _code(error) not in HARMLESS:
+                self._failure = error
+                log.error("the store confirms nothing until it could be opened again: %s", cause(error))
+
+    def _reopen(self) -> None:
+        """Trust the disk alone: close everything, open again, bring the log into the database, and try a write."""
+        was_damaged = _code(self._failure) in DAMAGED
+        self._reader_engine.dispose()
+        self._writer_engine.dispose()
+        try:
+            faults.point("store.reopening")
+            if self._is_lost():
+                raise FileNotFoundError(f"{self._path.name} is missing or empty")
+            identity = self._present_identity()
+            with self._writer_engine.connect() as connection:
+                raw = connection.connection.driver_connection
+                assert raw is not None
+                if was_damaged and raw.execute("PRAGMA quick_check(1)").fetchone() != ("ok",):
+                    raise sqlite3.DatabaseError("the file is damaged")
+                if raw.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]:
+                    raise sqlite3.OperationalError("a reader is in the way")
+                raw.execute("PRAGMA user_version=0")  # changes nothing, and is written and synced like anything else
+        except (DBAPIError, sqlite3.Error, OSError) as error:
+            log.warning("the store cannot be opened yet: %s", cause(error))
+            return
+        self._identity, self._failure = identity, None
+        log.info("the store was opened again")
+
+
+def _code(error: Exception | None) -> int | None:
+    """SQLite's primary result code of an error, where it has one."""
+    inner = error.orig if isinstance(error, DBAPIError) else error
+    code = getattr(inner, "sqlite_errorcode", None)
+    return None if code is None else code & 0xFF
 
 
 def _deliver(jobs: list[Job]) -> None:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import base64
+import functools
 import io
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from fastapi import FastAPI
 from PIL import Image
+from pydantic import SecretStr
 
 from server.app import Installation, create_app
 from server.config import AliasConfig, Config, HttpConfig, RuleConfig, ScorerConfig, SignalsConfig, StoreConfig
@@ -58,13 +61,18 @@ class Stack:
     engine: FakeEngine
     services: Services
 
+    @functools.cached_property
+    def app(self) -> FastAPI:
+        """For what httpx's transport cannot do."""
+        return create_app(self.services)
+
     async def chat(self, **changes: Any) -> dict[str, Any]:
         response = await self.client.post(CHAT, json=chat_body(**changes))
         assert response.status_code == 200, response.text
         return response.json()
 
 
-def config_for(directory: Path, **alias: Any) -> Config:
+def config_for(directory: Path, *, url: str = "", **alias: Any) -> Config:
     settings: dict[str, Any] = {
         "rules": (RuleConfig(name="secret", kind="pattern", pattern="forbidden word"),),
         "scorers": (ScorerConfig(kind="logprob"),),
@@ -72,7 +80,7 @@ def config_for(directory: Path, **alias: Any) -> Config:
     }
     return Config(
         http=HttpConfig(metrics_port=0),
-        store=StoreConfig(directory=directory),
+        store=StoreConfig(directory=directory, url=SecretStr(url)),
         aliases=(AliasConfig(**(settings | alias)),),
     )
 
@@ -106,6 +114,24 @@ async def open_stack(engine: FakeEngine) -> AsyncIterator[Opener]:
     for installation, client in opened:
         await client.aclose()
         await installation.close()
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def store_url(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Each database in turn: SQLite in the state's directory (no URL), and an empty one of a real PostgreSQL."""
+    if request.param == "sqlite":
+        yield ""
+        return
+    cluster = request.getfixturevalue("postgres")
+    url = cluster.create()
+    yield url
+    cluster.drop(url)
+
+
+@pytest.fixture
+async def each_stack(store_url: str, open_stack: Opener, tmp_path: Path) -> Stack:
+    """The application on each database in turn."""
+    return await open_stack(config_for(tmp_path, url=store_url))
 
 
 @pytest.fixture

@@ -198,39 +198,3 @@ async def test_an_orderly_request_id_is_kept_and_a_hostile_one_replaced(stack: S
     assert kept.headers["x-request-id"] == "abc-1"
     replaced = await stack.client.get("/healthz", headers={"x-request-id": "a\x1b[31m"})
     assert replaced.headers["x-request-id"].startswith("req-")
-
-
-FEEDBACK = {
-    "nothing said": {},
-    "rating 6": {"rating": 6},
-    "rating a word": {"rating": "good"},
-    "comment of 1 MB": {"comment": "x" * 1_000_000},
-    "17 labels": {"labels": ["a"] * 17},
-    "unknown field": {"rating": "up", "stars": 5},
-}
-
-
-@pytest.mark.parametrize("changes", FEEDBACK.values(), ids=FEEDBACK.keys())
-async def test_bad_feedback_is_refused(stack: Stack, changes: dict[str, Any]) -> None:
-    """Said clearly or not at all."""
-    reply = await stack.chat(best_of=1)
-    response = await stack.client.post("/v1/feedback", json={"completion_id": reply["id"], **changes})
-    assert response.status_code == 400
-    assert set(response.json()["error"]) == {"message", "type", "param", "code"}
-
-
-PREFERENCES = {
-    "chosen without rejected": {"chosen": "a"},
-    "chosen is rejected": {"chosen": "a", "rejected": "a"},
-    "choice and tie": {"chosen": "a", "rejected": "b", "tie": "good"},
-    "ranking with a double": {"ranking": ["a", "a"]},
-    "ranking of one": {"ranking": ["a"]},
-    "nothing": {},
-}
-
-
-@pytest.mark.parametrize("changes", PREFERENCES.values(), ids=PREFERENCES.keys())
-async def test_bad_preferences_are_refused(stack: Stack, changes: dict[str, Any]) -> None:
-    """A comparison compares at least two different things, in one way."""
-    response = await stack.client.post("/v1/preferences", json={"completion_id": "cmpl-x", **changes})
-    assert response.status_code == 400

@@ -60,6 +60,9 @@ def test_a_round_learns_what_people_like(server: FakeServer, make_learner: MakeL
     assert len(loss) == 6 and loss[-1] < loss[0] and margin[-1] > margin[0]
     assert (manifest.parent, manifest.feed_after, manifest.feed_upto) == ("base", 0, 12)
     assert manifest.sources == {"choice": 8, "thumb_up": 4, "thumb_down": 4}
+    assert manifest.groups == sorted(server.groups)
+    said = [one for group in server.groups.values() if group for one in (*group.pairs, *group.unpaired)]
+    assert manifest.annotators == sorted({one.annotator for one in said})
     assert manifest.objective["beta"] == 0.1 and manifest.lease_token == server.token
     config = json.loads(files["adapter_config.json"])
     assert (config["peft_type"], config["r"], config["lora_alpha"]) == ("LORA", 4, 8)
@@ -120,6 +123,7 @@ def test_a_round_that_is_killed_anywhere_is_resumed_to_the_same_adapter(
     assert make_learner("killed", at=seen.append).run() == 0
     ((_, (manifest, _)),) = server.adapters.items()
     assert manifest.files == digest
+    assert manifest.groups == sorted(server.groups)
     assert seen.count("step") == (7 if point == "step" else 6), "only the steps behind the checkpoint are repeated"
     state = state_of(tmp_path, "killed")
     assert (state["rounds"], state["round"], state["new_signals"], state["cursor"]) == (1, None, 0, 12)
@@ -205,6 +209,7 @@ def test_erased_groups_leave_replay_and_caches_in_mid_round(
     assert not (directory / "media" / images[0]).exists()
     ((manifest, _),) = server.adapters.values()
     assert manifest.sources == {"choice": 6, "thumb_up": 3, "thumb_down": 3}
+    assert set(manifest.groups) <= set(server.groups) and {"g000", "g002"} <= set(manifest.groups)
     assert {item.group_id for item in manifest.fingerprint}.isdisjoint({"g001", "g006", "g011"})
 
 

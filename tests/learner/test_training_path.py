@@ -176,7 +176,7 @@ def test_partners_come_from_other_prompts() -> None:
     answer = Answer("c", (1, 2), "stop", may_be_positive=True, is_human=False)
 
     def example(name: str, prompt: tuple[int, ...]) -> Example:
-        return Example(name, prompt, (), (answer,), (), (UnpairedExample(0, True, 1.0),))
+        return Example(name, prompt, (), (answer,), (), (UnpairedExample(0, True, 1.0, "ann"),))
 
     same, twin, other = example("a", (5,)), example("b", (5,)), example("c", (6,))
     assert {group: partner.group for group, partner in find_partners([same, twin, other]).items()} == {

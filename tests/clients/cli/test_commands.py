@@ -62,6 +62,7 @@ class Server:
             ["coverage", "failed"],
         ),
         (["audit"], "GET /v1/audit", {"data": [AUDIT]}, ["rollback", "worse"]),
+        (["check"], "GET /v1/check", {"data": []}, ["nothing is wrong"]),
         (["rollback"], "POST /v1/rollback", ROUTING, ["a-2"]),
         (["rollback", "--undo"], "POST /v1/rollback/undo", ROUTING, ["a-2"]),
         (["promote", "a-2"], "POST /v1/adapters/a-2/promote", ROUTING, ["a-2"]),
@@ -134,7 +135,27 @@ def test_no_connection_ends_with_three() -> None:
     assert result.exit_code == 3
 
 
-COMMANDS = ["up", "routing", "adapters", "report", "promote", "reject", "canary", "quarantine", "rollback", "audit"]
+def test_a_check_that_finds_something_fails() -> None:
+    """Scripts see it by the exit status, people by what is said and what to do."""
+    problem = {"check": "images", "what": "image 12 is missing", "remedy": "restore it"}
+    result = Server({"GET /v1/check": {"data": [problem]}}).run("check")
+    assert result.exit_code == 1
+    assert all(text in result.stdout for text in problem.values())
+
+
+COMMANDS = [
+    "up",
+    "check",
+    "routing",
+    "adapters",
+    "report",
+    "promote",
+    "reject",
+    "canary",
+    "quarantine",
+    "rollback",
+    "audit",
+]
 
 
 @pytest.mark.parametrize("name", [*COMMANDS, "feedback", "chat"])

@@ -23,7 +23,7 @@ from server.adapters.routing import Order, Router
 from server.adapters.states import Mover
 from server.engine.fake import FakeEngine
 from server.store import groups
-from server.store.blobs import BlobStore
+from server.store.blobs import BlobStore, LocalBlobs
 from server.store.migrate import migrate
 from server.store.records import AdapterRecord, AdapterState, CandidateRecord, GroupRecord, GroupState
 from server.store.sqlite import SqliteDatabase
@@ -263,7 +263,7 @@ async def open_world(directory: Path, *, clock: Clock | None = None, **settings:
     await registry.start()
     router = Router(database, [ALIAS], clock=clock, is_intact=registry.is_intact)
     await router.load()
-    return World(directory, database, BlobStore(directory / "media"), engine, registry, router, clock)
+    return World(directory, database, LocalBlobs(directory / "media"), engine, registry, router, clock)
 
 
 async def until(condition: Callable[[], Any], timeout_s: float = 8.0) -> None:

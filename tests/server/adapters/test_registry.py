@@ -12,7 +12,7 @@ from sqlalchemy import Connection
 
 from server.adapters import uploads
 from server.errors import BadRequest, Busy, Forbidden, NotFound, PlumblineError, StorageUnavailable, TooLarge
-from server.store import leases, schema
+from server.store import adapters, leases, schema
 from server.store.records import AdapterState
 from tests.server.adapters.support import (
     ALIAS,
@@ -210,6 +210,7 @@ async def test_a_crash_before_the_rename_leaves_nothing(tmp_path: Path) -> None:
     """K13: a temporary directory is cleared at the next start."""
     world = await open_world(tmp_path)
     await world.upload()
+    await world.database.write(adapters.next_number)  # what was interrupted had taken its number
     await world.database.close()
     leftover = tmp_path / "adapters" / ".a00002-0123456789ab.cafe"
     leftover.mkdir()

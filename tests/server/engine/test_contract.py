@@ -199,6 +199,23 @@ async def test_odd_answers_are_scored_in_full(subject: Subject, answer: str) -> 
     assert all(logprob <= 0 for logprob in scored.logprobs)
 
 
+async def test_given_answers_are_encoded_as_they_are_scored(subject: Subject) -> None:
+    """The prompt's ids are those of a generation, image placeholders expanded; an answer's are those of its score."""
+    answers = ["a red circle", " end ", "世界 é"]
+    encoded = await subject.engine.encode(ask(), answers)
+    generation = await subject.engine.generate(subject.base, ask(), 1, Sampling(max_tokens=1))
+    assert encoded.prompt_token_ids == generation.prompt_token_ids
+    for answer, token_ids in zip(answers, encoded.answers, strict=True):
+        assert token_ids == (await subject.engine.score(subject.base, ask(), answer)).token_ids
+
+
+async def test_an_answer_that_does_not_fit_is_told_apart(subject: Subject) -> None:
+    """Behind its prompt, or with a prompt that is too long by itself."""
+    for prompt, answer in ((ask(), "a red circle and " * 1500), (ask("a red circle and " * 1000), "yes")):
+        with pytest.raises(PromptTooLong):
+            await subject.engine.encode(prompt, ["short", answer])
+
+
 async def test_an_unknown_model_is_told_apart(subject: Subject) -> None:
     """Unknown names, and names that could lead out of the adapter directory, in every call."""
     for model in ("no-such-adapter", "../adapters", ""):

@@ -55,6 +55,19 @@ def upgrade() -> None:
         batch_op.create_index(batch_op.f("ix_audit_subject"), ["subject"], unique=False)
 
     op.create_table(
+        "clock",
+        sa.Column("name", sa.Text(), nullable=False),
+        sa.Column("seen_at", sa.Float(), nullable=False),
+        sa.Column("doubted_at", sa.Float(), nullable=True),
+        sa.PrimaryKeyConstraint("name", name=op.f("pk_clock")),
+    )
+    op.create_table(
+        "counters",
+        sa.Column("name", sa.Text(), nullable=False),
+        sa.Column("value", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("name", name=op.f("pk_counters")),
+    )
+    op.create_table(
         "feed",
         sa.Column("alias", sa.Text(), nullable=False),
         sa.Column("seq", sa.BigInteger(), autoincrement=False, nullable=False),
@@ -98,18 +111,29 @@ def upgrade() -> None:
     with op.batch_alter_table("groups", schema=None) as batch_op:
         batch_op.create_index(batch_op.f("ix_groups_alias_created_at"), ["alias", "created_at"], unique=False)
         batch_op.create_index(batch_op.f("ix_groups_tenant_user_hash"), ["tenant", "user_hash"], unique=False)
-        batch_op.create_index(batch_op.f("ix_groups_state_created_at"), ["state", "created_at"], unique=False)
+        batch_op.create_index(
+            batch_op.f("ix_groups_tenant_state_created_at"), ["tenant", "state", "created_at"], unique=False
+        )
+        batch_op.create_index(
+            "ix_groups_holdout",
+            ["alias", "created_at"],
+            unique=False,
+            sqlite_where=sa.text("is_holdout = 1"),
+            postgresql_where=sa.text("is_holdout"),
+        )
 
     op.create_table(
         "idempotency",
         sa.Column("tenant", sa.Text(), nullable=False),
         sa.Column("key", sa.Text(), nullable=False),
+        sa.Column("annotator", sa.Text(), nullable=False),
         sa.Column("request_hash", sa.Text(), nullable=False),
         sa.Column("reply", sa.JSON(), nullable=False),
         sa.Column("created_at", sa.Float(), nullable=False),
         sa.PrimaryKeyConstraint("tenant", "key", name=op.f("pk_idempotency")),
     )
     with op.batch_alter_table("idempotency", schema=None) as batch_op:
+        batch_op.create_index(batch_op.f("ix_idempotency_annotator"), ["annotator"], unique=False)
         batch_op.create_index(batch_op.f("ix_idempotency_created_at"), ["created_at"], unique=False)
 
     op.create_table(
@@ -153,6 +177,16 @@ def upgrade() -> None:
         sa.Column("updated_at", sa.Float(), nullable=False),
         sa.PrimaryKeyConstraint("alias", name=op.f("pk_routing")),
     )
+    op.create_table(
+        "adapter_sources",
+        sa.Column("adapter", sa.Text(), nullable=False),
+        sa.Column("source", sa.Text(), nullable=False),
+        sa.ForeignKeyConstraint(["adapter"], ["adapters.id"], name=op.f("fk_adapter_sources_adapter")),
+        sa.PrimaryKeyConstraint("adapter", "source", name=op.f("pk_adapter_sources")),
+    )
+    with op.batch_alter_table("adapter_sources", schema=None) as batch_op:
+        batch_op.create_index(batch_op.f("ix_adapter_sources_source"), ["source"], unique=False)
+
     op.create_table(
         "candidates",
         sa.Column("id", sa.Text(), nullable=False),

@@ -1,0 +1,64 @@
+"""Taking back: a user's data for ever, signals until an operator takes them in again."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Path, Query
+from sqlalchemy import Connection
+
+from server.api.deps import OperatorCaller, ServicesDep, json_body, now
+from server.erasure import erase_user
+from server.errors import NotFound
+from server.store import adapters, audit, quarantine
+from server.wire import ErasureReply, QuarantineReply, QuarantineRequest
+
+router = APIRouter()
+
+
+@router.delete("/v1/users/{user:path}/data")
+async def delete_user_data(
+    caller: OperatorCaller,
+    services: ServicesDep,
+    user: Annotated[str, Path(min_length=1, max_length=128)],
+    tenant: Annotated[str | None, Query(min_length=1, max_length=128)] = None,
+) -> ErasureReply:
+    """Erase all that is kept of a user, as the app names them; answers with which adapters learned from it."""
+    owner = tenant or caller.tenant
+    return await erase_user(
+        services.database,
+        services.blobs,
+        tenant=owner,
+        user_hash=services.signer.user_hash(owner, user),
+        actor=caller.key_id,
+        now=now(),
+    )
+
+
+@router.post("/v1/signals/quarantine")
+async def quarantine_signals(
+    caller: OperatorCaller, services: ServicesDep, body: Annotated[QuarantineRequest, json_body(QuarantineRequest)]
+) -> QuarantineReply:
+    """Set signals aside, or take them back in; the feed tells of every group concerned."""
+    time, aside = now(), not body.undo
+    annotator = body.annotator
+    if body.user is not None:
+        annotator = services.signer.user_hash(body.tenant or caller.tenant, body.user)
+
+    def run(connection: Connection) -> QuarantineReply:
+        if annotator is not None:
+            subject, changed = annotator, quarantine.of_annotator(connection, annotator, aside=aside, now=time)
+        elif body.adapter is not None:
+            adapter = adapters.get_adapter(connection, body.adapter)
+            if adapter is None:
+                raise NotFound("There is no such adapter.", param="adapter", code="adapter_not_found")
+            subject, changed = adapter.id, quarantine.of_adapter(connection, adapter, aside=aside, now=time)
+        else:
+            ids = body.signal_ids or []
+            subject, changed = "signals", quarantine.of_signals(connection, ids, aside=aside, now=time)
+        action = "set_signals_aside" if aside else "take_signals_back"
+        detail = {"changed": changed, "reason": body.reason}
+        audit.record(connection, actor=caller.key_id, action=action, subject=subject, detail=detail, now=time)
+        return QuarantineReply(changed=changed)
+
+    return await services.database.write(run)

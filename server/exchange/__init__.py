@@ -1,0 +1,1 @@
+"""Preference data on its way out and in: the export for other trainers, and groups from elsewhere."""
