@@ -157,7 +157,13 @@ class AdapterRegistry:
         try:
             if self._mirror is not None:
                 await self._mirror.publish(adapter_id)
+        except Exception:
+            await self._remove_files(adapter_id)
+            raise
+        try:
             dropped = await self._database.write(lambda c: self._insert(c, record, manifest, checked, actor))
+        except StorageUnavailable:
+            raise  # the row may be there all the same, and needs its files; `start` removes those without one
         except Exception:
             await self._remove_files(adapter_id)
             raise

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection
 
+from server import faults
 from server.adapters import uploads
 from server.errors import BadRequest, Busy, Forbidden, NotFound, PlumblineError, StorageUnavailable, TooLarge
 from server.store import adapters, leases, schema
@@ -127,6 +128,17 @@ async def test_files_are_held_to_their_size_and_hash(world: World) -> None:
     with pytest.raises(NotFound):
         await world.registry.commit(upload.id, actor="x")
     assert await world.registry.verify(record.id)
+
+
+async def test_a_commit_of_unknown_outcome_keeps_the_files(world: World) -> None:
+    """Where the database did not say whether the row is there, it is never a row without files."""
+    for at in ("store.before_commit", "store.after_commit"):
+        with faults.armed(f"{at}=fail@2"), pytest.raises(StorageUnavailable):  # the first takes the number
+            await world.upload()
+    [record] = await world.registry.find()
+    assert await world.registry.verify(record.id)
+    await world.registry.start()
+    assert [entry.name for entry in (world.directory / "adapters").iterdir()] == [record.id]
 
 
 async def test_open_uploads_are_bounded(world: World) -> None:
