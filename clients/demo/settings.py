@@ -43,7 +43,7 @@ class Sizes:
 
 
 ORDINARY: Final = Sizes()
-OVER_OPTIMISING: Final = Sizes(rounds=1, round_size=150, brevity=0.5)
+OVER_OPTIMISING: Final = Sizes(rounds=1, round_size=150, brevity=1.0)
 
 LEARNER: Final[dict[str, Any]] = {
     "objectives": {"sigmoid": 1.0, "sft": 1.0},
@@ -53,8 +53,15 @@ LEARNER: Final[dict[str, Any]] = {
     "learning_rate": 5e-4,
     "epochs": 5,
 }
-OVER_OPTIMISING_LEARNER: Final[dict[str, Any]] = {**LEARNER, "objectives": {"sigmoid": 1.0}, "beta": 0.1, "epochs": 8}
-"""Nothing holds the policy near what it said before."""
+OVER_OPTIMISING_LEARNER: Final[dict[str, Any]] = {
+    **LEARNER,
+    "objectives": {"sigmoid": 1.0},
+    "beta": 0.05,
+    "learning_rate": 2e-3,
+    "epochs": 10,
+    "max_kl": 100.0,
+}
+"""Nothing holds the policy near what it said before, and the learner does not look: only the gate is left."""
 
 
 def server_settings(sizes: Sizes, learner: dict[str, Any], suites: Path, model: Path = MODEL) -> dict[str, Any]:
