@@ -25,9 +25,9 @@ class Sizes:
     """Candidates of a user's request."""
     signals: int = 400
     """Signals in all."""
-    round_size: int = 85
+    round_size: int = 70
     """Useful signals that start a round."""
-    rounds: int = 3
+    rounds: int = 4
     """Rounds at most."""
     reading_s: float = 0.3
     """Pause of each user between two answers while learner and gate need the cores."""
@@ -48,7 +48,7 @@ OVER_OPTIMISING: Final = Sizes(rounds=1, round_size=150, brevity=1.0)
 LEARNER: Final[dict[str, Any]] = {
     "objectives": {"sigmoid": 1.0, "sft": 1.0},
     "unpaired_objective": "kto",
-    "unpaired_weight": 3.0,
+    "unpaired_weight": 6.0,
     "beta": 0.3,
     "learning_rate": 5e-4,
     "epochs": 5,
