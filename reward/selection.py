@@ -13,10 +13,12 @@ from typing import Final
 from reward.types import Judgement, Selection
 
 WORD: Final = re.compile(r"\w+")
-FUNCTION_WORDS: Final = frozenset(
-    "a an and are as at be but by can could do does for from has have he her his i in is it its may my of on"
-    " or our she so some such than that the their them then there these they this those to too was we were will with"
-    " would you your".split()
+EMPTY_WORDS: Final = frozenset(
+    # function words, then what people say about looking rather than about what they see
+    WORD.findall("""a all also an and are as at be but by can could do does for from has have he her his i in is it its may my of on
+    or our she so some such than that the their them then there these they this those to too was we were will with
+    would you your
+    contain contains everything image images photo picture pictures see seen show shown shows visible""")
 )
 """English words that carry no content; in other languages every word counts alike."""
 
@@ -55,13 +57,13 @@ def ranked(judgements: Sequence[Judgement], first: int, count: int) -> tuple[int
     return (first, *others[: count - 1])
 
 
-def rival(judgements: Sequence[Judgement], winner: int) -> int | None:
+def rival(judgements: Sequence[Judgement], winner: int, *, of_content: bool = False) -> int | None:
     """The feasible candidate that is the best one to compare with the winner: the nearest one that says something else.
 
     Nearest by the words used, counted and without their order, and by content words first: of the same content in
     other words people judge style and length, of the same words in another order nothing. A pair that differs in
-    one thing that is said shows what a choice was about. None when no candidate uses other words: there is nothing
-    to choose.
+    one thing that is said shows what a choice was about. None when no candidate uses other words (or, `of_content`,
+    says other things): there is nothing to choose.
     """
     words = _words(judgements[winner])
     apart: dict[int, tuple[bool, int, int]] = {}
@@ -70,7 +72,7 @@ def rival(judgements: Sequence[Judgement], winner: int) -> int | None:
             others = _words(judgement)
             content = _difference(_content(words), _content(others))
             apart[index] = (content == 0, content, _difference(words, others))
-    different = [index for index, (_, _, wording) in apart.items() if wording > 0]
+    different = [index for index, (_, content, wording) in apart.items() if (content if of_content else wording) > 0]
     return min(different, key=lambda index: (*apart[index], index)) if different else None
 
 
@@ -79,7 +81,7 @@ def _words(judgement: Judgement) -> Counter[str]:
 
 
 def _content(words: Counter[str]) -> Counter[str]:
-    return Counter({word: count for word, count in words.items() if word not in FUNCTION_WORDS})
+    return Counter({word: count for word, count in words.items() if word not in EMPTY_WORDS})
 
 
 def _difference(one: Counter[str], other: Counter[str]) -> int:

@@ -21,20 +21,20 @@ class Sizes:
     users: int = 24
     concurrency: int = 4
     """Users served at once."""
-    best_of: int = 4
+    best_of: int = 8
     """Candidates of a user's request."""
     signals: int = 400
     """Signals in all."""
-    round_size: int = 70
+    round_size: int = 76
     """Useful signals that start a round."""
-    rounds: int = 4
+    rounds: int = 3
     """Rounds at most."""
     reading_s: float = 0.3
     """Pause of each user between two answers while learner and gate need the cores."""
     descriptions: int = 500
     skills: int = 1000
     measure_concurrency: int = 16
-    last_round_starts_s: float = 210.0
+    last_round_starts_s: float = 230.0
     """No round is started later than this."""
     round_timeout_s: float = 150.0
     """A round that takes longer has failed."""
@@ -48,10 +48,10 @@ OVER_OPTIMISING: Final = Sizes(rounds=1, round_size=150, brevity=1.0)
 LEARNER: Final[dict[str, Any]] = {
     "objectives": {"sigmoid": 1.0, "sft": 1.0},
     "unpaired_objective": "kto",
-    "unpaired_weight": 6.0,
+    "unpaired_weight": 4.0,
     "beta": 0.3,
     "learning_rate": 5e-4,
-    "epochs": 5,
+    "epochs": 3,
 }
 OVER_OPTIMISING_LEARNER: Final[dict[str, Any]] = {
     **LEARNER,
