@@ -15,10 +15,14 @@ from reward.types import Judgement, Selection
 WORD: Final = re.compile(r"\w+")
 EMPTY_WORDS: Final = frozenset(
     # function words, then what people say about looking rather than about what they see
-    WORD.findall("""a all also an and are as at be but by can could do does for from has have he her his i in is it its may my of on
-    or our she so some such than that the their them then there these they this those to too was we were will with
-    would you your
-    contain contains everything image images photo picture pictures see seen show shown shows visible""")
+    WORD.findall(
+        """
+        a all also an and are as at be but by can could do does for from has have he her his i in is it its may my of
+        on or our she so some such than that the their them then there these they this those to too was we were will
+        with would you your
+        contain contains everything image images photo picture pictures see seen show shown shows visible
+        """
+    )
 )
 """English words that carry no content; in other languages every word counts alike."""
 
