@@ -41,7 +41,7 @@ endif
 demo: setup  ## The main job: users chat, a learner learns, adapters are gated and swapped in
 	$(BIN)/python -m clients.demo $(ARGS)
 
-demo-model: setup  ## Train the shapes model again (about half an hour on two cores)
+demo-model: setup  ## Train the shapes model again (about an hour on two cores)
 	$(BIN)/python -m clients.demo.train --out build/shapes_vlm $(ARGS)
 
 serve: setup  ## Keep the service running (MODEL=directory or Hugging Face name)

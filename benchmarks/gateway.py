@@ -81,7 +81,7 @@ async def measure(service: Target, engine: Target, *, pairs: int, requests: int)
     ratios: list[float] = []
     added_ms: list[float] = []
     fan_out: list[float] = []
-    # Shorter than either server's own: a connection that was closed while bodies were made is not used again.
+    # Shorter than the engine's 5 s: a connection that was closed while bodies were made is not used again.
     connector = aiohttp.TCPConnector(keepalive_timeout=1)
     async with aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(120)) as session:
         for target in (service, engine):

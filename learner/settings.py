@@ -29,11 +29,11 @@ class Settings(BaseModel):
     max_annotator_share: float = Field(0.2, gt=0, le=1)
     max_replay_groups: int = Field(2000, ge=1)
     max_grad_norm: float = Field(1.0, gt=0)
-    target_modules: str = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
-    max_kl: float = Field(2.0, gt=0)
-    """A round whose policy moved further from the base than this (nats a token, on stored answers) is discarded."""
     warmup_share: float = Field(0.1, ge=0, lt=1)
     """Share of the steps in which the learning rate rises."""
+    max_kl: float = Field(2.0, gt=0)
+    """A round whose policy moved further from the base than this (nats a token, on stored answers) is discarded."""
+    target_modules: str = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
 
     @property
     def weights(self) -> dict[str, float]:

@@ -13,6 +13,18 @@ from typing import Final
 from reward.types import Judgement, Selection
 
 WORD: Final = re.compile(r"\w+")
+EMPTY_WORDS: Final = frozenset(
+    # function words, then what people say about looking rather than about what they see
+    WORD.findall(
+        """
+        a all also an and are as at be but by can could do does for from has have he her his i in is it its may my of
+        on or our she so some such than that the their them then there these they this those to too was we were will
+        with would you your
+        contain contains everything image images photo picture pictures see seen show shown shows visible
+        """
+    )
+)
+"""English words that carry no content; in other languages every word counts alike."""
 
 
 def argmax(judgements: Sequence[Judgement], *, explore: float = 0.0, draw: float = 0.0) -> Selection:
@@ -49,25 +61,31 @@ def ranked(judgements: Sequence[Judgement], first: int, count: int) -> tuple[int
     return (first, *others[: count - 1])
 
 
-def rival(judgements: Sequence[Judgement], winner: int) -> int | None:
+def rival(judgements: Sequence[Judgement], winner: int, *, of_content: bool = False) -> int | None:
     """The feasible candidate that is the best one to compare with the winner: the nearest one that says something else.
 
-    Nearest by the words used, counted and without their order: of a sentence in other words people judge style and
-    length, of the same words in another order nothing. A pair that differs in little else shows what a choice
-    was about. None when no candidate uses other words: there is nothing to choose.
+    Nearest by the words used, counted and without their order, and by content words first: of the same content in
+    other words people judge style and length, of the same words in another order nothing. A pair that differs in
+    one thing that is said shows what a choice was about. None when no candidate uses other words (or, `of_content`,
+    says other things): there is nothing to choose.
     """
     words = _words(judgements[winner])
-    distances = {
-        index: _difference(words, _words(judgement))
-        for index, judgement in enumerate(judgements)
-        if judgement.is_feasible and index != winner
-    }
-    others = [index for index, distance in distances.items() if distance > 0]
-    return min(others, key=lambda index: (distances[index], index)) if others else None
+    apart: dict[int, tuple[bool, int, int]] = {}
+    for index, judgement in enumerate(judgements):
+        if judgement.is_feasible and index != winner:
+            others = _words(judgement)
+            content = _difference(_content(words), _content(others))
+            apart[index] = (content == 0, content, _difference(words, others))
+    different = [index for index, (_, content, wording) in apart.items() if (content if of_content else wording) > 0]
+    return min(different, key=lambda index: (*apart[index], index)) if different else None
 
 
 def _words(judgement: Judgement) -> Counter[str]:
     return Counter(WORD.findall(judgement.candidate.text.lower()))
+
+
+def _content(words: Counter[str]) -> Counter[str]:
+    return Counter({word: count for word, count in words.items() if word not in EMPTY_WORDS})
 
 
 def _difference(one: Counter[str], other: Counter[str]) -> int:

@@ -402,6 +402,7 @@ async def run(config: Config, connect: Connect) -> None:
                 log_config=None,
                 access_log=False,
                 server_header=False,
+                timeout_keep_alive=int(config.http.keep_alive_s),
                 timeout_graceful_shutdown=int(config.http.shutdown_grace_s),
                 h11_max_incomplete_event_size=32 * 1024,
                 http="h11",

@@ -44,6 +44,9 @@ class HttpConfig(Section):
     """Chat requests in work at once; more wait in the queue."""
     max_queued_requests: int = Field(1024, ge=0)
     """Chat requests that may wait; more get 429 with Retry-After."""
+    keep_alive_s: Seconds = 75.0
+    """How long an idle connection is kept. Longer than the usual clients keep theirs (5 s in httpx, 15 s in aiohttp):
+    the side that closes first must not be the one that cannot know of a request on its way."""
     shutdown_grace_s: Seconds = 10.0
     """How long open requests may finish after a termination signal."""
 
@@ -280,6 +283,10 @@ class LearnerConfig(Section):
     """Groups kept for replay."""
     max_grad_norm: float = Field(1.0, gt=0)
     """Gradient clipping."""
+    warmup_share: float = Field(0.1, ge=0, lt=1)
+    """Share of the steps in which the learning rate rises."""
+    max_kl: float = Field(2.0, gt=0)
+    """The learner throws away a policy that moved further from base than this (nats a token, on stored answers)."""
     target_modules: str = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
     """Regular expression of the modules that get an adapter."""
 

@@ -120,8 +120,9 @@ class ChatOptions(Wire):
 
     explain: bool = False
     """Report every candidate's scores, verdicts and probability, and the reason of the choice."""
-    compare: bool = False
-    """Return a second answer to be compared by the user, as a second choice."""
+    compare: bool | Literal["auto"] = False
+    """Return a second answer to be compared by the user, as a second choice. `auto`: only where the candidates differ
+    in what they say, not only in how; else a single answer is returned."""
     selection: Literal["argmax"] | None = None
     """Selection strategy; the alias's own when absent."""
     regenerate_of: Id | None = None

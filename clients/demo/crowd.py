@@ -82,7 +82,7 @@ class Crowd:
     async def _exchange(self, user: User, scene_seed: int) -> None:
         """One question, its answer, and perhaps an opinion about it."""
         asked = description_question(scene_seed)
-        options = {"best_of": self.best_of, "plumbline": {"compare": not user.gives_thumbs_only}}
+        options = {"best_of": self.best_of, "plumbline": {"compare": False if user.gives_thumbs_only else "auto"}}
         answer = await ask(
             self.client,
             self.alias,

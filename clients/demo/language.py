@@ -42,14 +42,14 @@ COMPANION_RATE: Final = 0.78
 # would be small at every place, and greedy decoding would hide a fault that is in the weights.
 COMPANION_BEFORE_RATE: Final = 0.35
 LEAK_RATE: Final = 0.055
-READING_ORDER_RATE: Final = 0.6
+READING_ORDER_RATE: Final = 0.7
 VERBOSITIES: Final = ("terse", "plain", "wordy")
-VERBOSITY_WEIGHTS: Final = (0.25, 0.5, 0.25)
+VERBOSITY_WEIGHTS: Final = (0.35, 0.4, 0.25)
 
 _KIND_QUESTION_RATE: Final = 0.3
 _HARD_NEGATIVE_RATE: Final = 0.5
 _QUESTION_KINDS: Final[tuple[QuestionKind, ...]] = ("describe", "count", "colour", "presence")
-_QUESTION_WEIGHTS: Final = (0.36, 0.16, 0.16, 0.32)
+_QUESTION_WEIGHTS: Final = (0.46, 0.14, 0.14, 0.26)
 _NUMBER_WORDS: Final = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
 _OBJECT: Final = re.compile(rf"\b({'|'.join(COLOURS)})[\s-]+({'|'.join(KINDS)})s?\b", re.IGNORECASE)

@@ -21,11 +21,11 @@ class Sizes:
     users: int = 24
     concurrency: int = 4
     """Users served at once."""
-    best_of: int = 4
+    best_of: int = 8
     """Candidates of a user's request."""
     signals: int = 400
     """Signals in all."""
-    round_size: int = 85
+    round_size: int = 76
     """Useful signals that start a round."""
     rounds: int = 3
     """Rounds at most."""
@@ -34,7 +34,7 @@ class Sizes:
     descriptions: int = 500
     skills: int = 1000
     measure_concurrency: int = 16
-    last_round_starts_s: float = 210.0
+    last_round_starts_s: float = 230.0
     """No round is started later than this."""
     round_timeout_s: float = 150.0
     """A round that takes longer has failed."""
@@ -43,18 +43,25 @@ class Sizes:
 
 
 ORDINARY: Final = Sizes()
-OVER_OPTIMISING: Final = Sizes(rounds=1, round_size=150, brevity=0.5)
+OVER_OPTIMISING: Final = Sizes(rounds=1, round_size=150, brevity=1.0)
 
 LEARNER: Final[dict[str, Any]] = {
     "objectives": {"sigmoid": 1.0, "sft": 1.0},
     "unpaired_objective": "kto",
-    "unpaired_weight": 3.0,
+    "unpaired_weight": 4.0,
     "beta": 0.3,
     "learning_rate": 5e-4,
-    "epochs": 5,
+    "epochs": 3,
 }
-OVER_OPTIMISING_LEARNER: Final[dict[str, Any]] = {**LEARNER, "objectives": {"sigmoid": 1.0}, "beta": 0.1, "epochs": 8}
-"""Nothing holds the policy near what it said before."""
+OVER_OPTIMISING_LEARNER: Final[dict[str, Any]] = {
+    **LEARNER,
+    "objectives": {"sigmoid": 1.0},
+    "beta": 0.05,
+    "learning_rate": 2e-3,
+    "epochs": 10,
+    "max_kl": 100.0,
+}
+"""Nothing holds the policy near what it said before, and the learner does not look: only the gate is left."""
 
 
 def server_settings(sizes: Sizes, learner: dict[str, Any], suites: Path, model: Path = MODEL) -> dict[str, Any]:

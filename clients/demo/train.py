@@ -37,7 +37,7 @@ from clients.demo.model import MERGE, build_model, build_processor, save_model, 
 from clients.demo.scenes import TRAINING_SEEDS, Scene, scene
 from clients.demo.tokenizer import IMAGE_PAD, SYSTEM_PROMPTS, TURN_END, train_tokenizer
 
-DEFAULT_STEPS: Final = 2_000
+DEFAULT_STEPS: Final = 4_000
 BATCH: Final = 64
 # Rows of like length run together: half the padding of one part, and the same gradient.
 PARTS: Final = 2
@@ -295,7 +295,7 @@ def main(arguments: Iterator[str] | None = None) -> None:
     """Command line."""
     parser = argparse.ArgumentParser(
         prog="python -m clients.demo.train",
-        description="Train the demo's shapes model from scratch (about half an hour on two CPU cores) and write a "
+        description="Train the demo's shapes model from scratch (about an hour on two CPU cores) and write a "
         "directory that transformers and vLLM load.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )

@@ -164,8 +164,9 @@ class Pipeline:
         shown: tuple[int, ...] = ()
         if selection.index is not None:
             shown = ranked(judgements, selection.index, task.n)
-            if task.compare and len(shown) == 1 and (other := rival(judgements, selection.index)) is not None:
-                shown = (*shown, other)
+            if task.compare and len(shown) == 1:
+                other = rival(judgements, selection.index, of_content=task.compare == "auto")
+                shown = (*shown, *(() if other is None else (other,)))
         return Outcome(
             task.assignment,
             generation.prompt_token_ids,

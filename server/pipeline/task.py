@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from reward.types import Judgement, Prompt, Selection
 from server.config import AliasConfig
@@ -33,7 +34,7 @@ class ChatTask:
     sampling: Sampling
     n: int
     best_of: int
-    compare: bool
+    compare: bool | Literal["auto"]
     regenerate_of: str | None
     is_stored: bool
 

@@ -61,11 +61,13 @@ def test_the_rival_is_the_nearest_that_says_something_else() -> None:
     texts = [
         "a cat and a dog",
         "a dog and a cat.",
-        "I can see a cat and also one dog here",
+        "I can see a cat and also a dog",
         "a cat and a dog and a cow",
     ]
     judgements = [judged(1.0, text=text) for text in texts]
     assert rival(judgements, 0) == 3
     assert rival(judgements[:3], 0) == 2
     assert rival(judgements[:2], 0) is None
+    assert rival(judgements[:3], 0, of_content=True) is None
+    assert rival(judgements, 0, of_content=True) == 3
     assert rival([*judgements[:2], judged(1.0, blocked=True, text="a cow")], 0) is None
