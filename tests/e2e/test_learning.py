@@ -28,7 +28,8 @@ async def test_choices_become_a_served_adapter(service: Service, tmp_path: Path)
         if len(reply.choices) < 2:
             continue
         shorter, longer = sorted(reply.choices, key=lambda choice: len(choice.message.content))
-        body = {"completion_id": reply.id, "chosen": shorter.candidate_id, "rejected": longer.candidate_id}
+        said_of = {"completion_id": reply.id, "chosen": shorter.candidate_id, "rejected": longer.candidate_id}
+        body = {**said_of, "user": f"u{seed}"}  # of one annotator only a share is learned
         assert (await http.post(f"{service.url}/v1/preferences", json=body)).status_code == 200
         said += 1
     assert said >= 20
