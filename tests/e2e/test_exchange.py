@@ -25,7 +25,8 @@ def answers(group: TrainingGroup, pair: Pair) -> tuple[tuple[int, ...], tuple[in
 def test_an_imported_pair_is_the_sampled_one_to_the_token(service: Service, tmp_path: Path) -> None:
     """Exported and imported, prompts with images have the very ids of the engine, and answers theirs.
 
-    Asked of base, since what other tests' adapters say is no text. Text that is encoded again differs from the sampled ids now and then; of several pairs most must be the same.
+    Asked of base, since what other tests' adapters say is no text. Text that is encoded again differs from the
+    sampled ids now and then; of several pairs most must be the same.
     """
     chosen_in: dict[str, tuple[str, str]] = {}
     for seed in range(70, 75):
