@@ -50,8 +50,8 @@ serve: setup  ## Keep the service running (MODEL=directory or Hugging Face name)
 test: setup  ## Tests that hold the promises, real engine included (at most 12 minutes)
 	$(BIN)/python -m pytest -m "not slow" $(ARGS)
 
-test-all: setup  ## All tests, crash loops and long runs included
-	$(BIN)/python -m pytest $(ARGS)
+test-all: setup  ## All tests, crash loops and long runs included; PostgreSQL must be installed
+	PLUMBLINE_REQUIRE_POSTGRES=1 $(BIN)/python -m pytest $(ARGS)
 
 check: setup  ## Lint, format, types, layers, and that the product knows no world
 	$(BIN)/ruff check .
