@@ -51,7 +51,16 @@ class Cluster:
 
     def sql(self, name: str, statement: str) -> str:
         """Run one statement with psql, unaligned."""
-        command = [self.binaries / "psql", "-XAtq", "-v", "ON_ERROR_STOP=1", "-d", self.url(name), "-c", statement]
+        command: list[str | Path] = [
+            self.binaries / "psql",
+            "-XAtq",
+            "-v",
+            "ON_ERROR_STOP=1",
+            "-d",
+            self.url(name),
+            "-c",
+            statement,
+        ]
         return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
     def control(self, *arguments: str) -> None:
