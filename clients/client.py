@@ -21,38 +21,32 @@ from urllib.parse import quote
 import httpx
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from server.wire import (
+from server.wire.adapters import (
     AdapterList,
     AdapterManifest,
     AdapterReply,
     AdapterReportReply,
-    AuditList,
-    ErasureReply,
-    ErrorReply,
-    FeedbackRequest,
-    FeedEntry,
-    FeedPage,
-    Health,
-    HeartbeatReply,
-    HeartbeatRequest,
-    ImportReply,
-    ImportRequest,
-    LeaseReply,
-    LeaseRequest,
     LineageReply,
-    ModelList,
     MoveRequest,
-    PreferenceRequest,
-    QuarantineReply,
-    QuarantineRequest,
     RollbackRequest,
-    RoundReport,
     RoutingList,
     RoutingReply,
-    SignalReply,
-    StateReply,
-    TrainingConfig,
     UploadReply,
+)
+from server.wire.chat import ModelList
+from server.wire.errors import ErrorReply
+from server.wire.exchange import ImportReply, ImportRequest
+from server.wire.operate import AuditList, ErasureReply, Health, QuarantineReply, QuarantineRequest, StateReply
+from server.wire.signals import FeedbackRequest, PreferenceRequest, SignalReply
+from server.wire.training import (
+    FeedEntry,
+    FeedPage,
+    HeartbeatReply,
+    HeartbeatRequest,
+    LeaseReply,
+    LeaseRequest,
+    RoundReport,
+    TrainingConfig,
 )
 
 RETRY_STATUSES: Final = frozenset({429, 503})

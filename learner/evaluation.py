@@ -19,7 +19,7 @@ from learner.examples import Answer, Example
 from learner.model import Policy
 from learner.prefix import LOGITS_PER_CHUNK, PrefixModel
 from learner.state import Standing
-from server.wire import Fingerprint
+from server.wire.adapters import Fingerprint
 
 FINGERPRINTS: Final = 8
 ACCURACY_SLACK: Final = 0.02

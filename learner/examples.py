@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-from server.wire import Pair, TrainingCandidate, TrainingGroup, Unpaired
+from server.wire.training import Pair, TrainingCandidate, TrainingGroup, Unpaired
 
 HUMAN_SOURCES: Final = frozenset({"choice", "ranking", "correction", "thumbs", "regenerate"})
 HUMAN: Final = "human"

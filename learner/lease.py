@@ -11,7 +11,7 @@ from typing import Final, Self
 
 from clients.client import PlumblineClient, PlumblineError
 from learner.errors import LeaseLost
-from server.wire import HeartbeatRequest, LeaseReply
+from server.wire.training import HeartbeatRequest, LeaseReply
 
 LOST_STATUSES: Final = frozenset({403, 404, 409, 410, 412})
 

@@ -21,7 +21,7 @@ from learner.round import Round
 from learner.settings import Settings, read_settings
 from learner.state import RoundState, StateDir
 from learner.workplace import Pace, Workplace, abandon
-from server.wire import LeaseReply, LeaseRequest, TrainingConfig
+from server.wire.training import LeaseReply, LeaseRequest, TrainingConfig
 
 UNDECIDED: Final = frozenset({"staged", "verified", "gated"})
 """States in which the server has not made up its mind about an adapter."""

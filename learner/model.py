@@ -25,7 +25,7 @@ from transformers import AutoModelForImageTextToText
 
 from learner.errors import BaseMismatch, LearnerError, SettingsError
 from learner.settings import Settings
-from server.wire import directory_digest
+from server.wire.identity import directory_digest
 
 CONFIG_FILE: Final = "adapter_config.json"
 WEIGHTS_FILE: Final = "adapter_model.safetensors"

@@ -9,7 +9,7 @@ from pathlib import Path
 from clients.client import PlumblineClient, PlumblineError
 from learner.files import write_atomic
 from learner.model import CONFIG_FILE, WEIGHTS_FILE
-from server.wire import AdapterFile, AdapterManifest
+from server.wire.adapters import AdapterFile, AdapterManifest
 
 FILES = (CONFIG_FILE, WEIGHTS_FILE)
 

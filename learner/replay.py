@@ -20,7 +20,7 @@ from clients.client import PlumblineClient, PlumblineError, UnreadableEntry
 from learner.examples import HUMAN_SOURCES
 from learner.files import sync_directory, write_atomic
 from learner.state import State, StateDir
-from server.wire import FeedEntry, TrainingGroup
+from server.wire.training import FeedEntry, TrainingGroup
 
 SAFE_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 SAFE_SHA256: Final = re.compile(r"[0-9a-f]{64}")

@@ -39,7 +39,9 @@ from learner.state import Outcome, RoundState
 from learner.trainer import Trainer
 from learner.vision import IMAGES_PER_PASS, UnreadableImage
 from learner.workplace import Workplace, abandon
-from server.wire import BASE, AdapterManifest, LeaseReply, RoundReport, TrainingConfig, TrainingGroup
+from server.wire.adapters import AdapterManifest
+from server.wire.base import BASE
+from server.wire.training import LeaseReply, RoundReport, TrainingConfig, TrainingGroup
 
 MAX_EVALUATED: Final = 64
 """Groups that the pre-check looks at."""

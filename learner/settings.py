@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from learner.errors import SettingsError
 from learner.objectives import OBJECTIVES, Needs
-from server.wire import TrainingConfig
+from server.wire.training import TrainingConfig
 
 
 class Settings(BaseModel):

@@ -61,7 +61,7 @@ def check_state(config: Config) -> list[Problem]:
     from rich.console import Console  # noqa: PLC0415
     from rich.progress import Progress  # noqa: PLC0415
 
-    from server.app import check  # noqa: PLC0415
+    from server.offline import check  # noqa: PLC0415
 
     console = Console(stderr=True)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
@@ -89,7 +89,9 @@ def main() -> int:
         print(config.model_dump_json(indent=2))  # noqa: T201 - this is what was asked for
         return 0
     # Imported late: --help and --check-config answer at once.
-    from server.app import StartError, create_key, serve  # noqa: PLC0415
+    from server.app import serve  # noqa: PLC0415
+    from server.installation import StartError  # noqa: PLC0415
+    from server.offline import create_key  # noqa: PLC0415
 
     try:
         if arguments.check_state:

@@ -1,21 +1,14 @@
-"""Puts the parts together: opens the state, starts the engine, serves the API, and ends in order."""
+"""Serves the API of an installation until it is told to end."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
-import hashlib
 import logging
-import random
-import secrets
 import signal
 import socket
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from importlib.metadata import version
-from pathlib import Path
-from typing import IO
 from wsgiref.simple_server import WSGIServer
 
 import uvicorn
@@ -26,312 +19,23 @@ from fastapi.responses import Response
 from prometheus_client import start_http_server
 from starlette.exceptions import HTTPException
 
-from reward.types import Prompt
-from server.adapters.gate.gate import Gate
-from server.adapters.gate.suites import SuiteError
-from server.adapters.mirror import AdapterMirror
-from server.adapters.probe import Prober
-from server.adapters.registry import AdapterRegistry
-from server.adapters.rollout import Rollout
-from server.adapters.routing import Router
 from server.api import adapters as adapters_api
 from server.api import chat, exchange, feedback, health, operate, privacy, training
-from server.api.deps import hash_key
 from server.api.errors import error_response
 from server.api.middleware import Envelope, from_http_exception
-from server.config import AliasConfig, Config
-from server.engine.client import VllmEngine
-from server.engine.health import EngineState
-from server.engine.launcher import EngineProcess
-from server.engine.port import Engine
-from server.engine.supervisor import EngineSupervisor
-from server.errors import BadRequest, StorageUnavailable
-from server.exchange.importing import ImportDesk
-from server.feedback import FeedbackDesk
-from server.ids import new_id
-from server.inflight import InFlight
-from server.integrity import Problem, Progress, check_state, unreadable
+from server.config import Config
+from server.errors import BadRequest
+from server.installation import (
+    Connect,
+    Installation,
+    StartError,
+    connect_engine,
+)
 from server.logs import configure_logging
 from server.metrics import Metrics
-from server.pipeline.admission import Admission
-from server.pipeline.assemble import assemble
-from server.pipeline.judges import Judges, build_judges
-from server.pipeline.media import MediaIntake
-from server.pipeline.pipeline import Pipeline
-from server.pipeline.sanitise import Sanitiser, special_tokens
-from server.retention import Retention
 from server.services import Services
-from server.store import keys
-from server.store.blobs import BlobStore
-from server.store.database import Database
-from server.store.opening import open_blobs, open_database, open_remote_files
-from server.store.records import AdapterState
-from server.store.remote import RemoteFiles
-from server.tokens import Signer, load_secret
-from server.wire import ChatMessage, directory_digest
 
 log = logging.getLogger(__name__)
-
-
-class StartError(Exception):
-    """Why the service cannot start, in one line."""
-
-
-Connect = Callable[[Config], tuple[Engine, EngineSupervisor]]
-"""How an installation gets its engine."""
-
-
-def lock_state(directory: Path) -> IO[str]:
-    """Hold the state directory for this process alone; raises `StartError`."""
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        lock = (directory / "lock").open("w")
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise StartError(f"{directory} is in use by another server") from None
-    except OSError as error:
-        raise StartError(f"{directory}: {error.strerror}") from None
-    return lock
-
-
-async def start_database(database: Database) -> None:
-    """Migrate and start; raises `StartError`."""
-    try:
-        await database.start()
-    except StorageUnavailable as error:
-        raise StartError(f"the database cannot be opened: {error.cause}") from error
-
-
-async def open_files(config: Config) -> tuple[RemoteFiles | None, BlobStore]:
-    """The shared store, where one is set, and the place of images; raises `StartError`."""
-    try:
-        remote = open_remote_files(config.store)
-        if remote is not None:
-            await remote.write("in-use", b"")  # a wrong address, bucket or credential shows now, not at the first image
-        return remote, await asyncio.to_thread(open_blobs, config.store, remote)
-    except ValueError as error:
-        raise StartError(f"store.blobs: {error}") from None
-    except StorageUnavailable as error:
-        raise StartError(f"store.blobs: {error.cause}") from error
-    except OSError as error:
-        raise StartError(f"{config.store.directory}: {error.strerror}") from None
-
-
-def connect_engine(config: Config) -> tuple[Engine, EngineSupervisor]:
-    """The engine's client and who watches it: a process of ours, or one that runs elsewhere."""
-    settings, directory = config.engine, config.store.directory
-    if len(settings.urls) > 1:
-        raise StartError("engine.urls: one engine is supported")
-    process = None
-    if not settings.urls:
-        process = EngineProcess(settings, directory / "adapters", directory / "logs", max_images=config.chat.max_images)
-    engine = VllmEngine(
-        process.url if process else settings.urls[0],
-        settings.model,
-        timeout_s=config.chat.engine_timeout_s,
-        probe_timeout_s=settings.probe_timeout_s,
-    )
-    supervisor = EngineSupervisor(
-        engine,
-        process,
-        probe_interval_s=settings.probe_interval_s,
-        start_timeout_s=settings.start_timeout_s,
-    )
-    return engine, supervisor
-
-
-class Installation:
-    """Everything behind the API, opened and closed in order."""
-
-    def __init__(self, config: Config, connect: Connect = connect_engine) -> None:
-        self._config = config
-        self._connect = connect
-        self._stack = contextlib.AsyncExitStack()
-
-    async def open(self) -> Services:
-        """Open the state, then start the engine in the background; raises `StartError`."""
-        config, directory = self._config, self._config.store.directory
-        lock = await asyncio.to_thread(lock_state, directory)
-        self._stack.callback(lock.close)
-        base_digest = model_digest(config.engine.model)
-        metrics = Metrics(aliases=[alias.name for alias in config.aliases], version=version("plumbline"))
-        database = open_database(config.store)
-        self._stack.push_async_callback(database.close)
-        await start_database(database)
-        remote, blobs = await open_files(config)
-        secret = config.secret.get_secret_value().encode() if config.secret else load_secret(directory)
-
-        def count_move(alias: str, state: AdapterState) -> None:
-            metrics.adapter_moves.labels(alias, state).inc()
-
-        registry = build_registry(config, database, remote, base_digest=base_digest, on_move=count_move)
-        await registry.start()
-        engine, supervisor = self._connect(config)
-        self._stack.push_async_callback(engine.close)
-        judges = build_all_judges(config, engine)
-        router = Router(
-            database,
-            [alias.name for alias in config.aliases],
-            clock=time.time,
-            is_intact=registry.is_intact,
-            on_move=count_move,
-        )
-        await router.load()
-        try:
-            await router.heal(registry.verify)
-        except StorageUnavailable as error:
-            raise StartError(f"an adapter cannot be fetched: {error.cause}") from error
-        rollout = Rollout(
-            database=database,
-            registry=registry,
-            router=router,
-            prober=Prober(database, blobs),
-            gates=await asyncio.to_thread(load_gates, config, database, blobs, engine, judges),
-            aliases=config.aliases,
-            engines=[engine],
-            clock=time.time,
-        )
-        intake = MediaIntake(config.chat)
-        self._stack.callback(intake.close)
-        sanitiser = Sanitiser(special_tokens(Path(config.engine.model)))
-
-        signer = Signer(secret)
-
-        async def assembler(messages: Sequence[ChatMessage]) -> Prompt:
-            return await assemble(messages, config.chat, intake, sanitiser)
-
-        in_flight = InFlight(config.chat.feedback_wait_s)
-        services = Services(
-            config=config,
-            started_at=int(time.time()),
-            base_digest=base_digest,
-            database=database,
-            blobs=blobs,
-            engine=engine,
-            supervisor=supervisor,
-            registry=registry,
-            router=router,
-            rollout=rollout,
-            admission=Admission(concurrent=config.http.max_concurrent_requests, queued=config.http.max_queued_requests),
-            assembler=assembler,
-            in_flight=in_flight,
-            pipeline=Pipeline(
-                engine=engine,
-                database=database,
-                blobs=blobs,
-                judges=judges,
-                in_flight=in_flight,
-                metrics=metrics,
-                observe=rollout.observe,
-                base_digest=base_digest,
-                engine_timeout_s=config.chat.engine_timeout_s,
-                rng=random.Random(),  # noqa: S311 - which answer is compared is no secret
-            ),
-            feedback=FeedbackDesk(
-                config=config,
-                database=database,
-                blobs=blobs,
-                engine=engine,
-                in_flight=in_flight,
-                metrics=metrics,
-                clock=time.time,
-            ),
-            importing=ImportDesk(
-                database=database,
-                blobs=blobs,
-                engine=engine,
-                policies={name: one.policy for name, one in judges.items()},
-                assembler=assembler,
-                clean=sanitiser.clean,
-                signer=signer,
-                metrics=metrics,
-                base_digest=base_digest,
-                clock=time.time,
-            ),
-            signer=signer,
-            metrics=metrics,
-        )
-        self._watch(services)
-        supervisor.start()
-        self._stack.push_async_callback(supervisor.stop)
-        await rollout.start()
-        self._stack.push_async_callback(rollout.stop)
-        retention = Retention(config.store, database, blobs, time.time)
-        retention.start()
-        self._stack.push_async_callback(retention.stop)
-        return services
-
-    async def close(self) -> None:
-        await self._stack.aclose()
-
-    def _watch(self, services: Services) -> None:
-        """Metrics that are read when they are scraped."""
-        metrics, supervisor = services.metrics, services.supervisor
-        metrics.engine_ready.set_function(lambda: float(supervisor.state is EngineState.READY))
-        metrics.engine_restarts.set_function(lambda: float(supervisor.restarts))
-        metrics.store_healthy.set_function(lambda: float(services.database.is_healthy))
-        metrics.in_flight.set_function(lambda: float(services.admission.present))
-        for alias in self._config.aliases:
-            _watch_routing(metrics, services.router, alias.name)
-
-
-def _watch_routing(metrics: Metrics, router: Router, alias: str) -> None:
-    metrics.routing_generation.labels(alias).set_function(lambda: float(router.current(alias).generation))
-    metrics.canary_share.labels(alias).set_function(lambda: router.current(alias).canary_share)
-
-
-def build_registry(
-    config: Config,
-    database: Database,
-    remote: RemoteFiles | None,
-    *,
-    base_digest: str,
-    on_move: Callable[[str, AdapterState], None] = lambda alias, state: None,
-) -> AdapterRegistry:
-    """The adapters of the state directory and the shared store. Not started yet."""
-    adapters = config.store.directory / "adapters"
-    return AdapterRegistry(
-        database,
-        adapters,
-        config.store.directory / "uploads",
-        engine_model=config.engine.model,
-        base_digest=base_digest,
-        max_lora_rank=config.engine.max_lora_rank,
-        aliases=[alias.name for alias in config.aliases],
-        clock=time.time,
-        min_free_bytes=config.store.min_free_bytes,
-        on_move=on_move,
-        mirror=AdapterMirror(remote, adapters) if remote else None,
-    )
-
-
-def build_all_judges(config: Config, engine: Engine) -> dict[str, Judges]:
-    """Each alias's judges; raises `StartError` where a rule or scorer cannot be built."""
-    try:
-        return {alias.name: build_judges(alias, engine) for alias in config.aliases}
-    except ValueError as error:
-        raise StartError(str(error)) from None
-
-
-def load_gates(
-    config: Config, database: Database, blobs: BlobStore, engine: Engine, judges: Mapping[str, Judges]
-) -> dict[str, Gate]:
-    """Each alias's gate with its suites; raises `StartError` where a suite cannot be read."""
-
-    def load(alias: AliasConfig) -> Gate:
-        policy = judges[alias.name].policy
-        return Gate.load(database, blobs, engine, alias, is_blocked=lambda prompt, text: policy.blocks_output(text))
-
-    try:
-        return {alias.name: load(alias) for alias in config.aliases}
-    except SuiteError as error:
-        raise StartError(str(error)) from None
-
-
-def model_digest(model: str) -> str:
-    """Identity of the base model: of its files where they are local, else of its name."""
-    directory = Path(model)
-    return directory_digest(directory) if directory.is_dir() else hashlib.sha256(model.encode()).hexdigest()
 
 
 def create_app(services: Services) -> FastAPI:
@@ -425,34 +129,3 @@ def serve(config: Config, connect: Connect = connect_engine) -> int:
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(run(config, connect))
     return 0
-
-
-async def check(config: Config, progress: Progress) -> list[Problem]:
-    """What is wrong with the state of a stopped server; raises `StartError` where another process holds it."""
-    lock = lock_state(config.store.directory)
-    database = open_database(config.store)
-    try:
-        await database.start()
-        remote, blobs = await open_files(config)
-        registry = build_registry(config, database, remote, base_digest=model_digest(config.engine.model))
-        return await check_state(database, blobs, registry, now=time.time(), progress=progress)
-    except StorageUnavailable as error:
-        return [unreadable(error)]
-    finally:
-        await database.close()
-        lock.close()
-
-
-async def create_key(config: Config, role: str, tenant: str) -> str:
-    """Add an API key to the state of a stopped server and return it; only its hash is kept."""
-    key = f"pk-{secrets.token_urlsafe(32)}"
-    lock = lock_state(config.store.directory)
-    database = open_database(config.store)
-    try:
-        await start_database(database)
-        record = keys.KeyRecord(new_id("key"), tenant, role)
-        await database.write(lambda c: keys.add_key(c, record, hash_key(key), time.time()))
-    finally:
-        await database.close()
-        lock.close()
-    return key

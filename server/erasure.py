@@ -18,7 +18,7 @@ from server.store import adapters, audit, erasure
 from server.store.blobs import BlobStore
 from server.store.database import Database
 from server.store.records import IMPORTED, AdapterRecord
-from server.wire import ErasureReply
+from server.wire.operate import ErasureReply
 
 log = logging.getLogger(__name__)
 

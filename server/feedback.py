@@ -23,7 +23,7 @@ from server.store import feed, groups, idempotency, signals
 from server.store.blobs import BlobStore
 from server.store.database import Database
 from server.store.records import HUMAN, CandidateRecord, FeedKind, GroupRecord, GroupState, SignalKind, SignalRecord
-from server.wire import FeedbackRequest, PreferenceRequest, SignalReply
+from server.wire.signals import FeedbackRequest, PreferenceRequest, SignalReply
 
 HOUR_S: Final = 3600.0
 

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from server.errors import BadRequest
 from server.store.records import CandidateRecord, GroupRecord, GroupState, SignalKind
-from server.wire import FeedbackRequest, PreferenceRequest
+from server.wire.signals import FeedbackRequest, PreferenceRequest
 
 RATINGS: Final = {"up": 1.0, "down": -1.0}
 TEACHING: Final = frozenset({SignalKind.RATING, SignalKind.CORRECTION, SignalKind.CHOICE, SignalKind.RANKING})

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 
 from server.config import SignalsConfig
 from server.store.records import CandidateRecord, GroupRecord, GroupState, SignalKind, SignalRecord
-from server.wire import Pair, PairSource, Unpaired
+from server.wire.training import Pair, PairSource, Unpaired
 
 RULES_ANNOTATOR = "rules"
 ENSEMBLE_ANNOTATOR = "ensemble"

@@ -1,4 +1,4 @@
-"""What a request handler may use, assembled once by `server.app`."""
+"""What a request handler may use, assembled once by `server.installation`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from server.config import AliasConfig, Config
 from server.errors import NotFound
 from server.store.blobs import BlobStore
 from server.store.database import Database
-from server.wire import ChatMessage
+from server.wire.chat import ChatMessage
 
 if TYPE_CHECKING:
     from reward.types import Prompt

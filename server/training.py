@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from server.preferences import Examples
 from server.store.records import HUMAN, GroupRecord
-from server.wire import TrainingCandidate, TrainingGroup
+from server.wire.training import TrainingCandidate, TrainingGroup
 
 
 def to_training_group(group: GroupRecord, examples: Examples) -> TrainingGroup:

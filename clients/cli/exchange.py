@@ -21,7 +21,8 @@ from clients.client import PlumblineClient
 from clients.exchange.formats import FORMATS, Format
 from clients.exchange.rows import UnreadableFile, read_rows
 from clients.exchange.sending import Reader, Sender, Summary
-from server.wire import ImportGroup, ImportRating, TextPart
+from server.wire.chat import TextPart
+from server.wire.exchange import ImportGroup, ImportRating
 
 
 class Kind(StrEnum):

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from clients.cli.session import REFUSED, Session, command, short_json, table, when
 from clients.client import AdapterAction
-from server.wire import AdapterReply, MoveRequest, RollbackRequest, RoutingReply
+from server.wire.adapters import AdapterReply, MoveRequest, RollbackRequest, RoutingReply
 
 AdapterArgument = Annotated[str, typer.Argument(metavar="ID", help="An adapter, as `plumbline adapters` lists it.")]
 CHECK_TIMEOUT_S: Final = 24 * 3600.0

@@ -8,7 +8,7 @@ import typer
 from pydantic import ValidationError
 
 from clients.cli.session import Session, command, fail
-from server.wire import ErasureReply, QuarantineRequest
+from server.wire.operate import ErasureReply, QuarantineRequest
 
 WRONG_ARGUMENTS = 2
 

@@ -13,7 +13,8 @@ from openai.types.chat import ChatCompletion
 from pydantic import ValidationError
 
 from clients.cli.session import NO_CONNECTION, REFUSED, Session, command, fail, table
-from server.wire import ChatReply, FeedbackRequest
+from server.wire.chat import ChatReply
+from server.wire.signals import FeedbackRequest
 
 WRONG_ARGUMENTS = 2
 

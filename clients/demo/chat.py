@@ -9,7 +9,7 @@ from openai import AsyncOpenAI
 from openai.types.chat import ChatCompletion
 
 from clients.demo.language import Question
-from server.wire import ChatReply
+from server.wire.chat import ChatReply
 
 MAX_TOKENS: Final = 64
 TIMEOUT_S: Final = 120.0

@@ -24,7 +24,7 @@ from clients.demo.language import description_question, leaks
 from clients.demo.ledger import Ledger
 from clients.demo.scenes import USER_SEEDS, Scene
 from clients.demo.users import User, utility
-from server.wire import SignalReply
+from server.wire.signals import SignalReply
 
 GOOD_UTILITY = -1.0
 """Two like answers above this are both good: nothing absent and nothing missed."""

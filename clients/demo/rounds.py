@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from server.wire import AdapterReply, AuditEntry
+from server.wire.adapters import AdapterReply
+from server.wire.operate import AuditEntry
 
 DECIDED: Final = frozenset({"active", "retired", "rejected", "rolled_back", "quarantined"})
 UNPRODUCTIVE: Final = frozenset({"round.discarded", "round.skipped"})

@@ -27,7 +27,8 @@ from clients.demo.settings import ALIAS, Sizes
 from clients.demo.statistics import Figure, wilson
 from clients.demo.users import make_users
 from clients.stack import Stack, StackError
-from server.wire import BASE, AdapterReply, RollbackRequest, RoutingReply
+from server.wire.adapters import AdapterReply, RollbackRequest, RoutingReply
+from server.wire.base import BASE
 
 POLL_S = 0.3
 USERS_SEED = 5

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from server.wire import PairSource
+from server.wire.training import PairSource
 
 Row = Mapping[str, Any]
 Role = Literal["system", "user", "assistant"]

@@ -17,7 +17,7 @@ from clients.client import PlumblineClient, PlumblineError
 from clients.exchange.formats import Parser
 from clients.exchange.groups import Better, ImportedGroup, Picture, Turn, UnreadableRow
 from clients.exchange.rows import FileRow
-from server.wire import ImportGroup, ImportReply, ImportRequest
+from server.wire.exchange import ImportGroup, ImportReply, ImportRequest
 
 MAX_BATCH_GROUPS: Final = 32
 MAX_BATCH_CHARS: Final = 8 * 1024 * 1024

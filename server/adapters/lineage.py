@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from server.store.records import AdapterRecord, AdapterState
-from server.wire import BASE
+from server.wire.base import BASE
 
 UNSOUND = frozenset({AdapterState.ROLLED_BACK, AdapterState.QUARANTINED})
 

@@ -21,7 +21,7 @@ from dataclasses import dataclass, replace
 
 from server.errors import BadRequest
 from server.store.records import AdapterRecord, AdapterState, Routing
-from server.wire import BASE
+from server.wire.base import BASE
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,7 @@ from server.store import groups
 from server.store.blobs import BlobStore
 from server.store.database import Database
 from server.store.records import AdapterRecord, CandidateRecord, GroupRecord
-from server.wire import CheckReply, Fingerprint
+from server.wire.adapters import CheckReply, Fingerprint
 
 MAX_TRIPLES = 16
 """Answers that are scored; a fingerprint may hold more."""

@@ -34,7 +34,8 @@ from server.store import audit, feed, leases
 from server.store.blobs import sync_directory, sync_file, write_durably
 from server.store.database import Database
 from server.store.records import AdapterRecord, AdapterState, FeedKind, Report
-from server.wire import BASE, AdapterManifest
+from server.wire.adapters import AdapterManifest
+from server.wire.base import BASE
 
 log = logging.getLogger(__name__)
 

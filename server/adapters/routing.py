@@ -26,7 +26,7 @@ from server.store import audit, quarantine
 from server.store import routing as store
 from server.store.database import Database
 from server.store.records import AdapterRecord, AdapterState, Report, Routing
-from server.wire import BASE
+from server.wire.base import BASE
 
 log = logging.getLogger(__name__)
 

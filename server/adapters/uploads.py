@@ -17,7 +17,7 @@ from pathlib import Path
 
 from server.errors import BadRequest, Busy, NotFound, StorageUnavailable, TooLarge
 from server.ids import new_id
-from server.wire import AdapterFile, AdapterManifest
+from server.wire.adapters import AdapterFile, AdapterManifest
 
 MAX_SESSIONS = 16
 IDLE_S = 3600.0

@@ -20,7 +20,7 @@ from server.api.deps import LearnerCaller, OperatorCaller, ServicesDep, json_bod
 from server.errors import NotFound, UnsupportedMedia
 from server.services import Services
 from server.store.records import AdapterRecord, Routing
-from server.wire import (
+from server.wire.adapters import (
     AdapterList,
     AdapterManifest,
     AdapterReply,

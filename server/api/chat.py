@@ -25,7 +25,8 @@ from server.pipeline.task import Assignment, ChatTask, Outcome
 from server.services import Services
 from server.store import groups
 from server.store.records import GroupRecord
-from server.wire import BASE, ChatReply, ChatRequest, ModelCard, ModelList
+from server.wire.base import BASE
+from server.wire.chat import ChatReply, ChatRequest, ModelCard, ModelList
 
 router = APIRouter()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastapi.responses import Response
 
 from server.errors import PlumblineError
-from server.wire import ErrorBody, ErrorReply
+from server.wire.errors import ErrorBody, ErrorReply
 
 
 def error_body(error: PlumblineError) -> str:

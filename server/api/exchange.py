@@ -11,7 +11,7 @@ from server.api.deps import OperatorCaller, ServicesDep, json_body
 from server.exchange import exporting
 from server.exchange.exporting import Export, Images, Kind, Split
 from server.exchange.importing import Importer
-from server.wire import ImportReply, ImportRequest
+from server.wire.exchange import ImportReply, ImportRequest
 
 router = APIRouter()
 

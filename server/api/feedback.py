@@ -11,7 +11,7 @@ from server.errors import BadRequest, Forbidden
 from server.feedback import Speaker
 from server.services import Services
 from server.tokens import FeedbackGrant
-from server.wire import FeedbackRequest, PreferenceRequest, SignalReply
+from server.wire.signals import FeedbackRequest, PreferenceRequest, SignalReply
 
 router = APIRouter()
 

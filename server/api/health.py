@@ -6,7 +6,7 @@ from fastapi import APIRouter, Response
 
 from server.api.deps import ServicesDep
 from server.engine.health import EngineState
-from server.wire import Health
+from server.wire.operate import Health
 
 router = APIRouter()
 

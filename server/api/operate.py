@@ -13,7 +13,8 @@ from server.api.deps import OperatorCaller, Principal, ServicesDep, json_body, n
 from server.integrity import check_state
 from server.services import Services
 from server.store import audit
-from server.wire import AuditList, RollbackRequest, RoutingList, RoutingReply, StateProblem, StateReply
+from server.wire.adapters import RollbackRequest, RoutingList, RoutingReply
+from server.wire.operate import AuditList, StateProblem, StateReply
 
 router = APIRouter()
 

@@ -11,7 +11,7 @@ from server.api.deps import OperatorCaller, ServicesDep, json_body, now
 from server.erasure import erase_user
 from server.errors import NotFound
 from server.store import adapters, audit, quarantine
-from server.wire import ErasureReply, QuarantineReply, QuarantineRequest
+from server.wire.operate import ErasureReply, QuarantineReply, QuarantineRequest
 
 router = APIRouter()
 

@@ -17,7 +17,7 @@ from server.preferences import derive
 from server.store.records import GroupRecord
 from server.tokens import FeedbackGrant, Signer
 from server.training import to_training_group
-from server.wire import (
+from server.wire.chat import (
     Alignment,
     AnswerMessage,
     CandidateExplanation,

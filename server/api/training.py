@@ -15,7 +15,7 @@ from server.preferences import derive
 from server.store import adapters, audit, feed, groups, leases, signals
 from server.store.records import MediaRecord, Report
 from server.training import to_training_group
-from server.wire import (
+from server.wire.training import (
     FeedEntry,
     FeedPage,
     HeartbeatReply,

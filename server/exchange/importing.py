@@ -33,7 +33,8 @@ from server.store.blobs import BlobStore
 from server.store.database import Database
 from server.store.records import IMPORTED, CandidateRecord, FeedKind, GroupRecord, GroupState, SignalKind, SignalRecord
 from server.tokens import Signer
-from server.wire import ChatMessage, ImportGroup, ImportPair, ImportRefusal, ImportReply, ImportRequest
+from server.wire.chat import ChatMessage
+from server.wire.exchange import ImportGroup, ImportPair, ImportRefusal, ImportReply, ImportRequest
 
 IMPORT = "import"
 """Adapter name of an answer from elsewhere."""

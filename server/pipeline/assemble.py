@@ -9,7 +9,7 @@ from server.config import ChatConfig
 from server.errors import BadRequest
 from server.pipeline.media import MediaIntake
 from server.pipeline.sanitise import Sanitiser
-from server.wire import ChatMessage, ImagePart, TextPart
+from server.wire.chat import ChatMessage, ImagePart, TextPart
 
 ROLES = {"developer": "system"}
 """OpenAI's newer name for the same thing."""

@@ -12,7 +12,7 @@ from reward.scorers import ImplicitScorer, LengthScorer, LogprobScorer, Repetiti
 from reward.types import Action, Prompt
 from server.config import AliasConfig, RuleConfig, ScorerConfig
 from server.engine.port import Engine
-from server.wire import BASE
+from server.wire.base import BASE
 
 
 @dataclass(frozen=True, slots=True)

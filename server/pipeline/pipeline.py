@@ -30,7 +30,7 @@ from server.pipeline.task import Assignment, ChatTask, Outcome
 from server.store.blobs import BlobStore
 from server.store.database import Database
 from server.store.records import GroupRecord, GroupState
-from server.wire import BASE
+from server.wire.base import BASE
 
 log = logging.getLogger(__name__)
 

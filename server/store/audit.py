@@ -7,7 +7,7 @@ from typing import Any
 from sqlalchemy import Connection, insert, select
 
 from server.store import schema
-from server.wire import AuditEntry
+from server.wire.operate import AuditEntry
 
 
 def record(

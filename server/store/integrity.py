@@ -13,7 +13,7 @@ from sqlalchemy import Connection, Text, and_, cast, func, select
 
 from server.store import schema
 from server.store.records import AdapterState, GroupState, SignalKind
-from server.wire import BASE
+from server.wire.base import BASE
 
 MOST: Final = 100
 """Findings of one question. Who has more needs a backup, not a longer list."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from server.wire import BASE
+from server.wire.base import BASE
 
 HUMAN = "human"
 """Adapter name of a correction typed by a person."""

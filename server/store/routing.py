@@ -9,7 +9,7 @@ from sqlalchemy import Connection, insert, select, update
 
 from server.store import schema
 from server.store.records import GroupState, Routing
-from server.wire import BASE
+from server.wire.base import BASE
 
 
 def get_routing(connection: Connection, alias: str) -> Routing | None:

@@ -16,11 +16,12 @@ from fastapi import FastAPI
 from PIL import Image
 from pydantic import SecretStr
 
-from server.app import Installation, create_app
+from server.app import create_app
 from server.config import AliasConfig, Config, HttpConfig, RuleConfig, ScorerConfig, SignalsConfig, StoreConfig
 from server.engine.fake import FakeEngine
 from server.engine.port import Engine
 from server.engine.supervisor import EngineSupervisor
+from server.installation import Installation
 from server.services import Services
 
 CHAT = "/v1/chat/completions"

@@ -11,7 +11,7 @@ from server.api.deps import LOCAL, parse_json
 from server.app import create_app
 from server.store import groups
 from server.store.records import GroupState
-from server.wire import ChatRequest
+from server.wire.chat import ChatRequest
 from tests.api.conftest import CHAT, Stack, assert_openai_error, chat_body
 
 SECRET = "this has the forbidden word"

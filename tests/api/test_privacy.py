@@ -23,7 +23,7 @@ from server.config import AliasConfig, Config, HttpConfig, ScorerConfig, Signals
 from server.logs import JsonFormatter
 from server.store import keys, schema
 from server.store.keys import KeyRecord
-from server.wire import FeedEntry
+from server.wire.training import FeedEntry
 from tests.api.conftest import CHAT, Opener, Stack, assert_openai_error, chat_body, config_for, data_url
 
 AGED = 3 * 3600.0

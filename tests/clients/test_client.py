@@ -12,17 +12,10 @@ import pytest
 from pydantic import BaseModel
 
 from clients.client import PlumblineClient, PlumblineError
-from server.wire import (
-    AdapterManifest,
-    FeedbackRequest,
-    HeartbeatRequest,
-    LeaseRequest,
-    MoveRequest,
-    PreferenceRequest,
-    RollbackRequest,
-    RoundReport,
-    directory_digest,
-)
+from server.wire.adapters import AdapterManifest, MoveRequest, RollbackRequest
+from server.wire.identity import directory_digest
+from server.wire.signals import FeedbackRequest, PreferenceRequest
+from server.wire.training import HeartbeatRequest, LeaseRequest, RoundReport
 
 ROUTING = {
     "alias": "a",

@@ -21,7 +21,8 @@ import pytest
 from clients.client import PlumblineClient
 from clients.stack import free_port
 from clients.toml import to_toml
-from server.wire import AdapterManifest, directory_digest
+from server.wire.adapters import AdapterManifest
+from server.wire.identity import directory_digest
 from tests.engine_fixture import EngineSession, write_random_adapter
 
 ALIAS = "shapes"

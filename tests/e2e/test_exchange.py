@@ -9,7 +9,8 @@ import pytest
 from typer.testing import CliRunner
 
 from clients.cli import app
-from server.wire import BASE, Pair, TrainingGroup
+from server.wire.base import BASE
+from server.wire.training import Pair, TrainingGroup
 from tests.e2e.conftest import ALIAS, Service
 from tests.e2e.test_openai_client import messages
 

@@ -16,11 +16,12 @@ import uvicorn
 from pydantic import SecretStr
 
 from clients.client import PlumblineClient
-from server.app import Installation, create_app
+from server.app import create_app
 from server.config import AliasConfig, Config, HttpConfig, RuleConfig, ScorerConfig, SignalsConfig, StoreConfig
 from server.engine.fake import FakeEngine
 from server.engine.port import Engine
 from server.engine.supervisor import EngineSupervisor
+from server.installation import Installation
 from server.services import Services
 from tests.api.conftest import CHAT, chat_body
 from tests.engine_fixture import background_loop, call

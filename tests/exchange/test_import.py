@@ -14,7 +14,7 @@ from server.config import SignalsConfig
 from server.engine.port import EngineError
 from server.store import audit, groups, schema
 from server.store.records import GroupState
-from server.wire import ImportGroup, ImportReply, ImportRequest
+from server.wire.exchange import ImportGroup, ImportReply, ImportRequest
 from tests.api.conftest import data_url
 from tests.exchange.conftest import ALIAS, OpenSite, Site
 

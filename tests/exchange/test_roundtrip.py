@@ -13,7 +13,7 @@ from clients.cli import app
 from clients.client import PlumblineClient
 from learner.examples import Limits, prepare
 from server.engine.fake import IMAGE_PAD
-from server.wire import ImportGroup, ImportRequest
+from server.wire.exchange import ImportGroup, ImportRequest
 from tests.api.conftest import data_url
 from tests.exchange.conftest import OpenSite, Site
 

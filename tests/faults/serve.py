@@ -6,11 +6,12 @@ import argparse
 import sys
 from pathlib import Path
 
-from server.app import StartError, serve
+from server.app import serve
 from server.config import Config, load_config
 from server.engine.fake import FakeEngine
 from server.engine.port import Engine
 from server.engine.supervisor import EngineSupervisor
+from server.installation import StartError
 from tests.faults import disk
 
 

@@ -21,11 +21,13 @@ from sqlalchemy import Connection, func, select
 
 from clients.toml import to_toml
 from server import faults
-from server.app import Installation, check, create_app
+from server.app import create_app
 from server.config import Config, load_config
 from server.engine.fake import FakeEngine
 from server.engine.supervisor import EngineSupervisor
+from server.installation import Installation
 from server.integrity import Problem
+from server.offline import check
 from server.store import groups, schema
 from server.store.opening import open_database
 from tests.api.conftest import CHAT, Stack, data_url

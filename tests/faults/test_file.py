@@ -20,8 +20,9 @@ from pathlib import Path
 import pytest
 
 from server import faults
-from server.app import StartError, check
 from server.config import Config
+from server.installation import StartError
+from server.offline import check
 from server.store.sqlite import SqliteDatabase
 from tests.api.conftest import Stack, config_for
 from tests.faults import disk

@@ -12,7 +12,7 @@ import pytest
 from benchmarks._postgres import Cluster
 from benchmarks._postgres import running as new_cluster
 from server import faults
-from server.app import StartError
+from server.installation import StartError
 from server.integrity import check_state
 from tests.api.conftest import Stack, config_for
 from tests.faults.service import Ledger, assert_kept, running, settle, talk

@@ -11,7 +11,7 @@ import torch
 
 from learner.loop import Learner, Options
 from learner.workplace import Pace
-from server.wire import directory_digest
+from server.wire.identity import directory_digest
 from tests.learner.fake_server import ALIAS, FakeServer, make_group
 from tests.learner.tiny import TARGETS, save_tiny
 

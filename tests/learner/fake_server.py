@@ -12,8 +12,8 @@ from typing import Any
 import httpx
 
 from clients.client import PlumblineClient
-from server.wire import (
-    AdapterManifest,
+from server.wire.adapters import AdapterManifest
+from server.wire.training import (
     FeedEntry,
     HeartbeatRequest,
     LeaseRequest,

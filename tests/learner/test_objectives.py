@@ -12,7 +12,7 @@ from learner.errors import SettingsError
 from learner.objectives import OBJECTIVES, Batch, Options, total_loss
 from learner.objectives.kto import balance
 from learner.settings import read_settings
-from server.wire import TrainingConfig
+from server.wire.training import TrainingConfig
 
 OPTIONS = Options(beta=0.5)
 

@@ -16,7 +16,7 @@ from learner.model import Base, Policy
 from learner.prefix import PrefixModel, Row
 from learner.state import StateDir
 from learner.vision import Vision
-from server.wire import TrainingGroup
+from server.wire.training import TrainingGroup
 from tests.learner.conftest import MakeLearner
 from tests.learner.fake_server import ALIAS, FakeServer, candidate, error, make_group, pair, thumb
 from tests.learner.tiny import EOS, IMAGE, image_prompt, png

@@ -11,7 +11,7 @@ from typing import Any, get_args
 
 from clients.exchange.conversations import answer_of, turns_of
 from clients.exchange.groups import ImportedGroup, Picture, Rated, Row, Turn, UnreadableRow, pair, picture_of, weight_of
-from server.wire import PairSource
+from server.wire.training import PairSource
 
 SOURCES = frozenset(get_args(PairSource))
 

@@ -16,7 +16,7 @@ from reward.types import Prompt
 from server import prompts
 from server.adapters.gate.suites import Suite
 from server.engine.port import Engine, Sampling
-from server.wire import BASE
+from server.wire.base import BASE
 
 T = TypeVar("T")
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from server.adapters.gate import statistics
 from server.adapters.gate.statistics import Interval, Outcome
 from server.config import GateConfig
-from server.wire import CheckReply
+from server.wire.adapters import CheckReply
 
 
 def row(name: str, outcome: Outcome, interval: Interval | None, margin: float, detail: str) -> CheckReply:

@@ -25,7 +25,9 @@ from server.store import groups, signals
 from server.store.blobs import BlobStore
 from server.store.database import Database
 from server.store.records import GroupRecord
-from server.wire import BASE, CheckReply, Pair
+from server.wire.adapters import CheckReply
+from server.wire.base import BASE
+from server.wire.training import Pair
 
 IsBlocked = Callable[[Prompt, str], bool]
 

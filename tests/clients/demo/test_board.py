@@ -16,7 +16,8 @@ from clients.demo.ledger import MIN_WINDOW, Ledger
 from clients.demo.rounds import Rounds, gate_ms
 from clients.demo.scenes import OBJECTS, scene
 from clients.demo.statistics import wilson
-from server.wire import AdapterReply, AuditEntry
+from server.wire.adapters import AdapterReply
+from server.wire.operate import AuditEntry
 
 VIEW = scene(1)
 TRUTH = ", ".join(shape.name for shape in VIEW.shapes)

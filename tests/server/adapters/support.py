@@ -27,7 +27,8 @@ from server.store.blobs import BlobStore, LocalBlobs
 from server.store.migrate import migrate
 from server.store.records import AdapterRecord, AdapterState, CandidateRecord, GroupRecord, GroupState
 from server.store.sqlite import SqliteDatabase
-from server.wire import BASE, AdapterManifest
+from server.wire.adapters import AdapterManifest
+from server.wire.base import BASE
 
 ALIAS = "default"
 DIGEST = "0" * 64

@@ -12,15 +12,16 @@ import httpx
 import pytest
 
 from server.api.deps import hash_key
-from server.app import Installation, create_app
+from server.app import create_app
 from server.config import AliasConfig, Config, HttpConfig, RolloutConfig, StoreConfig
 from server.engine.fake import FakeEngine
 from server.engine.port import Engine
 from server.engine.supervisor import EngineSupervisor
+from server.installation import Installation
 from server.services import Services
 from server.store import keys
 from server.store.keys import KeyRecord
-from server.wire import AdapterReply, RoutingReply
+from server.wire.adapters import AdapterReply, RoutingReply
 from tests.api.conftest import assert_openai_error
 from tests.server.adapters.support import adapter_bytes, config_bytes, manifest_for, until
 

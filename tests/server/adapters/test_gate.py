@@ -18,7 +18,8 @@ from server.config import AliasConfig, GateConfig, SuiteConfig
 from server.engine.port import EngineError
 from server.store import signals
 from server.store.records import Report, SignalKind, SignalRecord
-from server.wire import BASE, CheckReply
+from server.wire.adapters import CheckReply
+from server.wire.base import BASE
 from tests.server.adapters.support import World
 
 PNG = base64.b64decode(

@@ -22,7 +22,7 @@ from server.pipeline.task import Assignment
 from server.store import audit
 from server.store.records import AdapterState as S
 from server.store.records import GroupState
-from server.wire import BASE
+from server.wire.base import BASE
 from tests.server.adapters.support import ALIAS, OPERATOR, World, adapter_bytes, open_world, until
 
 DULL = adapter_bytes(seed=999)

@@ -13,7 +13,7 @@ from server.adapters.routing import Order, Router
 from server.errors import BadRequest, NotFound, StaleGeneration
 from server.store import audit
 from server.store.records import AdapterState as S
-from server.wire import BASE
+from server.wire.base import BASE
 from tests.server.adapters.support import ALIAS, OPERATOR, SERVER, World, open_world
 
 

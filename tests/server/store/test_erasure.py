@@ -34,7 +34,7 @@ from server.store.records import (
     SignalKind,
     SignalRecord,
 )
-from server.wire import ErasureReply
+from server.wire.operate import ErasureReply
 from tests.server.store.rows import candidate, group
 
 CAT = MediaRecord("a" * 64, "image/png", 3)

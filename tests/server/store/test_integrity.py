@@ -28,7 +28,7 @@ from server.store.records import (
     SignalKind,
     SignalRecord,
 )
-from server.wire import BASE
+from server.wire.base import BASE
 from tests.server.store.rows import group
 
 NOW = 10_000.0

@@ -1,0 +1,131 @@
+"""Adapters: upload, state, reports, and the moves that route traffic to them."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from server.wire.base import BASE, Annotator, Comment, Id, Label, Reply, Sha256, Wire
+
+
+class AdapterFile(Wire):
+    name: Literal["adapter_config.json", "adapter_model.safetensors"]
+    size_bytes: int = Field(ge=1, le=4 * 1024**3)
+    sha256: Sha256
+
+
+class Fingerprint(Wire):
+    """What the learner computed for one stored answer: the server's probe must find the same."""
+
+    group_id: Id
+    candidate_id: Id
+    logprob: float
+    """Sum over the candidate's text tokens under the new adapter."""
+    base_logprob: float
+    """The same under the base model."""
+
+
+class AdapterManifest(Wire):
+    """Where an adapter comes from. Written by whoever uploads it, kept beside the weights for ever."""
+
+    alias: Id
+    base_digest: Sha256
+    parent: Id = BASE
+    lease_token: int | None = None
+    """The learner's fencing token; uploads by an operator have none."""
+    ephemeral: bool = False
+    objective: dict[str, Any] = {}
+    feed_after: int = Field(0, ge=0)
+    feed_upto: int = Field(0, ge=0)
+    sources: Annotated[dict[Label, int], Field(max_length=64)] = {}
+    """Examples used, by source."""
+    groups: Annotated[list[Id], Field(max_length=100_000)] = []
+    """Every group that a step of the training used: so that erasing a user can tell which adapters learned of them."""
+    annotators: Annotated[list[Annotator], Field(max_length=100_000)] = []
+    """Everybody whose opinion a step used."""
+    fingerprint: Annotated[list[Fingerprint], Field(max_length=64)] = []
+    files: Annotated[list[AdapterFile], Field(min_length=2, max_length=2)]
+
+
+class UploadReply(Reply):
+    upload: str
+    missing: list[str]
+
+
+AdapterState = Literal[
+    "staged", "verified", "gated", "canary", "active", "retired", "rejected", "rolled_back", "quarantined", "ephemeral"
+]
+
+
+class AdapterReply(Reply):
+    id: str
+    alias: str
+    state: AdapterState
+    parent: str
+    created_at: float
+    updated_at: float
+    manifest: dict[str, Any] | None = None
+
+
+class AdapterList(Reply):
+    object: Literal["list"] = "list"
+    data: list[AdapterReply]
+
+
+class CheckReply(Reply):
+    """One check of the gate or the probe: an interval against a margin."""
+
+    name: str
+    outcome: Literal["passed", "failed", "inconclusive"]
+    value: float | None = None
+    low: float | None = None
+    high: float | None = None
+    margin: float | None = None
+    count: int = 0
+    detail: str = ""
+
+
+class AdapterReportReply(Reply):
+    adapter: str
+    reports: list[dict[str, Any]]
+
+
+class LineageReply(Reply):
+    adapter: str
+    ancestors: list[str]
+    descendants: list[str]
+
+
+class MoveRequest(Wire):
+    """An operator's move. `expect_generation`: refuse (412) unless routing still stands there."""
+
+    expect_generation: int | None = Field(None, ge=0)
+    share: float | None = Field(None, gt=0, le=1)
+    """Canary only."""
+    force: bool = False
+    """Bring a rejected adapter to canary all the same; audited."""
+    reason: Comment = ""
+
+
+class RollbackRequest(Wire):
+    alias: Id | None = None
+    expect_generation: int | None = Field(None, ge=0)
+    reason: Comment = ""
+
+
+class RoutingReply(Reply):
+    """Who serves an alias. `active` and `previous` are adapter ids or "base"."""
+
+    alias: str
+    active: str
+    previous: str | None
+    canary: str | None
+    canary_share: float
+    generation: int
+    updated_at: float
+
+
+class RoutingList(Reply):
+    object: Literal["list"] = "list"
+    data: list[RoutingReply]

@@ -1,0 +1,42 @@
+"""What every model of the API is made of: strict requests, lenient replies, and the bounded texts in them."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, StringConstraints
+from pydantic_core import PydanticCustomError
+
+
+def _without_nul(text: str) -> str:
+    if "\0" in text:
+        raise PydanticCustomError("invalid_encoding", "text cannot hold the character NUL")
+    return text
+
+
+NoNul = AfterValidator(_without_nul)
+"""For texts that people write: PostgreSQL keeps no NUL, and nothing good comes of one."""
+
+Id = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
+Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+UserName = Annotated[str, StringConstraints(min_length=1, max_length=128), NoNul]
+Text = Annotated[str, StringConstraints(max_length=200_000), NoNul]
+Comment = Annotated[str, StringConstraints(max_length=4_000), NoNul]
+Label = Annotated[str, StringConstraints(min_length=1, max_length=64), NoNul]
+Annotator = Annotated[str, StringConstraints(min_length=1, max_length=256), AfterValidator(_without_nul)]
+"""Whose opinion: the hash of a user, or a name that the server made."""
+
+BASE = "base"
+"""The name under which the base model stands wherever an adapter id could stand."""
+
+
+class Wire(BaseModel):
+    """A request: strict about types' ranges and about unknown fields; JSON's NaN and Infinity are refused."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+
+class Reply(BaseModel):
+    """A reply: a client of an older version ignores fields it does not know."""
+
+    model_config = ConfigDict(extra="ignore")

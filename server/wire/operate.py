@@ -1,0 +1,86 @@
+"""What operators see and do beside moving adapters: audit, state, erasure, setting aside, health."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, StringConstraints, model_validator
+
+from server.wire.base import Annotator, Comment, Id, Reply, UserName, Wire
+
+
+class AuditEntry(Reply):
+    id: int
+    at: float
+    actor: str
+    action: str
+    subject: str
+    detail: dict[str, Any]
+
+
+class AuditList(Reply):
+    object: Literal["list"] = "list"
+    data: list[AuditEntry]
+
+
+class StateProblem(Reply):
+    """One finding: which check, what is wrong, what to do."""
+
+    check: str
+    what: str
+    remedy: str
+
+
+class StateReply(Reply):
+    """What is wrong with the whole state; nothing, where the list is empty."""
+
+    object: Literal["list"] = "list"
+    data: list[StateProblem]
+
+
+class ErasureReply(Reply):
+    """What was erased of one user, and which adapters had learned from it."""
+
+    groups: int
+    """Questions with their answers, which were this user's."""
+    signals: int
+    """Opinions of this user, and opinions about this user's answers."""
+    images: int
+    """Images that nothing else shows."""
+    adapters: list[str]
+    """Adapters trained on any of it, and all that grew from them, oldest first."""
+    undeclared: list[str]
+    """Adapters whose upload did not say what they learned from, and all that grew from them: nobody can tell."""
+
+
+class QuarantineRequest(Wire):
+    """Which signals to set aside, named in one way: by annotator (or the user as the app names them), by the adapter
+    that answered, or one by one.
+    """
+
+    annotator: Annotator | None = None
+    user: UserName | None = None
+    tenant: Annotated[str, StringConstraints(min_length=1, max_length=128)] | None = None
+    """The user's; absent: the caller's own."""
+    adapter: Id | None = None
+    signal_ids: Annotated[list[Id], Field(min_length=1, max_length=10_000)] | None = None
+    undo: bool = False
+    """Take them back in."""
+    reason: Comment = ""
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Self:
+        ways = [self.annotator, self.user, self.adapter, self.signal_ids]
+        if sum(way is not None for way in ways) != 1:
+            raise ValueError("give one of annotator, user, adapter and signal_ids")
+        return self
+
+
+class QuarantineReply(Reply):
+    changed: int
+    """Signals that were set aside or taken back in."""
+
+
+class Health(Reply):
+    status: Literal["ok", "unavailable"]
+    detail: dict[str, str] = {}

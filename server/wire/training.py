@@ -1,0 +1,147 @@
+"""What a learner reads and reports: the feed, its training groups, the lease, rounds."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, StringConstraints, field_validator
+
+from server.wire.base import Comment, Id, Label, Reply, Wire
+
+
+class TrainingCandidate(Reply):
+    """One candidate with the tokens that the engine sampled and their log-probabilities at that time.
+
+    A correction typed by a person is a candidate too (`adapter` = "human"): tokenised by the engine, with the
+    base model's log-probabilities.
+    """
+
+    id: str
+    adapter: str
+    variant: str
+    token_ids: list[int]
+    logprobs: list[float]
+    finish_reason: str
+    blocked: bool
+    may_be_positive: bool
+    """False where the shown text or the prompt differed from what was sampled."""
+    total: float | None = None
+    """The ensemble's value, for reward-labelled objectives."""
+
+
+PairSource = Literal["choice", "ranking", "correction", "thumbs", "regenerate", "safety", "ai"]
+
+
+class Pair(Reply):
+    """chosen ≻ rejected, both candidate ids of the group."""
+
+    chosen: str
+    rejected: str
+    source: PairSource
+    weight: float
+    annotator: str
+
+
+class Unpaired(Reply):
+    """A desirable or undesirable answer, from a thumb without a counterpart."""
+
+    candidate: str
+    desirable: bool
+    weight: float
+    annotator: str
+
+
+class TrainingGroup(Reply):
+    """One prompt, its candidates, and what people said: the record that every objective learns from."""
+
+    id: str
+    alias: str
+    generation: int
+    prompt_token_ids: list[int]
+    images: list[str]
+    """sha256 of each image, in prompt order; bytes at `/v1/media/{sha256}`."""
+    base_digest: str
+    on_policy_sampling: bool
+    """Whether the logged log-probabilities are those of the distribution that was sampled."""
+    candidates: list[TrainingCandidate]
+    pairs: list[Pair] = []
+    unpaired: list[Unpaired] = []
+
+
+class FeedEntry(Reply):
+    """One change. `group` is the group's present state; None where nothing may be learned from it any more."""
+
+    seq: int
+    group_id: str
+    revision: int
+    kind: Literal["signal", "override", "erase", "quarantine", "expire"]
+    group: TrainingGroup | None = None
+
+
+class FeedPage(Reply):
+    entries: list[FeedEntry]
+    next: int
+    """`after` of the next call."""
+    head: int
+    """Seq of the newest entry of all; `next < head`: there is more."""
+
+
+class LeaseRequest(Wire):
+    alias: Id
+    owner: Annotated[str, StringConstraints(min_length=1, max_length=128)]
+    ttl_s: float = Field(60.0, ge=1, le=3600)
+
+
+class LeaseReply(Reply):
+    """The right to train an alias. `token` grows with each new holder and fences off the old one."""
+
+    alias: str
+    token: int
+    expires_at: float
+    active: str
+    """Adapter (or "base") that a round starts from."""
+    generation: int
+    head: int
+    """Newest feed entry when the lease was given."""
+
+
+class HeartbeatRequest(Wire):
+    alias: Id
+    token: int
+    phase: Annotated[str, StringConstraints(max_length=64)] = ""
+    metrics: Annotated[dict[Label, float], Field(max_length=64)] = {}
+    """Gauges of the learning loop (loss, kl, ...)."""
+
+
+class HeartbeatReply(Reply):
+    expires_at: float
+
+
+class RoundReport(Wire):
+    """What became of one round: kept as a row, shown to operators."""
+
+    alias: Id
+    token: int
+    outcome: Literal["uploaded", "discarded", "skipped"]
+    adapter: Id | None = None
+    reason: Comment = ""
+    detail: dict[str, Any] = {}
+
+    @field_validator("detail")
+    @classmethod
+    def _detail_is_bounded(cls, value: dict[str, Any]) -> dict[str, Any]:
+        if len(json.dumps(value)) > 256 * 1024:
+            raise ValueError("detail is larger than 256 KiB")
+        return value
+
+
+class TrainingConfig(Reply):
+    """The alias's learner settings, and the facts about the base model that a learner must match."""
+
+    alias: str
+    base_model: str
+    base_digest: str
+    max_lora_rank: int
+    lora_modules: list[str]
+    learner: dict[str, Any]
