@@ -34,7 +34,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -227,18 +227,18 @@ async def load(database: Database, writer: Writer, window_s: float) -> Window:
     commits = database.commits
     started = time.perf_counter()
 
-    async def write(operation: Callable[[Connection], None]) -> None:
+    async def timed(write: Awaitable[None]) -> None:
         begun = time.perf_counter()
-        await database.write(operation)
+        await write
         latencies.append(time.perf_counter() - begun)
 
     async def user(number: int) -> None:
         while time.perf_counter() - started < window_s:
             group = writer.group()
-            await write(functools.partial(groups.insert_group, group=group))
+            await timed(database.add(groups.insert_groups, group))
             number += 1
             if number % GROUPS_PER_SIGNAL == 0:
-                await write(functools.partial(write_signal, signal=writer.signal(group)))
+                await timed(database.write(functools.partial(write_signal, signal=writer.signal(group))))
 
     await asyncio.gather(*(user(number) for number in range(CONCURRENCY)))
     acks_per_s = len(latencies) / (time.perf_counter() - started)

@@ -25,7 +25,7 @@ from server.errors import BadRequest, EngineUnavailable
 from server.inflight import InFlight
 from server.metrics import Metrics
 from server.pipeline.judges import Judges
-from server.pipeline.recording import build_record, store_group
+from server.pipeline.recording import build_record, store_groups, teaches_at_once
 from server.pipeline.task import Assignment, ChatTask, Outcome
 from server.store.blobs import BlobStore
 from server.store.database import Database
@@ -202,7 +202,7 @@ class Pipeline:
         if task.is_stored:
             started = time.monotonic()
             await asyncio.gather(*(self._blobs.put(image.sha256, image.data) for image in task.prompt.images))
-            await self._database.write(lambda c: store_group(c, record, task.alias))
+            await self._database.add(store_groups, (record, teaches_at_once(record, task.alias)))
             self._in_flight.settle(task.tenant, task.completion_id)
             await faults.async_point("chat.after_commit")
             self._metrics.store_write_seconds.observe(time.monotonic() - started)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from collections.abc import Sequence
 
 from sqlalchemy import Connection
 
@@ -99,10 +100,19 @@ def may_train(group: GroupRecord, alias: AliasConfig) -> bool:
     return group.state is GroupState.COMPLETED and not group.is_holdout and group.tenant in alias.train_tenants
 
 
-def store_group(connection: Connection, group: GroupRecord, alias: AliasConfig) -> None:
-    """Keep the group; tell the feed at once where it already teaches something (safety, AI feedback)."""
+def store_groups(connection: Connection, stored: Sequence[tuple[GroupRecord, bool]]) -> None:
+    """Keep the groups; tell the feed at once of those that already teach something (`teaches_at_once`)."""
     faults.point("chat.before_insert")
-    groups.insert_group(connection, group)
+    groups.insert_groups(connection, [group for group, _ in stored])
     faults.point("chat.after_insert")
-    if may_train(group, alias) and derive(group, [], alias.signals):
-        feed.append(connection, group.alias, group.id, FeedKind.SIGNAL, time.time())
+    teaching: dict[str, list[str]] = {}
+    for group, teaches in stored:
+        if teaches:
+            teaching.setdefault(group.alias, []).append(group.id)
+    for alias, ids in teaching.items():
+        feed.append_all(connection, alias, ids, FeedKind.SIGNAL, time.time())
+
+
+def teaches_at_once(group: GroupRecord, alias: AliasConfig) -> bool:
+    """Whether there is something to learn before anybody has said anything (safety, AI feedback)."""
+    return may_train(group, alias) and bool(derive(group, [], alias.signals))

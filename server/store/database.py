@@ -8,7 +8,9 @@ are the adapters; `server.store.opening` chooses between them.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, Protocol, TypeVar
 
 from sqlalchemy import Connection
@@ -17,9 +19,12 @@ from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, ProgrammingErr
 from server.errors import StorageUnavailable
 
 T = TypeVar("T")
+Item = TypeVar("Item")
 Operation = Callable[[Connection], T]
 """What is done in a transaction. It may be run again after a transaction that did not commit: its only effects are
 on the connection."""
+BulkOperation = Callable[[Connection, Sequence[Item]], None]
+"""An operation on many items that costs little more than one on a single item."""
 
 MAX_BATCH = 256
 """Most operations in one commit: bounds how long the first of them waits."""
@@ -51,6 +56,10 @@ class Database(Protocol):
         """
         ...
 
+    async def add(self, operation: BulkOperation[Item], item: Item) -> None:
+        """Like `write`, but one call does it for all items that wait for the same operation."""
+        ...
+
     async def read(self, operation: Operation[T]) -> T:
         """Run on a consistent snapshot that holds every write that had returned."""
         ...
@@ -64,16 +73,28 @@ class Database(Protocol):
         ...
 
 
-class Job:
-    """One queued write and where its result goes."""
+class Undone(Exception):
+    """The only job of a transaction failed by its own fault: the transaction is to be rolled back, no more."""
 
-    __slots__ = ("error", "future", "operation", "value")
+
+class Job:
+    """One queued write, and where its result goes. Jobs whose `bulk` is the same are done by one call of it."""
+
+    __slots__ = ("bulk", "error", "future", "item", "operation", "value")
 
     def __init__(self, operation: Operation[Any], future: asyncio.Future[Any]) -> None:
         self.operation = operation
         self.future = future
+        self.bulk: BulkOperation[Any] | None = None
+        self.item: Any = None
         self.value: Any = None
         self.error: BaseException | None = None
+
+    @classmethod
+    def of_item(cls, bulk: BulkOperation[Item], item: Item, future: asyncio.Future[None]) -> Job:
+        job = cls(lambda connection: bulk(connection, [item]), future)
+        job.bulk, job.item = bulk, item
+        return job
 
     def deliver(self) -> None:
         if self.future.cancelled():
@@ -87,19 +108,30 @@ class Job:
 def run_batch(connection: Connection, jobs: Sequence[Job]) -> None:
     """Run the jobs inside the caller's transaction; raises where the database itself fails, and then all did.
 
-    They share a savepoint, which is cheap. Only when one of them fails they run again, each in a savepoint of its own.
+    Several share a savepoint, which is cheap. Only when one of them fails they run again, each in a savepoint of its
+    own. A single one needs none: where it fails, `Undone` tells the caller to roll back.
     """
-    if len(jobs) > 1 and _run_together(connection, jobs):
+    if len(jobs) == 1:
+        if not _run(connection, jobs[0], contextlib.nullcontext()):
+            raise Undone
         return
-    for job in jobs:
-        _run_alone(connection, job)
+    if not _run_together(connection, jobs):
+        for job in jobs:
+            _run(connection, job, connection.begin_nested())
 
 
 def _run_together(connection: Connection, jobs: Sequence[Job]) -> bool:
+    items: dict[BulkOperation[Any], list[Any]] = {}
     try:
         with connection.begin_nested():
             for job in jobs:
-                job.value, job.error = job.operation(connection), None
+                job.value, job.error = None, None
+                if job.bulk is None:
+                    job.value = job.operation(connection)
+                else:
+                    items.setdefault(job.bulk, []).append(job.item)
+            for bulk, waiting in items.items():
+                bulk(connection, waiting)
     except (IntegrityError, DataError, ProgrammingError):
         return False
     except (DBAPIError, OSError):
@@ -109,19 +141,21 @@ def _run_together(connection: Connection, jobs: Sequence[Job]) -> bool:
     return True
 
 
-def _run_alone(connection: Connection, job: Job) -> None:
+def _run(connection: Connection, job: Job, transaction: AbstractContextManager[object]) -> bool:
+    """Whether it succeeded; raises where the database itself failed."""
     job.value, job.error = None, None
     try:
-        with connection.begin_nested():
+        with transaction:
             job.value = job.operation(connection)
     except IntegrityError as error:
         job.error = error
-    except (DataError, ProgrammingError) as error:  # its own fault, and undone with its savepoint
+    except (DataError, ProgrammingError) as error:  # its own fault, and undone with its transaction
         job.error = StorageUnavailable(cause(error))
     except (DBAPIError, OSError):
         raise
     except Exception as error:
         job.error = error
+    return job.error is None
 
 
 def fail_batch(jobs: Sequence[Job], error: Exception) -> None:

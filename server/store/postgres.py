@@ -13,13 +13,24 @@ import contextlib
 import logging
 from typing import Final
 
-from sqlalchemy import text
+from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from server import faults
 from server.errors import StorageUnavailable
-from server.store.database import MAX_BATCH, Job, Operation, T, cause, fail_batch, run_batch
+from server.store.database import (
+    MAX_BATCH,
+    BulkOperation,
+    Item,
+    Job,
+    Operation,
+    T,
+    Undone,
+    cause,
+    fail_batch,
+    run_batch,
+)
 from server.store.migrate import migrate
 
 log = logging.getLogger(__name__)
@@ -86,11 +97,19 @@ class PostgresDatabase:
         self._writer = asyncio.create_task(self._write_loop(), name="store-write")
 
     async def write(self, operation: Operation[T]) -> T:
+        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        self._queue_up(Job(operation, future))
+        return await future
+
+    async def add(self, operation: BulkOperation[Item], item: Item) -> None:
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._queue_up(Job.of_item(operation, item, future))
+        await future
+
+    def _queue_up(self, job: Job) -> None:
         if self._closed:
             raise StorageUnavailable("the store is closed")
-        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        self._queue.put_nowait(Job(operation, future))
-        return await future
+        self._queue.put_nowait(job)
 
     async def read(self, operation: Operation[T]) -> T:
         if self._closed:
@@ -106,10 +125,8 @@ class PostgresDatabase:
     async def check(self) -> list[str]:
         """The server checks its own pages; here: that it answers, and that constraints were not switched off."""
 
-        def read(connection: object) -> list[str]:
-            rows = connection.execute(  # type: ignore[attr-defined]
-                text("SELECT conname FROM pg_constraint WHERE NOT convalidated")
-            )
+        def read(connection: Connection) -> list[str]:
+            rows = connection.execute(text("SELECT conname FROM pg_constraint WHERE NOT convalidated"))
             return [f"constraint {name} is not validated" for name in rows.scalars()]
 
         return await self.read(read)
@@ -151,6 +168,8 @@ class PostgresDatabase:
                 await faults.async_point("store.sync")
             self.commits += 1
             await faults.async_point("store.after_commit")
+            self._is_healthy = True
+        except Undone:
             self._is_healthy = True
         except Exception as error:
             fail_batch(batch, error)

@@ -26,7 +26,18 @@ from sqlalchemy.pool import QueuePool
 from server import faults
 from server.errors import StorageUnavailable
 from server.store.blobs import write_durably
-from server.store.database import MAX_BATCH, Job, Operation, T, cause, fail_batch, run_batch
+from server.store.database import (
+    MAX_BATCH,
+    BulkOperation,
+    Item,
+    Job,
+    Operation,
+    T,
+    Undone,
+    cause,
+    fail_batch,
+    run_batch,
+)
 from server.store.migrate import migrate
 
 log = logging.getLogger(__name__)
@@ -121,14 +132,21 @@ class SqliteDatabase:
         return found.st_dev, found.st_ino
 
     async def write(self, operation: Operation[T]) -> T:
+        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        self._queue_up(Job(operation, future))
+        return await future
+
+    async def add(self, operation: BulkOperation[Item], item: Item) -> None:
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._queue_up(Job.of_item(operation, item, future))
+        await future
+
+    def _queue_up(self, job: Job) -> None:
         if self._closed:
             raise StorageUnavailable("the store is closed")
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[T] = loop.create_future()
         if not self._arrived:
-            loop.call_soon(self._hand_over)
-        self._arrived.append(Job(operation, future))
-        return await future
+            asyncio.get_running_loop().call_soon(self._hand_over)
+        self._arrived.append(job)
 
     def _hand_over(self) -> None:
         """What arrives in one turn of the event loop reaches the writer together, so that it shares a commit."""
@@ -207,6 +225,8 @@ class SqliteDatabase:
                 raise OSError(f"{self._path.name} is another file than the one that was opened")
             self.commits += 1
             faults.point("store.after_commit")
+        except Undone:
+            return
         except Exception as error:
             fail_batch(batch, error)
             if _code(error) not in HARMLESS:

@@ -1,6 +1,7 @@
 """The store keeps what it acknowledged, all or nothing, and commits together what waits together."""
 
 import asyncio
+from collections.abc import Sequence
 
 import pytest
 from alembic.autogenerate import compare_metadata
@@ -144,3 +145,50 @@ async def test_a_newer_database_is_left_alone(database: Database, new_database: 
         await late.start()
     assert "9999" in refused.value.cause
     await late.close()
+
+
+def add_entries(connection: Connection, subjects: Sequence[str]) -> None:
+    for subject in subjects:
+        if subject == "bad":
+            raise BadRequest("no")
+        add_entry(connection, subject)
+
+
+async def test_items_that_wait_together_are_one_call(database: Database) -> None:
+    """What many requests add at once goes to the database in few statements."""
+    calls: list[int] = []
+
+    def add_all(connection: Connection, subjects: Sequence[str]) -> None:
+        calls.append(len(subjects))
+        add_entries(connection, subjects)
+
+    await asyncio.gather(*(database.add(add_all, str(number)) for number in range(200)))
+    assert sum(calls) == 200
+    assert len(calls) < 50
+    assert await database.read(count) == 200
+
+
+async def test_a_bad_item_spoils_no_other(database: Database) -> None:
+    """An item that cannot be kept fails alone, also where it shared a call."""
+    results = await asyncio.gather(
+        *(database.add(add_entries, "bad" if number % 5 == 0 else "good") for number in range(50)),
+        *(database.write(lambda c: add_entry(c, "beside")) for _ in range(10)),
+        return_exceptions=True,
+    )
+    assert sum(isinstance(result, BadRequest) for result in results) == 10
+    assert await database.read(count) == 50
+
+
+async def test_a_lone_failure_leaves_nothing(database: Database) -> None:
+    """Also without company an operation that fails is undone, and the store stays healthy."""
+
+    def fail(connection: Connection) -> None:
+        add_entry(connection, "half done")
+        raise BadRequest("no")
+
+    commits = database.commits
+    with pytest.raises(BadRequest):
+        await database.write(fail)
+    assert await database.read(count) == 0
+    assert database.is_healthy
+    assert database.commits == commits
