@@ -184,14 +184,16 @@ class FeedbackDesk:
             self._require_room(connection, speaker, group)
             if correction is not None:
                 groups.add_candidate(connection, group.id, correction)
-            changed = [group] if may_teach and any(one.kind is not SignalKind.COMMENT for one in said) else []
+            told: list[tuple[GroupRecord, FeedKind]] = []
+            overrides = [signals.insert_signal(connection, signal) for signal in kept]
+            if any(one.kind is not SignalKind.COMMENT for one in said):
+                told.append((group, FeedKind.OVERRIDE if any(overrides) else FeedKind.SIGNAL))
             for signal in kept:
-                signals.insert_signal(connection, signal)
                 if signal.kind is SignalKind.RATING and candidate is not None:
                     again = regenerations.note(connection, group, candidate, signal)
-                    changed += [again] if may_teach and again is not None else []
-            for one in changed:
-                feed.append(connection, one.alias, one.id, FeedKind.SIGNAL, now)
+                    told += [again] if again is not None else []
+            for one, kind in told if may_teach else []:
+                feed.append(connection, one.alias, one.id, kind, now)
             if speaker.idempotency_key is not None:
                 idempotency.keep_reply(
                     connection,

@@ -238,14 +238,14 @@ class ImportDesk:
                 reply.new += 1
                 reply.holdout += arrival.record.is_holdout
             fresh = self._fresh(connection, arrival.opinions)
-            for signal in fresh:
-                signals.insert_signal(connection, signal)
-                kinds.append(signal.kind)
+            overrides = [signals.insert_signal(connection, signal) for signal in fresh]
+            kinds += [signal.kind for signal in fresh]
             if state is not None:
                 reply.changed += bool(fresh)
                 reply.known += not fresh
             if fresh or state is None:
-                self._tell(connection, importer.alias, arrival)
+                kind = FeedKind.OVERRIDE if any(overrides) else FeedKind.SIGNAL
+                self._tell(connection, importer.alias, arrival, kind)
         if reply.new or reply.changed:
             audit.record(
                 connection,
@@ -262,7 +262,7 @@ class ImportDesk:
         known = exchange.known_signals(connection, [one.id for one in opinions])
         return list({one.id: one for one in opinions if one.id not in known}.values())
 
-    def _tell(self, connection: Connection, alias: AliasConfig, arrival: Arrival) -> None:
+    def _tell(self, connection: Connection, alias: AliasConfig, arrival: Arrival, kind: FeedKind) -> None:
         group = arrival.record or groups.get_group(connection, arrival.id)
         if group is not None and may_train(group, alias):
-            feed.append(connection, alias.name, arrival.id, FeedKind.SIGNAL, self._clock())
+            feed.append(connection, alias.name, arrival.id, kind, self._clock())

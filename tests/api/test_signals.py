@@ -99,3 +99,34 @@ async def test_the_reply_says_what_can_be_trained_on(
     reply = await stack.chat(best_of=1)
     assert (await say(stack, reply["id"], **said)).json()["trainable"] is is_trainable
     assert await head(stack) == is_told
+
+
+async def test_the_feed_tells_an_override_from_a_first_word(each_stack: Stack) -> None:
+    """What took the place of the same person's earlier opinion, or took it back, is told as an override."""
+    earlier = await each_stack.chat(best_of=3, n=2, seed=1, user="ann")
+    later = await each_stack.chat(best_of=1, seed=99, user="ann", plumbline={"regenerate_of": earlier["id"]})
+    first, second = [choice["candidate_id"] for choice in earlier["choices"]]
+    said: list[tuple[dict[str, Any], str, dict[str, Any]]] = [
+        (earlier, "ann", {"chosen": first, "rejected": second}),
+        (earlier, "bob", {"chosen": second, "rejected": first}),
+        (earlier, "ann", {"tie": "good"}),
+        (earlier, "ann", {"correction": "another"}),
+        (earlier, "ann", {"rating": "up", "correction": "and another"}),
+        (later, "ann", {"rating": "up"}),
+        (later, "ann", {"rating": "down"}),
+    ]
+    for reply, user, what in said:
+        assert (await say(each_stack, reply["id"], user=user, **what)).status_code == 200
+    page = (await each_stack.client.get("/v1/training/feed", params={"alias": "default"})).json()
+    names = {earlier["id"]: "earlier", later["id"]: "later"}
+    assert [(names[one["group_id"]], one["kind"]) for one in page["entries"]] == [
+        ("earlier", "signal"),
+        ("earlier", "signal"),
+        ("earlier", "override"),
+        ("earlier", "signal"),
+        ("earlier", "override"),
+        ("later", "signal"),
+        ("earlier", "signal"),
+        ("later", "override"),
+        ("earlier", "override"),
+    ]
