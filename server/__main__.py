@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
+from server import faults
 from server.config import Config, load_config
 
 if TYPE_CHECKING:
@@ -84,6 +85,10 @@ def report(problems: list[Problem]) -> int:
 
 def main() -> int:
     arguments = parse_arguments()
+    try:
+        faults.arm_from_environment()
+    except ValueError as error:
+        return _bad(str(error))
     config = read_config(arguments.config)
     if arguments.check_config:
         print(config.model_dump_json(indent=2))  # noqa: T201 - this is what was asked for

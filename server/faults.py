@@ -1,7 +1,7 @@
 """Named fault points: places where a test, a benchmark or a drill can kill, fail or delay this process.
 
-A point costs a function call and one comparison while nothing is armed. What is armed is read once, at import, from
-`PLUMBLINE_FAULTS`, and holds for this process alone:
+A point costs a function call and one comparison while nothing is armed. What is armed is read once, when the process
+starts (`arm_from_environment`), from `PLUMBLINE_FAULTS`, and holds for this process alone:
 
     PLUMBLINE_FAULTS="store.before_commit=kill@3,store.sync=delay:4"
 
@@ -115,7 +115,14 @@ def _parse(text: str, points: Collection[str]) -> _Rule:
     return _Rule(patterns, action, argument, first, first if is_once else float("inf"))
 
 
-_plan: Plan | None = Plan(os.environ[VARIABLE]) if os.environ.get(VARIABLE) else None
+_plan: Plan | None = None
+
+
+def arm_from_environment() -> None:
+    """Arm this process as `PLUMBLINE_FAULTS` says; raises `ValueError` with one line where it is no specification."""
+    global _plan  # noqa: PLW0603 - what is armed belongs to the process
+    specification = os.environ.get(VARIABLE)
+    _plan = Plan(specification) if specification else None
 
 
 def point(name: str) -> None:

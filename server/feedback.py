@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import math
 from collections.abc import Callable, Sequence
@@ -11,14 +12,16 @@ from typing import Final
 from sqlalchemy import Connection
 
 from server import faults, opinions, prompts, regenerations
+from server.answers import AnswerIntake
 from server.config import Config, SignalsConfig
 from server.engine.port import Engine, EngineError
 from server.errors import BadRequest, EngineUnavailable, Gone, NotFound, RateLimited, StorageUnavailable
-from server.ids import candidate_id, new_id
+from server.ids import new_id
 from server.inflight import InFlight
 from server.metrics import Metrics
 from server.opinions import Opinion
 from server.pipeline.recording import may_train
+from server.preferences import derive
 from server.store import feed, groups, idempotency, signals
 from server.store.blobs import BlobStore
 from server.store.database import Database
@@ -65,6 +68,7 @@ class FeedbackDesk:
         database: Database,
         blobs: BlobStore,
         engine: Engine,
+        intake: AnswerIntake,
         in_flight: InFlight,
         metrics: Metrics,
         clock: Callable[[], float],
@@ -73,6 +77,7 @@ class FeedbackDesk:
         self._database = database
         self._blobs = blobs
         self._engine = engine
+        self._intake = intake
         self._in_flight = in_flight
         self._metrics = metrics
         self._clock = clock
@@ -105,6 +110,8 @@ class FeedbackDesk:
             if (earlier := _earlier_reply(connection, statement)) is not None:
                 return earlier
             group = groups.get_group(connection, statement.completion_id)
+            if group is None:
+                self._in_flight.require_no_promise(tenant, statement.completion_id)
             if group is None or group.tenant != tenant:
                 raise _unknown()
             _require_kept(group.state)
@@ -123,11 +130,9 @@ class FeedbackDesk:
                 retry_after_s=math.ceil(at + HOUR_S - now),
             )
 
-    async def _correction(self, group: GroupRecord, text: str) -> CandidateRecord:
-        """The typed answer as a candidate, tokenised by the engine; no end-of-turn token is invented for it.
-
-        Without tokens where the group is never trained on.
-        """
+    async def _correction(self, group: GroupRecord, typed: str) -> CandidateRecord:
+        """The typed answer as a candidate, tokenised by the engine where the group may be trained on."""
+        text = self._intake.clean(typed)
         token_ids: tuple[int, ...] = ()
         logprobs: tuple[float, ...] = ()
         if group.state is GroupState.COMPLETED:
@@ -141,20 +146,16 @@ class FeedbackDesk:
                     raise BadRequest("The correction does not fit the model's context.", param="correction") from None
                 raise EngineUnavailable("No engine can tokenise the correction now; try again.") from error
             token_ids, logprobs = scored.token_ids, scored.logprobs
-        return CandidateRecord(
-            id=candidate_id(group.id, f"c{new_id('x')[-8:]}"),
-            position=len(group.candidates),
+        return self._intake.candidate(
+            group.alias,
+            group.id,
+            f"c{new_id('x')[-8:]}",
+            text,
             adapter=HUMAN,
-            variant="",
-            text=text,
-            shown_text=None,
+            position=len(group.candidates),
             token_ids=token_ids,
             logprobs=logprobs,
-            finish_reason="length",
             is_shown=False,
-            is_blocked=False,
-            probability=0.0,
-            total=None,
         )
 
     async def _keep(
@@ -173,7 +174,7 @@ class FeedbackDesk:
             SignalRecord(new_id("sig"), group.id, one.kind, one.slot, speaker.annotator, now, one.payload)
             for one in said
         ]
-        is_trainable = may_teach and any(one.kind in opinions.TEACHING for one in said)
+        is_trainable = alias is not None and may_teach and _teaches(group, correction, kept, alias.signals)
         reply = SignalReply(id=kept[0].id, completion_id=group.id, trainable=is_trainable)
 
         def write(connection: Connection) -> SignalReply:
@@ -183,14 +184,16 @@ class FeedbackDesk:
             self._require_room(connection, speaker, group)
             if correction is not None:
                 groups.add_candidate(connection, group.id, correction)
-            changed = [group] if may_teach and any(one.kind is not SignalKind.COMMENT for one in said) else []
+            told: list[tuple[GroupRecord, FeedKind]] = []
+            overrides = [signals.insert_signal(connection, signal) for signal in kept]
+            if any(one.kind is not SignalKind.COMMENT for one in said):
+                told.append((group, FeedKind.OVERRIDE if any(overrides) else FeedKind.SIGNAL))
             for signal in kept:
-                signals.insert_signal(connection, signal)
                 if signal.kind is SignalKind.RATING and candidate is not None:
                     again = regenerations.note(connection, group, candidate, signal)
-                    changed += [again] if may_teach and again is not None else []
-            for one in changed:
-                feed.append(connection, one.alias, one.id, FeedKind.SIGNAL, now)
+                    told += [again] if again is not None else []
+            for one, kind in told if may_teach else []:
+                feed.append(connection, one.alias, one.id, kind, now)
             if speaker.idempotency_key is not None:
                 idempotency.keep_reply(
                     connection,
@@ -210,6 +213,16 @@ class FeedbackDesk:
             for signal in kept:
                 self._metrics.signals.labels(self._metrics.alias(group.alias), signal.kind).inc()
         return answer
+
+
+def _teaches(
+    group: GroupRecord, correction: CandidateRecord | None, said: Sequence[SignalRecord], settings: SignalsConfig
+) -> bool:
+    """Whether any example follows from what was said."""
+    added = (correction,) if correction is not None else ()
+    examples = derive(dataclasses.replace(group, candidates=(*group.candidates, *added)), said, settings)
+    teachers = [pair.annotator for pair in examples.pairs] + [one.annotator for one in examples.unpaired]
+    return said[0].annotator in teachers
 
 
 def _earlier_reply(connection: Connection, statement: _Statement) -> SignalReply | None:

@@ -14,6 +14,11 @@ def new_id(prefix: str) -> str:
     return f"{prefix}-{value.hex()}"
 
 
+def issued_at(name: str) -> float:
+    """When `new_id` made this id, UTC seconds since the epoch."""
+    return int(name.rpartition("-")[2][:12], 16) / 1000
+
+
 def candidate_id(completion_id: str, index: int | str) -> str:
     """A candidate's id follows from its completion's."""
     return f"{completion_id}.{index}"

@@ -1,15 +1,18 @@
 """Answers on their way: who speaks about one waits until it is stored, or never will be.
 
 A streaming client knows its answer's id before the group is committed, so feedback can arrive first. Whoever may still
-store an answer holds it here; the commit settles it. What it leaves out: other servers' answers. Behind a balancer that
-spreads one client's requests, feedback that comes before the answer's end can find nothing (404).
+store an answer holds it here; the commit settles it.
+
+Another server's answers are not held here. But ids are marked (`Signer.completion_id`), so a server knows an id that
+another one gave for an answer to be kept, and when. While that answer may still be under way, whoever asks is told to
+come back, and not that there is none. Only then: a mark that outlived its answer would promise it for ever.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -17,6 +20,11 @@ from server.errors import AnswerPending
 
 MAX_WAITING: Final = 256
 """Callers that may wait at once; more are told to come back."""
+UNDER_WAY_S: Final = 3600.0
+"""No answer takes longer, from its id to its commit: queue, engine, scorers and store have limits far below it."""
+
+PromisedAt = Callable[[str, str], float | None]
+"""(tenant, completion id) → when the id was given for an answer to be kept, UTC seconds; None: it was not."""
 
 
 @dataclass(slots=True, eq=False)
@@ -26,10 +34,15 @@ class _Answer:
 
 
 class InFlight:
-    """The answers that this process may still store, by tenant and completion id. For one event loop."""
+    """The answers that this process may still store, by tenant and completion id. For one event loop.
 
-    def __init__(self, wait_s: float) -> None:
+    `promised_at` where other servers may store answers too.
+    """
+
+    def __init__(self, wait_s: float, *, promised_at: PromisedAt | None, clock: Callable[[], float]) -> None:
         self._wait_s = wait_s
+        self._promised_at = promised_at
+        self._clock = clock
         self._answers: dict[tuple[str, str], _Answer] = {}
         self._waiting = 0
 
@@ -63,14 +76,23 @@ class InFlight:
         answer = self._answers.get((tenant, completion_id))
         if answer is None:
             return
-        pending = AnswerPending("This answer is still being made; send it again after the time in Retry-After.")
         if self._waiting >= MAX_WAITING:
-            raise pending
+            raise _pending()
         self._waiting += 1
         try:
             async with asyncio.timeout(self._wait_s):
                 await answer.settled.wait()
         except TimeoutError:
-            raise pending from None
+            raise _pending() from None
         finally:
             self._waiting -= 1
+
+    def require_no_promise(self, tenant: str, completion_id: str) -> None:
+        """For an answer that is not in the store: raises `AnswerPending` where another server may still store it."""
+        promised_at = self._promised_at(tenant, completion_id) if self._promised_at is not None else None
+        if promised_at is not None and abs(self._clock() - promised_at) < UNDER_WAY_S:  # clocks of servers differ
+            raise _pending()
+
+
+def _pending() -> AnswerPending:
+    return AnswerPending("This answer is still being made; send it again after the time in Retry-After.")

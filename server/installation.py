@@ -21,6 +21,7 @@ from server.adapters.probe import Prober
 from server.adapters.registry import AdapterRegistry
 from server.adapters.rollout import Rollout
 from server.adapters.routing import Router
+from server.answers import AnswerIntake
 from server.config import AliasConfig, Config
 from server.engine.client import VllmEngine
 from server.engine.health import EngineState
@@ -176,7 +177,10 @@ class Installation:
         async def assembler(messages: Sequence[ChatMessage]) -> Prompt:
             return await assemble(messages, config.chat, intake, sanitiser)
 
-        in_flight = InFlight(config.chat.feedback_wait_s)
+        answers = AnswerIntake({name: one.policy for name, one in judges.items()}, sanitiser.clean)
+        is_shared = bool(config.store.url.get_secret_value())
+        promised_at = signer.promised_at if is_shared else None
+        in_flight = InFlight(config.chat.feedback_wait_s, promised_at=promised_at, clock=time.time)
         services = Services(
             config=config,
             started_at=int(time.time()),
@@ -208,6 +212,7 @@ class Installation:
                 database=database,
                 blobs=blobs,
                 engine=engine,
+                intake=answers,
                 in_flight=in_flight,
                 metrics=metrics,
                 clock=time.time,
@@ -216,9 +221,8 @@ class Installation:
                 database=database,
                 blobs=blobs,
                 engine=engine,
-                policies={name: one.policy for name, one in judges.items()},
                 assembler=assembler,
-                clean=sanitiser.clean,
+                intake=answers,
                 signer=signer,
                 metrics=metrics,
                 base_digest=base_digest,

@@ -14,8 +14,6 @@ from server.store.records import CandidateRecord, GroupRecord, GroupState, Signa
 from server.wire.signals import FeedbackRequest, PreferenceRequest
 
 RATINGS: Final = {"up": 1.0, "down": -1.0}
-TEACHING: Final = frozenset({SignalKind.RATING, SignalKind.CORRECTION, SignalKind.CHOICE, SignalKind.RANKING})
-"""Opinions that can become training data."""
 COMPARISON: Final = "comparison"
 """The slot of choice, ranking and tie: a person has one opinion on how a completion's answers compare."""
 

@@ -3,14 +3,16 @@
 One derivation serves the feed, the export and the gate. Rules, in order of `docs/concepts.md`:
 
 - choice, ranking → each better ≻ each worse, weight 1; ties are not trained on;
-- correction ≻ the answer that was shown;
+- correction ≻ the answer that was shown, unless the alias's rules block the correction;
 - a thumb → unpaired; with a sibling that the ensemble ranks clearly the other way, a pair of half weight as well;
 - "again" and then up → later ≻ earlier, of quarter weight, in the earlier group, which then holds a copy of the later
   answer (`server.regenerations`); the later group has its thumb;
 - a blocked candidate ≺ a clean sibling, of the pair weight that the alias sets;
 - nothing said → best ≻ worst by the ensemble, where the alias allows it and no scorer failed.
 
-A candidate whose shown text or prompt differed from what was sampled is never a positive.
+A candidate whose shown text or prompt differed from what was sampled is never a positive. Two answers that read the
+same make no pair: all they could teach is how to end. What a person typed counts by that person's word alone, so it is
+no part of a safety pair, which would outlive the word.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from server.config import SignalsConfig
-from server.store.records import CandidateRecord, GroupRecord, GroupState, SignalKind, SignalRecord
+from server.store.records import HUMAN, CandidateRecord, GroupRecord, GroupState, SignalKind, SignalRecord
 from server.wire.training import Pair, PairSource, Unpaired
 
 RULES_ANNOTATOR = "rules"
@@ -82,8 +84,12 @@ def _pairs(
     return [
         Pair(chosen=better, rejected=worse, source=source, weight=weight, annotator=annotator)
         for better, worse in ids
-        if better in known and worse in known and known[better].may_be_positive and known[worse].token_ids
+        if better in known and worse in known and _is_lesson(known[better], known[worse])
     ]
+
+
+def _is_lesson(better: CandidateRecord, worse: CandidateRecord) -> bool:
+    return better.may_be_positive and bool(worse.token_ids) and better.text != worse.text
 
 
 def _from_rating(
@@ -114,8 +120,9 @@ def _from_rating(
 
 
 def _safety_pairs(group: GroupRecord, weight: float) -> list[Pair]:
-    blocked = [one for one in group.candidates if one.is_blocked]
-    clean = [one for one in group.candidates if one.may_be_positive]
+    answers = [one for one in group.candidates if one.adapter != HUMAN]
+    blocked = [one for one in answers if one.is_blocked]
+    clean = [one for one in answers if one.may_be_positive]
     if not blocked or not clean:
         return []
     # Each blocked candidate against the clean one the ensemble likes best: one lesson each, not a cross product.

@@ -15,7 +15,7 @@ from sqlalchemy import Connection
 from server.ids import candidate_id, new_id
 from server.opinions import first_shown
 from server.store import groups, signals
-from server.store.records import CandidateRecord, GroupRecord, GroupState, SignalKind, SignalRecord
+from server.store.records import CandidateRecord, FeedKind, GroupRecord, GroupState, SignalKind, SignalRecord
 
 
 def is_same_question(later: GroupRecord, earlier: GroupRecord) -> bool:
@@ -28,10 +28,10 @@ def is_same_question(later: GroupRecord, earlier: GroupRecord) -> bool:
 
 def note(
     connection: Connection, later: GroupRecord, rated: CandidateRecord, rating: SignalRecord
-) -> GroupRecord | None:
+) -> tuple[GroupRecord, FeedKind] | None:
     """Keep "later ≻ earlier" where the rating is an up, and withdraw it where it no longer is.
 
-    Returns the earlier group when what it teaches has changed.
+    Returns the earlier group when what it teaches has changed, with what the feed is to call the change.
     """
     earlier = groups.get_group(connection, later.regenerate_of) if later.regenerate_of is not None else None
     if earlier is None or not is_same_question(later, earlier):
@@ -39,7 +39,8 @@ def note(
     slot = f"regenerate:{rated.id}"
     refused = first_shown(earlier)
     if rating.payload["rating"] <= 0 or refused is None or not _differs(rated, refused):
-        return earlier if signals.retire(connection, earlier.id, rating.annotator, slot) else None
+        is_withdrawn = signals.retire(connection, earlier.id, rating.annotator, slot)
+        return (earlier, FeedKind.OVERRIDE) if is_withdrawn else None
     copy = dataclasses.replace(
         rated,
         id=candidate_id(earlier.id, rated.id.replace(".", "-")),
@@ -50,13 +51,10 @@ def note(
     if earlier.candidate(copy.id) is None:
         groups.add_candidate(connection, earlier.id, copy)
     payload = {"chosen": copy.id, "rejected": refused.id, "completion_id": later.id}
-    signals.insert_signal(
-        connection,
-        SignalRecord(
-            new_id("sig"), earlier.id, SignalKind.REGENERATE, slot, rating.annotator, rating.created_at, payload
-        ),
+    signal = SignalRecord(
+        new_id("sig"), earlier.id, SignalKind.REGENERATE, slot, rating.annotator, rating.created_at, payload
     )
-    return earlier
+    return earlier, FeedKind.OVERRIDE if signals.insert_signal(connection, signal) else FeedKind.SIGNAL
 
 
 def _differs(rated: CandidateRecord, refused: CandidateRecord) -> bool:

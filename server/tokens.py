@@ -1,4 +1,6 @@
-"""Feedback tokens, user hashes, ids of contents: a key for each from one secret, so none can stand in for another."""
+"""Feedback tokens, user hashes, ids of completions and contents: a key for each from one secret, so none can stand in
+for another.
+"""
 
 from __future__ import annotations
 
@@ -11,9 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from server.errors import Unauthorized
+from server.ids import issued_at, new_id
 from server.store.blobs import write_durably
 
 MAX_TOKEN_CHARS = 2048
+MARK_DIGITS = 6
+"""Of a completion's id, at its end. They are worth 24 bits: who guesses them gains a 503 in place of a 404."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +37,7 @@ class Signer:
         self._token_key = hmac.digest(secret, b"feedback-token", "sha256")
         self._user_key = hmac.digest(secret, b"user-hash", "sha256")
         self._content_key = hmac.digest(secret, b"content-id", "sha256")
+        self._completion_key = hmac.digest(secret, b"completion-id", "sha256")
 
     def user_hash(self, tenant: str, user: str) -> str:
         """The name under which a tenant's user is kept: the same user of another tenant gets another one."""
@@ -41,6 +47,23 @@ class Signer:
         """32 hexadecimal digits that equal parts alone have in common, and from which no part can be guessed."""
         canonical = json.dumps(parts, ensure_ascii=False, separators=(",", ":"))
         return hmac.new(self._content_key, canonical.encode(), hashlib.sha256).hexdigest()[:32]
+
+    def completion_id(self, tenant: str) -> str:
+        """A new id for an answer that will be kept. Its last digits tell every server of the installation so."""
+        unmarked = new_id("cmpl")[:-MARK_DIGITS]
+        return unmarked + self._mark(tenant, unmarked)
+
+    def promised_at(self, tenant: str, completion_id: str) -> float | None:
+        """When the tenant got this id from `completion_id`, UTC seconds since the epoch; None: never."""
+        unmarked, mark = completion_id[:-MARK_DIGITS], completion_id[-MARK_DIGITS:]
+        if not hmac.compare_digest(self._mark(tenant, unmarked).encode(), mark.encode()):
+            return None
+        return issued_at(completion_id)
+
+    def _mark(self, tenant: str, unmarked: str) -> str:
+        return hmac.new(self._completion_key, f"{tenant}\0{unmarked}".encode(), hashlib.sha256).hexdigest()[
+            :MARK_DIGITS
+        ]
 
     def sign(self, grant: FeedbackGrant, expires_at: float) -> str:
         payload = json.dumps([grant.completion_id, grant.tenant, grant.user_hash, int(expires_at)]).encode()

@@ -87,7 +87,7 @@ async def build_task(body: ChatRequest, caller: Principal, services: Services) -
     if body.plumbline.regenerate_of is not None:
         await _require_group(body.plumbline.regenerate_of, caller, services)
     return ChatTask(
-        completion_id=new_id("cmpl"),
+        completion_id=services.signer.completion_id(caller.tenant) if body.store else new_id("cmpl"),
         created_at=now(),
         alias=alias,
         assignment=fixed or services.router.assign(alias.name, user_hash),
@@ -148,6 +148,8 @@ async def resolve_model(name: str, caller: Principal, services: Services) -> tup
 async def _require_group(group_id: str, caller: Principal, services: Services) -> None:
     await services.in_flight.settled(caller.tenant, group_id)
     group = await services.database.read(lambda c: groups.get_group(c, group_id))
+    if group is None:
+        services.in_flight.require_no_promise(caller.tenant, group_id)
     if group is None or group.tenant != caller.tenant:
         raise NotFound(
             "regenerate_of names no completion of yours.", param="plumbline.regenerate_of", code="response_not_found"

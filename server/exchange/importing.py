@@ -13,15 +13,15 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import Connection
 
-from reward.policy import SafetyPolicy, is_blocked
 from reward.types import Prompt
 from server import prompts
+from server.answers import AnswerIntake
 from server.config import AliasConfig
 from server.engine.port import Engine, EngineError
 from server.errors import BadRequest, EngineUnavailable, Forbidden
@@ -31,7 +31,7 @@ from server.pipeline.recording import may_train
 from server.store import audit, exchange, feed, groups, signals
 from server.store.blobs import BlobStore
 from server.store.database import Database
-from server.store.records import IMPORTED, CandidateRecord, FeedKind, GroupRecord, GroupState, SignalKind, SignalRecord
+from server.store.records import IMPORTED, FeedKind, GroupRecord, GroupState, SignalKind, SignalRecord
 from server.tokens import Signer
 from server.wire.chat import ChatMessage
 from server.wire.exchange import ImportGroup, ImportPair, ImportRefusal, ImportReply, ImportRequest
@@ -83,9 +83,8 @@ class ImportDesk:
         database: Database,
         blobs: BlobStore,
         engine: Engine,
-        policies: Mapping[str, SafetyPolicy],
         assembler: Callable[[Sequence[ChatMessage]], Awaitable[Prompt]],
-        clean: Callable[[str], str],
+        intake: AnswerIntake,
         signer: Signer,
         metrics: Metrics,
         base_digest: str,
@@ -94,9 +93,8 @@ class ImportDesk:
         self._database = database
         self._blobs = blobs
         self._engine = engine
-        self._policies = policies
         self._assembler = assembler
-        self._clean = clean
+        self._intake = intake
         self._signer = signer
         self._metrics = metrics
         self._base_digest = base_digest
@@ -131,7 +129,7 @@ class ImportDesk:
 
     async def _contents(self, importer: Importer, group: ImportGroup) -> Contents:
         prompt = await self._assembler(group.messages)
-        texts = [self._clean(text) for text in group.candidates]
+        texts = [self._intake.clean(text) for text in group.candidates]
         answers = tuple(sorted(set(texts)))
         digest = prompts.digest(prompt)
         group_id = f"imp-{self._signer.content_id(importer.tenant, importer.alias.name, digest, *answers)}"
@@ -178,42 +176,29 @@ class ImportDesk:
             selection=IMPORT,
             degraded=(),
             candidates=tuple(
-                self._candidate(alias, contents.id, position, text, encoded.answers[position])
+                self._intake.candidate(
+                    alias.name,
+                    contents.id,
+                    position,
+                    text,
+                    adapter=IMPORT,
+                    position=position,
+                    token_ids=encoded.answers[position],
+                    is_shown=True,
+                )
                 for position, text in enumerate(contents.answers)
             ),
             media=prompts.media_of(contents.prompt),
         )
 
-    def _candidate(
-        self, alias: AliasConfig, group_id: str, position: int, text: str, token_ids: tuple[int, ...]
-    ) -> CandidateRecord:
-        """An answer from elsewhere, read by the alias's rules; no end-of-turn token is invented for it."""
-        verdicts = self._policies[alias.name].check_output(text)
-        return CandidateRecord(
-            id=candidate_id(group_id, position),
-            position=position,
-            adapter=IMPORT,
-            variant="",
-            text=text,
-            shown_text=None,
-            token_ids=token_ids,
-            logprobs=(),
-            finish_reason="length",
-            is_shown=True,
-            is_blocked=is_blocked(verdicts),
-            probability=0.0,
-            total=None,
-            verdicts={verdict.rule: [verdict.version, verdict.action, verdict.reason] for verdict in verdicts},
-        )
-
     def _opinions(self, importer: Importer, contents: Contents) -> Iterator[SignalRecord]:
-        policy = self._policies[importer.alias.name]
+        alias = importer.alias.name
         for opinion in contents.group.opinions:
             annotator = f"{IMPORTED}{self._annotator(importer, opinion.user or contents.group.user)}"
             payload: dict[str, Any]
             if isinstance(opinion, ImportPair):
                 better, worse = contents.places[opinion.chosen], contents.places[opinion.rejected]
-                if opinion.source == "safety" and policy.blocks_output(contents.answers[worse]):
+                if opinion.source == "safety" and self._intake.blocks(alias, contents.answers[worse]):
                     continue  # the alias's own rules say the same, and make the pair
                 kind, slot = SignalKind.CHOICE, f"pair:{min(better, worse)}:{max(better, worse)}"
                 payload = {
@@ -253,14 +238,14 @@ class ImportDesk:
                 reply.new += 1
                 reply.holdout += arrival.record.is_holdout
             fresh = self._fresh(connection, arrival.opinions)
-            for signal in fresh:
-                signals.insert_signal(connection, signal)
-                kinds.append(signal.kind)
+            overrides = [signals.insert_signal(connection, signal) for signal in fresh]
+            kinds += [signal.kind for signal in fresh]
             if state is not None:
                 reply.changed += bool(fresh)
                 reply.known += not fresh
             if fresh or state is None:
-                self._tell(connection, importer.alias, arrival)
+                kind = FeedKind.OVERRIDE if any(overrides) else FeedKind.SIGNAL
+                self._tell(connection, importer.alias, arrival, kind)
         if reply.new or reply.changed:
             audit.record(
                 connection,
@@ -277,7 +262,7 @@ class ImportDesk:
         known = exchange.known_signals(connection, [one.id for one in opinions])
         return list({one.id: one for one in opinions if one.id not in known}.values())
 
-    def _tell(self, connection: Connection, alias: AliasConfig, arrival: Arrival) -> None:
+    def _tell(self, connection: Connection, alias: AliasConfig, arrival: Arrival, kind: FeedKind) -> None:
         group = arrival.record or groups.get_group(connection, arrival.id)
         if group is not None and may_train(group, alias):
-            feed.append(connection, alias.name, arrival.id, FeedKind.SIGNAL, self._clock())
+            feed.append(connection, alias.name, arrival.id, kind, self._clock())

@@ -35,8 +35,12 @@ class SignalKind(StrEnum):
 
 
 class FeedKind(StrEnum):
+    """Why the feed tells of a group."""
+
     SIGNAL = "signal"
+    """Something new was said of it, or it teaches by itself."""
     OVERRIDE = "override"
+    """Somebody's opinion took the place of an earlier one, or took it back."""
     ERASE = "erase"
     QUARANTINE = "quarantine"
     EXPIRE = "expire"

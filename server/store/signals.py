@@ -21,11 +21,12 @@ _RETIRE = (  # made once, as in `server.store.groups`
 )
 
 
-def insert_signal(connection: Connection, signal: SignalRecord) -> None:
-    """Store a signal; an earlier one of the same annotator in the same slot becomes history."""
+def insert_signal(connection: Connection, signal: SignalRecord) -> bool:
+    """Store a signal; an earlier one of the same annotator in the same slot becomes history. Whether there was one."""
     table = schema.signals
-    retire(connection, signal.group_id, signal.annotator, signal.slot)
+    is_override = retire(connection, signal.group_id, signal.annotator, signal.slot)
     connection.execute(insert(table), {column.name: getattr(signal, column.name) for column in table.columns})
+    return is_override
 
 
 def retire(connection: Connection, group_id: str, annotator: str, slot: str) -> bool:

@@ -118,8 +118,9 @@ class PreferenceRequest(Wire):
 
 
 class SignalReply(Reply):
-    """The stored signal. `trainable` is False when it can never become training data: a tie, a comment or a label, an
-    answer that was broken off, that is held out, or whose tenant may not train the alias.
+    """The stored signal. `trainable` is False when no training example follows from it: a tie, a comment or a label; a
+    correction that the alias's rules block; praise of a refusal; an answer that was broken off, that is held out, or
+    whose tenant may not train the alias.
     """
 
     id: str

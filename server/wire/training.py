@@ -70,7 +70,11 @@ class TrainingGroup(Reply):
 
 
 class FeedEntry(Reply):
-    """One change. `group` is the group's present state; None where nothing may be learned from it any more."""
+    """One change. `group` is the group's present state; None where nothing may be learned from it any more.
+
+    `kind` says why: something was said; an opinion took the place of that person's earlier one, or was taken back
+    (`override`); a person's data were erased; signals were set aside or taken in again; the group expired.
+    """
 
     seq: int
     group_id: str

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from pydantic import SecretStr
 from sqlalchemy import func, select
 
 from server.api.deps import hash_key
@@ -19,8 +21,9 @@ from server.config import ChatConfig, HttpConfig
 from server.engine.port import EngineError
 from server.store import feed, groups, keys, schema
 from server.store.records import GroupState
-from tests.api.conftest import Opener, Stack, assert_openai_error, config_for
+from tests.api.conftest import CHAT, Opener, Stack, assert_openai_error, chat_body, config_for
 from tests.api.streaming import StreamedChat
+from tests.postgres_fixture import Cluster
 
 RACES = int(os.environ.get("PLUMBLINE_RACES", "3"))
 PAIRS = 20
@@ -181,3 +184,42 @@ async def test_a_broken_off_answer_can_be_asked_again_at_once(stack: Stack) -> N
     await answering
     stack.engine.delay_s = 0.0
     assert (await asyncio.wait_for(again, 5.0))["id"] != completion
+
+
+@pytest.fixture
+def shared_url(postgres: Cluster) -> Iterator[str]:
+    url = postgres.create()
+    yield url
+    postgres.drop(url)
+
+
+@pytest.fixture
+async def servers(shared_url: str, open_stack: Opener, tmp_path: Path) -> list[Stack]:
+    """Two servers on one PostgreSQL, behind a balancer that may send a client to either."""
+    configs = [config_for(tmp_path / name, url=shared_url) for name in ("one", "two")]
+    return [await open_stack(one.model_copy(update={"secret": SecretStr("shared")})) for one in configs]
+
+
+async def test_early_feedback_at_another_server_is_told_to_come_back(servers: list[Stack]) -> None:
+    """503 with Retry-After, never 404, while the answer may be under way; then it lands there too."""
+    first, second = servers
+    first.engine.delay_s = 0.02
+    chat = StreamedChat(first.app, best_of=1)
+    answering = asyncio.create_task(chat.run())
+    completion = await chat.completion
+    early = await rate(second, completion)
+    assert not answering.done()
+    assert_openai_error(early, 503, "response_pending")
+    assert int(early.headers["retry-after"]) > 0
+    again = await second.client.post(CHAT, json=chat_body(plumbline={"regenerate_of": completion}))
+    assert_openai_error(again, 503, "response_pending")
+    await answering
+    assert (await rate(second, completion)).status_code == 200
+
+
+async def test_what_no_server_will_store_is_unknown_at_each(servers: list[Stack]) -> None:
+    """Invented ids, and answers that are not kept: 404 at once."""
+    first, second = servers
+    reply = await first.chat(best_of=1, store=False)
+    for completion in (reply["id"], "cmpl-none", "cmpl-" + "0" * 32):
+        assert_openai_error(await rate(second, completion), 404, "response_not_found", "completion_id")

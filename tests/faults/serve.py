@@ -6,6 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from server import faults
 from server.app import serve
 from server.config import Config, load_config
 from server.engine.fake import FakeEngine
@@ -23,6 +24,7 @@ def connect(config: Config) -> tuple[Engine, EngineSupervisor]:
 def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("--config", type=Path)
+    faults.arm_from_environment()
     if disk.available():
         disk.install()
     try:

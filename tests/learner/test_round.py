@@ -189,7 +189,7 @@ def test_the_loop_runs_a_round_when_enough_people_spoke(server: FakeServer, make
 def test_erased_groups_leave_replay_and_caches_in_mid_round(
     server: FakeServer, make_learner: MakeLearner, tmp_path: Path
 ) -> None:
-    """An erasure during training: gone from memory, disk and every later batch; an override is taken over."""
+    """An erasure during training: gone from memory, disk and every later batch; a change of mind is taken over."""
     learner = make_learner()
     images = server.groups["g001"].images
 

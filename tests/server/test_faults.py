@@ -1,5 +1,6 @@
 """Fault points do what their specification says, and next to nothing while none is armed."""
 
+import os
 import subprocess
 import sys
 import time
@@ -78,11 +79,26 @@ async def test_the_loop_goes_on_during_a_delay() -> None:
 def test_the_environment_arms_a_process() -> None:
     """And a kill is a kill: nothing after it runs."""
     hit = "faults.point('store.sync')"
-    code = f"from server import faults; {hit}; print('first', flush=True); {hit}"
+    code = f"from server import faults; faults.arm_from_environment(); {hit}; print('first', flush=True); {hit}"
     done = subprocess.run(
         [sys.executable, "-c", code], env={VARIABLE: "store.sync=kill@2"}, check=False, capture_output=True, text=True
     )
     assert (done.returncode, done.stdout) == (-9, "first\n")
+
+
+@pytest.mark.parametrize("specification", ["store.sync", "no.such=kill", "store.sync=fail:ENONSENSE"])
+def test_a_mistake_in_the_environment_stops_the_start_with_one_line(specification: str) -> None:
+    """Exit status 2 and a reason, like any other bad setting."""
+    done = subprocess.run(
+        [sys.executable, "-m", "server", "--check-config"],
+        env=os.environ | {VARIABLE: specification},
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"plumbline: {VARIABLE}: ")
 
 
 def test_a_point_that_is_off_costs_next_to_nothing() -> None:

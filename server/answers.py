@@ -1,0 +1,58 @@
+"""Answers that no model of this installation sampled: a correction that somebody typed, an answer that was imported.
+
+Both become candidates in one way. What looks like a control token becomes plain text; the alias's safety rules read the
+text, and what they block is never a positive; no end of turn is invented.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from reward.policy import SafetyPolicy, is_blocked
+from server.ids import candidate_id
+from server.store.records import CandidateRecord
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerIntake:
+    """`policies`: each alias's rules. `clean`: what every text goes through before it is tokenised."""
+
+    policies: Mapping[str, SafetyPolicy]
+    clean: Callable[[str], str]
+
+    def blocks(self, alias: str, text: str) -> bool:
+        """Whether the alias's rules block the answer. An alias that is no longer configured has none to pass."""
+        return alias not in self.policies or self.policies[alias].blocks_output(text)
+
+    def candidate(
+        self,
+        alias: str,
+        group_id: str,
+        name: int | str,
+        text: str,
+        *,
+        adapter: str,
+        position: int,
+        token_ids: tuple[int, ...],
+        logprobs: tuple[float, ...] = (),
+        is_shown: bool,
+    ) -> CandidateRecord:
+        """The candidate. `text` was cleaned before; `name` is the last part of its id."""
+        verdicts = self.policies[alias].check_output(text) if alias in self.policies else ()
+        return CandidateRecord(
+            id=candidate_id(group_id, name),
+            position=position,
+            adapter=adapter,
+            variant="",
+            text=text,
+            shown_text=None,
+            token_ids=token_ids,
+            logprobs=logprobs,
+            finish_reason="length",
+            is_shown=is_shown,
+            is_blocked=is_blocked(verdicts) or alias not in self.policies,
+            probability=0.0,
+            total=None,
+            verdicts={verdict.rule: [verdict.version, verdict.action, verdict.reason] for verdict in verdicts},
+        )

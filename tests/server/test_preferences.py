@@ -1,0 +1,91 @@
+"""What a group teaches, rule by rule; pure."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import pytest
+
+from server.config import SignalsConfig
+from server.preferences import derive
+from server.store.records import GroupState, SignalKind, SignalRecord
+from tests.server.store.rows import candidate, group
+
+SETTINGS = SignalsConfig()
+
+
+def said(kind: SignalKind, **payload: Any) -> SignalRecord:
+    return SignalRecord("sig-1", "g", kind, "slot", "ann", 1.0, payload)
+
+
+def pairs(*candidates: Any, signal: SignalRecord | None = None, **changes: Any) -> list[tuple[str, str, str, str]]:
+    """(chosen, rejected, source, annotator) of a group with these candidates."""
+    record = dataclasses.replace(group("g", **changes), candidates=candidates)
+    examples = derive(record, [signal] if signal else [], SETTINGS)
+    return [(one.chosen, one.rejected, one.source, one.annotator) for one in examples.pairs]
+
+
+CHOICE = said(SignalKind.CHOICE, chosen="g.0", rejected=["g.1"])
+
+
+def two(**first: Any) -> list[Any]:
+    return [candidate("g", 0, **first), candidate("g", 1)]
+
+
+def test_a_choice_is_a_lesson() -> None:
+    """The chosen one above the other, in the annotator's name."""
+    assert pairs(*two(), signal=CHOICE) == [("g.0", "g.1", "choice", "ann")]
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        {"is_blocked": True},
+        {"shown_text": "redacted"},
+        {"variant": "hint"},
+        {"token_ids": ()},
+        {"text": "answer 1"},
+    ],
+    ids=["blocked", "redacted", "another prompt", "no tokens", "the same text"],
+)
+def test_what_may_not_be_a_positive_is_none(first: dict[str, Any]) -> None:
+    """Whoever chose it, there is no pair with it on top."""
+    chosen = [pair for pair in pairs(*two(**first), signal=CHOICE) if pair[0] == "g.0"]
+    assert chosen == []
+
+
+@pytest.mark.parametrize("state", [state for state in GroupState if state is not GroupState.COMPLETED])
+def test_only_completed_groups_teach(state: GroupState) -> None:
+    """Aborted, failed, erased and expired ones never do."""
+    assert pairs(*two(), signal=CHOICE, state=state) == []
+
+
+def test_a_blocked_answer_is_below_the_best_clean_one() -> None:
+    """One lesson for each blocked answer, in the rules' name."""
+    answers = [candidate("g", 0, is_blocked=True), candidate("g", 1), candidate("g", 2)]
+    assert pairs(*answers) == [("g.2", "g.0", "safety", "rules")]
+
+
+def test_what_was_typed_is_no_part_of_a_safety_pair() -> None:
+    """It counts by its author's word alone: taken back or set aside, it must teach nothing."""
+    blocked = candidate("g", 0, is_blocked=True, is_shown=False)
+    typed = {"adapter": "human", "is_shown": False, "total": None}
+    assert pairs(blocked, candidate("g", 1, **typed)) == []
+    assert pairs(candidate("g", 0), candidate("g", 1, is_blocked=True, **typed)) == []
+
+
+@pytest.mark.parametrize(("rating", "expected"), [(0.5, [(True, 0.5)]), (-1.0, [(False, 1.0)]), (0, [])])
+def test_a_grade_keeps_its_strength(rating: float, expected: list[tuple[bool, float]]) -> None:
+    """And nought says nothing."""
+    signal = said(SignalKind.RATING, candidate_id="g.0", rating=rating)
+    unpaired = derive(group("g", candidates=1), [signal], SETTINGS).unpaired
+    assert [(one.desirable, one.weight) for one in unpaired] == expected
+
+
+@pytest.mark.parametrize(("degraded", "count"), [((), 1), (("logprob",), 0)])
+def test_a_thumb_pairs_with_a_clear_sibling(degraded: tuple[str, ...], count: int) -> None:
+    """Where every scorer worked."""
+    signal = said(SignalKind.RATING, candidate_id="g.1", rating=1.0)
+    found = pairs(*two(), signal=signal, degraded=degraded)
+    assert found == [("g.1", "g.0", "thumbs", "ann")] * count
