@@ -53,6 +53,7 @@ RETRY_STATUSES: Final = frozenset({429, 503})
 MAX_ATTEMPTS: Final = 4
 FIRST_DELAY_S: Final = 0.25
 MAX_DELAY_S: Final = 8.0
+UPLOAD_PIECE_BYTES: Final = 8 * 1024 * 1024
 
 AdapterAction = Literal["canary", "promote", "reject", "quarantine"]
 Model = TypeVar("Model", bound=BaseModel)
@@ -169,12 +170,15 @@ class PlumblineClient:
         return self._post("/v1/adapters", manifest, UploadReply)
 
     def put_adapter_file(self, upload: str, name: str, content: bytes) -> None:
-        """Send one file; sending it again replaces it by the same bytes."""
-        headers = {
-            "content-type": "application/octet-stream",
-            "x-content-sha256": hashlib.sha256(content).hexdigest(),
-        }
-        self._call("PUT", f"/v1/adapters/{upload}/files/{name}", content=content, headers=headers, idempotent=True)
+        """Send one file, in pieces: where a connection breaks, only a piece is sent again."""
+        for offset in range(0, len(content), UPLOAD_PIECE_BYTES):
+            piece = content[offset : offset + UPLOAD_PIECE_BYTES]
+            headers = {
+                "content-type": "application/octet-stream",
+                "x-content-sha256": hashlib.sha256(piece).hexdigest(),
+            }
+            path = f"/v1/adapters/{upload}/files/{name}"
+            self._call("PUT", path, params={"offset": offset}, content=piece, headers=headers, idempotent=True)
 
     def commit_upload(self, upload: str) -> AdapterReply:
         return self._post(f"/v1/adapters/{upload}/commit", None, AdapterReply)

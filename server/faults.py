@@ -34,6 +34,11 @@ from typing import Final
 VARIABLE: Final = "PLUMBLINE_FAULTS"
 
 POINTS: Final = {
+    "adapter.before_rename": "an adapter's files are written and synced, and have no place yet",
+    "adapter.after_rename": "an adapter's directory is in place, and no row tells of it yet",
+    "adapter.after_commit": "an adapter's row is durable, and its uploader has not been told",
+    "adapter.before_advance": "an adapter passed its probe or its gate, and its row does not say so yet",
+    "adapter.clearing": "something that belongs to no row is about to be removed",
     "chat.before_insert": "an answer is ready, and nothing of it is stored",
     "chat.after_insert": "the answer's group is in the open transaction",
     "chat.after_commit": "the group is durable, and the last byte is not sent",
@@ -42,12 +47,16 @@ POINTS: Final = {
     "feedback.after_commit": "a signal is durable, and not acknowledged",
     "file.before_rename": "an image, or another file, is written and synced, and has no name yet",
     "file.after_rename": "the file has its name, and no row tells of it yet",
+    "file.sync_names": "a directory is about to be synced, so that the names in it last",
+    "move.before_commit": "a move of routing is in the open transaction",
+    "move.after_commit": "a move of routing is durable, and requests still go the old way",
     "retention.half_done": "some of what is due has expired, and some has not",
     "store.migrating": "the schema is changed, and the change is not committed",
     "store.before_commit": "a transaction holds all its writes",
     "store.sync": "a transaction is about to be synced: a delay here is a slow disk",
     "store.after_commit": "a transaction is durable, and nobody who waits has been told",
     "store.reopening": "a store that failed is being opened again",
+    "upload.write": "a piece of an adapter's file is about to be written",
 }
 """Every point, and what stands there at that moment."""
 

@@ -150,12 +150,14 @@ class Installation:
             database,
             [alias.name for alias in config.aliases],
             clock=time.time,
+            verify=registry.verify,
             is_intact=registry.is_intact,
             on_move=count_move,
         )
         await router.load()
+        self._stack.push_async_callback(router.stop)
         try:
-            await router.heal(registry.verify)
+            await router.heal()
         except StorageUnavailable as error:
             raise StartError(f"an adapter cannot be fetched: {error.cause}") from error
         rollout = Rollout(

@@ -1,7 +1,8 @@
 """`plumbline check`: looks at the whole state and says what is wrong with it and what to do.
 
 Reads only, and reads everything: the database's files, the rows (`server.store.integrity`), every image by its hash,
-every adapter by its hashes. It may run beside a serving server: what is written meanwhile is no finding.
+every adapter by its hashes, and what lies beside them. It may run beside a serving server: what is written meanwhile
+is no finding.
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ async def check_state(
             found += _problems(check, await database.read(question), remedy)
         progress("database", steps, steps)
         found += await _check_images(database, blobs, now, progress)
-        found += await _check_adapters(registry, progress)
+        found += await _check_adapters(registry, now, progress)
     except StorageUnavailable as error:
         found.append(unreadable(error))
     return found
@@ -101,16 +102,9 @@ async def _is_whole(blobs: BlobStore, sha256: str) -> bool:
         return False
 
 
-async def _check_adapters(registry: AdapterRegistry, progress: Progress) -> list[Problem]:
-    records = await registry.find()
-    found = []
-    for number, record in enumerate(records, 1):
-        progress("adapters", number, len(records))
-        if not await registry.verify(record.id):
-            found.append(record.id)
-    known = {record.id for record in await registry.find()}
-    found = [f"adapter {adapter_id} is not what was published" for adapter_id in found if adapter_id in known]
-    return _problems("adapters", found, f"{BACKUP}, or quarantine the adapter")
+async def _check_adapters(registry: AdapterRegistry, now: float, progress: Progress) -> list[Problem]:
+    found = await registry.check(now, lambda done, total: progress("adapters", done, total))
+    return [Problem("adapters", what, remedy) for what, remedy in found]
 
 
 def _problems(check: str, found: Iterable[str], remedy: str) -> list[Problem]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
@@ -181,13 +182,23 @@ def check_files(
 
 
 def is_published(directory: Path, manifest: Mapping[str, Any]) -> bool:
-    """Whether a directory holds what was published under this manifest, by hash; blocking."""
+    """Whether a directory holds what was published under this manifest, by hash, and nothing else; blocking."""
     try:
-        return json.loads((directory / MANIFEST).read_bytes()) == manifest and all(
-            _sha256(directory / name) == file["sha256"] for name, file in manifest["files"].items()
+        return (
+            holds_only(directory, (MANIFEST, *manifest["files"]))
+            and json.loads((directory / MANIFEST).read_bytes()) == manifest
+            and all(_sha256(directory / name) == file["sha256"] for name, file in manifest["files"].items())
         )
     except (OSError, ValueError):
         return False
+
+
+def holds_only(directory: Path, names: Collection[str]) -> bool:
+    """Whether these are regular files in a real directory, with nothing beside them that an engine might prefer."""
+    if directory.is_symlink():
+        return False
+    with os.scandir(directory) as entries:
+        return {entry.name: entry.is_file(follow_symlinks=False) for entry in entries} == dict.fromkeys(names, True)
 
 
 def _sha256(path: Path) -> str:

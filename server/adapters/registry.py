@@ -1,29 +1,27 @@
 """The adapters: published once as an immutable directory, found by id, verified at every use of importance.
 
-Publishing, in this order: check the uploaded files, take a number, write everything under a temporary name, sync,
-rename to `adapters/<id>`, copy to the shared store where there is one, then the row, its report and the audit entry
-in one transaction. A crash before the rename leaves a temporary directory, a crash after it a directory without a
-row; nobody can ask for either, and `start` removes both. An id is a number and a digest of the content: it never
-names two contents.
+Publishing, in this order: check the uploaded files, take a number, put the directory in place
+(`server.adapters.directory`), copy it to the shared store where there is one, then the row, its report and the audit
+entry in one transaction. What a crash leaves without a row `start` removes; what a database leaves that did not say
+whether the row is there, the next upload removes. An id is a number and a digest of the content: it never names two
+contents.
 """
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import json
 import logging
-import os
-import shutil
 from collections.abc import AsyncIterator, Callable, Collection
 from pathlib import Path
-from typing import Any
+from typing import Final
 
 from sqlalchemy import Connection
 
+from server import faults
 from server.adapters import lineage, states
 from server.adapters.base_model import BaseModel
-from server.adapters.files import CONFIG, FILES, MANIFEST, TENSORS, Checked, check_files, is_published, rejected
+from server.adapters.directory import AdapterDirectory, Signature
+from server.adapters.files import FILES, TENSORS, Checked, check_files, is_published, rejected
 from server.adapters.mirror import AdapterMirror
 from server.adapters.states import Mover
 from server.adapters.uploads import Upload, Uploads
@@ -31,13 +29,16 @@ from server.config import LORA_TARGET_MODULES
 from server.errors import BadRequest, Forbidden, NotFound, StorageUnavailable
 from server.store import adapters as rows
 from server.store import audit, feed, leases
-from server.store.blobs import sync_directory, sync_file, write_durably
 from server.store.database import Database
 from server.store.records import AdapterRecord, AdapterState, FeedKind, Report
 from server.wire.adapters import AdapterManifest
 from server.wire.base import BASE
 
 log = logging.getLogger(__name__)
+
+GRACE_S: Final = 4 * 3600.0
+"""An adapter's directory is there before its row. Only after this time is one without a row left over."""
+CLEARED: Final = "the next start of the server removes it"
 
 
 def unknown_adapter() -> NotFound:
@@ -70,7 +71,7 @@ class AdapterRegistry:
         mirror: AdapterMirror | None = None,
     ) -> None:
         self._database = database
-        self._directory = directory
+        self._directory = AdapterDirectory(directory, engine_model=engine_model)
         self._mirror = mirror
         self._uploads = Uploads(uploads, min_free_bytes=min_free_bytes)
         self._engine_model = engine_model
@@ -83,17 +84,18 @@ class AdapterRegistry:
         self._on_move = on_move
         self._base: BaseModel | None = None
         self._publishing = asyncio.Lock()
+        self._verified: dict[str, Signature | None] = {}
+        """What an adapter's files looked like when their hashes were right."""
+        self._is_in_doubt = False
+        """Whether a row was written of which the database did not say that it is there."""
 
     async def start(self) -> None:
         """Clear what crashes left, and read the base model's shapes. Before the engine starts."""
-        known = {record.id: record for record in await self.find()}
+        known = {record.id for record in await self.find()}
 
         def prepare() -> BaseModel | None:
-            self._directory.mkdir(parents=True, exist_ok=True)
             self._uploads.start()
-            for entry in sorted(self._directory.iterdir()):
-                if entry.name not in known:
-                    shutil.rmtree(entry, ignore_errors=True)
+            self._directory.clear(known)
             return BaseModel.load(self._engine_model)
 
         self._base = await asyncio.to_thread(prepare)
@@ -107,12 +109,21 @@ class AdapterRegistry:
         if manifest.base_digest != self._base_digest:
             raise rejected("it was trained on another base model (base_digest differs)")
         await self._database.read(lambda c: self._require_origin(c, manifest))
+        if self._is_in_doubt:
+            async with self._publishing:
+                await self._settle()  # it makes room
         return await self._uploads.begin(manifest)
 
     async def put_file(
-        self, upload_id: str, name: str, chunks: AsyncIterator[bytes], sha256: str | None = None
+        self,
+        upload_id: str,
+        name: str,
+        chunks: AsyncIterator[bytes],
+        sha256: str | None = None,
+        *,
+        offset: int | None = None,
     ) -> Upload:
-        return await self._uploads.put(upload_id, name, chunks, sha256)
+        return await self._uploads.put(upload_id, name, chunks, sha256, offset=offset)
 
     async def commit(self, upload_id: str, *, actor: str) -> AdapterRecord:
         """Check and publish; the adapter is `staged` (or `ephemeral`) and durable once this returns.
@@ -148,11 +159,13 @@ class AdapterRegistry:
         )
 
     async def _publish(self, upload: Upload, checked: Checked, actor: str) -> AdapterRecord:
+        await self._settle()
         number = await self._database.write(rows.next_number)
         now = self._clock()
         manifest = upload.manifest
         adapter_id = f"a{number:05d}-{checked.digest[:12]}"
-        body = await asyncio.to_thread(self._write_directory, adapter_id, upload, checked)
+        body = await asyncio.to_thread(self._directory.write, adapter_id, upload, checked)
+        self._verified[adapter_id] = self._directory.signature(adapter_id)
         state = AdapterState.EPHEMERAL if manifest.ephemeral else AdapterState.STAGED
         record = AdapterRecord(adapter_id, number, manifest.alias, state, manifest.parent, body, now, now)
         try:
@@ -164,10 +177,12 @@ class AdapterRegistry:
         try:
             dropped = await self._database.write(lambda c: self._insert(c, record, manifest, checked, actor))
         except StorageUnavailable:
-            raise  # the row may be there all the same, and needs its files; `start` removes those without one
+            self._is_in_doubt = True  # the row may be there all the same, and then it needs its files
+            raise
         except Exception:
             await self._remove_files(adapter_id)
             raise
+        await faults.async_point("adapter.after_commit")
         for old in dropped:
             await self._remove_files(old)
         self._on_move(record.alias, state)
@@ -224,80 +239,82 @@ class AdapterRegistry:
 
     # --- directories --------------------------------------------------------------------------------------
 
-    def _write_directory(self, adapter_id: str, upload: Upload, checked: Checked) -> dict[str, Any]:
-        """Put the adapter's directory in place, durably; what its manifest says. Blocking."""
-        config = json.dumps({**checked.config, "base_model_name_or_path": self._engine_model}, indent=2).encode()
-        tensors = upload.expected(TENSORS)
-        assert tensors is not None
-        body: dict[str, Any] = {
-            "id": adapter_id,
-            **upload.manifest.model_dump(mode="json", exclude={"files", "lease_token", "groups", "annotators"}),
-            "digest": checked.digest,
-            "files": {
-                CONFIG: {"size_bytes": len(config), "sha256": hashlib.sha256(config).hexdigest()},
-                TENSORS: {"size_bytes": tensors.size_bytes, "sha256": tensors.sha256},
-            },
-        }
-        temporary = self._directory / f".{adapter_id}.{os.urandom(6).hex()}"
-        try:
-            temporary.mkdir()
-            (upload.directory / TENSORS).replace(temporary / TENSORS)
-            sync_file(temporary / TENSORS)
-            write_durably(temporary / CONFIG, config)
-            write_durably(temporary / MANIFEST, json.dumps(body, indent=2).encode())
-            temporary.rename(self._directory / adapter_id)
-            sync_directory(self._directory)
-        except OSError:
-            shutil.rmtree(temporary, ignore_errors=True)
-            raise
-        return body
+    async def _settle(self) -> None:
+        """Where a row was in doubt, remove what has none. While nothing is published; raises `StorageUnavailable`."""
+        if not self._is_in_doubt:
+            return
+        # A write, because it waits for whatever of an earlier transaction is still under way.
+        known = await self._database.write(rows.list_adapters)
+        for name in await asyncio.to_thread(self._directory.names) - {record.id for record in known}:
+            await self._remove_files(name)
+        self._is_in_doubt = False
 
     async def _remove_files(self, adapter_id: str) -> None:
         """Of an adapter without a row: what cannot be removed from the shared store is only waste there."""
-        await asyncio.to_thread(shutil.rmtree, self._directory / adapter_id, ignore_errors=True)
+        self._verified.pop(adapter_id, None)
+        await asyncio.to_thread(self._directory.remove, adapter_id)
         if self._mirror is not None:
             try:
                 await self._mirror.remove(adapter_id)
             except StorageUnavailable as error:
                 log.warning("files of %s stay in the shared store: %s", adapter_id, error.cause)
 
-    async def _has_files(self, record: AdapterRecord, is_here: bool) -> bool:
-        """Whether the adapter's files are here, or could be fetched."""
-        return is_here or (self._mirror is not None and await self._mirror.fetch(record))
+    async def _is_fetched(self, record: AdapterRecord) -> bool:
+        """Whether the shared store had the adapter's files, and they are here now."""
+        if self._mirror is None or not await self._mirror.fetch(record):
+            return False
+        self._verified[record.id] = self._directory.signature(record.id)
+        return True
 
     def path(self, adapter_id: str) -> Path:
-        return self._directory / adapter_id
+        return self._directory.path(adapter_id)
 
     def is_intact(self, adapter_id: str) -> bool:
-        """Whether the files are there at their sizes: cheap enough for a rollback. Base always is."""
+        """Whether it can be served, as far as a look tells that is cheap enough for a rollback: it is for this base
+        model, its files are there at their sizes, and nobody wrote to them since their hashes were right. Base always
+        can.
+        """
         if adapter_id == BASE:
             return True
-        directory = self._directory / adapter_id
-        try:
-            files = json.loads((directory / MANIFEST).read_bytes())["files"]
-            return all((directory / name).stat().st_size == files[name]["size_bytes"] for name in (CONFIG, TENSORS))
-        except (OSError, ValueError, KeyError, TypeError):
-            return False
+        is_untouched = adapter_id not in self._verified or self._is_as_verified(adapter_id)
+        return is_untouched and self._directory.is_whole(adapter_id, base_digest=self._base_digest)
+
+    def _is_as_verified(self, adapter_id: str) -> bool:
+        signature = self._directory.signature(adapter_id)
+        return signature is not None and self._verified.get(adapter_id) == signature
+
+    def _is_for_base(self, record: AdapterRecord) -> bool:
+        return record.manifest.get("base_digest") == self._base_digest
 
     async def verify(self, adapter_id: str) -> bool:
-        """Whether the files still are what was published, by hash against the row. Base always is.
+        """Whether it is an adapter of this base model whose files still are what was published, by hash against the
+        row. Base always is.
 
         What is missing or damaged here is fetched from the shared store, where there is one.
         """
         if adapter_id == BASE:
             return True
         record = await self._database.read(lambda c: rows.get_adapter(c, adapter_id))
-        if record is None:
-            return False
-        is_here = await asyncio.to_thread(is_published, self._directory / adapter_id, record.manifest)
-        return await self._has_files(record, is_here)
+        return record is not None and await self.fault(record) is None
+
+    async def fault(self, record: AdapterRecord) -> str | None:
+        """Why an adapter cannot be served, in words."""
+        if not self._is_for_base(record):
+            return "was trained on another base model"
+        signature = self._directory.signature(record.id)
+        if await asyncio.to_thread(is_published, self.path(record.id), record.manifest):
+            self._verified[record.id] = signature
+            return None
+        self._verified[record.id] = None
+        return None if await self._is_fetched(record) else "is not what was published"
 
     async def file(self, adapter_id: str, name: str) -> Path:
         """Where one of an adapter's three files lies; raises `NotFound`."""
         record = await self.get(adapter_id)
-        if name not in FILES or not await self._has_files(record, self.is_intact(adapter_id)):
+        is_here = self._directory.is_whole(adapter_id)
+        if name not in FILES or not (is_here or await self._is_fetched(record)):
             raise NotFound("An adapter has no such file.", code="file_not_found")
-        return self._directory / adapter_id / name
+        return self.path(adapter_id) / name
 
     # --- rows ---------------------------------------------------------------------------------------------
 
@@ -313,8 +330,8 @@ class AdapterRegistry:
         record = await self._database.read(lambda c: rows.get_adapter(c, adapter_id))
         if record is None or record.state not in states.SERVABLE:
             raise NotFound("The model does not exist, or is not served.", param="model", code="model_not_found")
-        if not await self._has_files(record, self.is_intact(adapter_id)):
-            raise NotFound("The model's files are damaged.", param="model", code="model_not_found")
+        if not self._is_as_verified(adapter_id) and (fault := await self.fault(record)) is not None:
+            raise NotFound(f"The model {fault}.", param="model", code="model_not_found")
         return record
 
     async def find(
@@ -342,6 +359,8 @@ class AdapterRegistry:
         """
         now = self._clock()
         before = states.sources_of(state, Mover.SERVER) - {AdapterState.CANARY, AdapterState.ACTIVE}
+
+        await faults.async_point("adapter.before_advance")
 
         def run(connection: Connection) -> AdapterRecord | None:
             if not rows.set_state(connection, adapter_id, before, state, now):
@@ -376,6 +395,26 @@ class AdapterRegistry:
         rows.delete_adapter(connection, adapter_id)
         audit.record(connection, actor=actor, action="delete", subject=adapter_id, detail={}, now=self._clock())
 
-    async def check(self) -> list[str]:
-        """What is wrong with the directory, in words: adapters that are no longer what was published."""
-        return [f"{one.id} is damaged" for one in await self.find() if not await self.verify(one.id)]
+    async def check(
+        self, now: float, progress: Callable[[int, int], None] = lambda done, total: None
+    ) -> list[tuple[str, str]]:
+        """What is wrong with the files and what to do: adapters that cannot be served, and what belongs to nothing.
+
+        Files younger than `GRACE_S` may still get their row.
+        """
+        records = await self.find()
+        found = {}
+        for number, record in enumerate(records, 1):
+            progress(number, len(records))
+            fault = await self.fault(record)
+            if fault is not None:
+                found[record.id] = fault
+        left = await asyncio.to_thread(self._directory.left_over, now - GRACE_S)
+        uploads = await asyncio.to_thread(self._uploads.left_over, now - GRACE_S)
+        known = {record.id for record in await self.find()}  # what came or went meanwhile is no finding
+        lost = "restore the state from a backup, or quarantine the adapter"
+        return [
+            *((f"adapter {one} {fault}", lost) for one, fault in found.items() if one in known),
+            *((f"{one} among the adapters belongs to nothing", CLEARED) for one in left if one not in known),
+            *((f"{one} among the uploads belongs to nobody", CLEARED) for one in uploads),
+        ]

@@ -8,18 +8,22 @@ other gets `StaleGeneration`.
 
 from __future__ import annotations
 
+import asyncio
+import functools
 import hashlib
 import logging
 import random
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from typing import TypeVar
 
 from sqlalchemy import Connection
 
+from server import faults
 from server.adapters import lineage, moves, states
 from server.adapters.moves import Plan
 from server.adapters.states import Mover
-from server.errors import BadRequest, NotFound, StaleGeneration
+from server.errors import BadRequest, NotFound, StaleGeneration, StorageUnavailable
 from server.pipeline.task import Assignment
 from server.store import adapters as rows
 from server.store import audit, quarantine
@@ -30,6 +34,10 @@ from server.wire.base import BASE
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
+SETTLE_S = 0.2
+"""Pause between two looks at a database that does not answer."""
 SERVER = "server"
 """The actor of moves that nobody asked for."""
 
@@ -52,7 +60,8 @@ class Order:
 class Router:
     """Routing of every alias. Safe for concurrent use on one event loop.
 
-    `is_intact` says cheaply whether an adapter's files are there: a rollback never goes to one that is not.
+    `is_intact` says cheaply whether an adapter can be served: a rollback never goes to one that is not. `verify` reads
+    every byte to say so: before anything new is routed to, and at the start.
     `on_move` is told each state change that is durable.
     """
 
@@ -62,6 +71,7 @@ class Router:
         aliases: Sequence[str],
         *,
         clock: Callable[[], float],
+        verify: Callable[[str], Awaitable[bool]],
         is_intact: Callable[[str], bool] = lambda _: True,
         draw: Callable[[], float] = random.random,
         on_move: Callable[[str, AdapterState], None] = lambda alias, state: None,
@@ -70,9 +80,13 @@ class Router:
         self._aliases = tuple(aliases)
         self._clock = clock
         self._is_intact = is_intact
+        self._verify = verify
         self._draw = draw
         self._on_move = on_move
         self._routings: dict[str, Routing] = {}
+        self._doubted: set[str] = set()
+        """Aliases with a move of which the database did not say whether it was made."""
+        self._settling: asyncio.Task[None] | None = None
 
     async def load(self) -> None:
         """Read every alias's row; a new alias starts with base. Before the first request."""
@@ -90,17 +104,23 @@ class Router:
 
         self._routings = {routing.alias: routing for routing in await self._database.write(run)}
 
-    async def heal(self, verify: Callable[[str], Awaitable[bool]]) -> None:
+    async def stop(self) -> None:
+        """Settle nothing any more."""
+        if self._settling is not None:
+            self._settling.cancel()
+            await asyncio.gather(self._settling, return_exceptions=True)
+
+    async def heal(self) -> None:
         """Route away from adapters whose files are no longer what was published. After `load`, before serving."""
         order = Order(SERVER, Mover.SERVER, "its files are damaged")
         for routing in list(self._routings.values()):
-            if routing.previous is not None and not await verify(routing.previous):
+            if routing.previous is not None and not await self._verify(routing.previous):
                 log.error("adapter %s is damaged and cannot be rolled back to", routing.previous)
-            while not await verify(self.current(routing.alias).active):
+            while not await self._verify(self.current(routing.alias).active):
                 log.error("adapter %s is damaged; rolling back", self.current(routing.alias).active)
                 await self.rollback(routing.alias, order)
             canary = self.current(routing.alias).canary
-            if canary is not None and not await verify(canary):
+            if canary is not None and not await self._verify(canary):
                 log.error("canary %s is damaged; ending it", canary)
                 await self.end_canary(routing.alias, order)
 
@@ -140,7 +160,7 @@ class Router:
             self._require_intact(adapter_id)
             return moves.start_canary(routing, adapter_id, share)
 
-        return await self._move((await self._record(adapter_id)).alias, "canary", adapter_id, plan, order)
+        return await self._move(await self._alias_of_sound(adapter_id), "canary", adapter_id, plan, order)
 
     async def promote(self, adapter_id: str, order: Order) -> Routing:
         """Make the canary, or (operators) a gated adapter, the active one."""
@@ -155,7 +175,7 @@ class Router:
             self._require_intact(adapter_id)
             return moves.promote(routing, adapter_id)
 
-        return await self._move((await self._record(adapter_id)).alias, "promote", adapter_id, plan, order)
+        return await self._move(await self._alias_of_sound(adapter_id), "promote", adapter_id, plan, order)
 
     async def end_canary(self, alias: str, order: Order) -> Routing:
         """Take the canary out of routing; it is `rolled_back`."""
@@ -187,7 +207,13 @@ class Router:
         """Decline an adapter that is not routed; of a canary: end it."""
         record = await self._record(adapter_id)
         if record.state is AdapterState.CANARY:
-            return await self.end_canary(record.alias, order)
+
+            def plan(connection: Connection, routing: Routing) -> Plan:
+                if routing.canary != adapter_id:  # another one may run by now, and nobody meant that
+                    raise _stale()
+                return moves.end_canary(routing)
+
+            return await self._move(record.alias, "end_canary", adapter_id, plan, order)
         return await self._restate(record, AdapterState.REJECTED, "reject", order)
 
     async def quarantine(self, adapter_id: str, order: Order) -> Routing:
@@ -225,13 +251,11 @@ class Router:
                 rows.add_report(connection, subject, order.report)
             detail = {"before": asdict(before), "after": asdict(after), "reason": order.reason, "force": order.force}
             audit.record(connection, actor=order.actor, action=action, subject=subject, detail=detail, now=now)
+            faults.point("move.before_commit")
             return after, planned
 
-        try:
-            after, planned = await self._database.write(run)
-        except StaleGeneration:
-            await self._refresh(alias)
-            raise
+        after, planned = await self._write(alias, run)
+        await faults.async_point("move.after_commit")
         self._keep(after)
         for _, state in planned.states:
             self._on_move(alias, state)
@@ -245,23 +269,51 @@ class Router:
 
         def run(connection: Connection) -> None:
             standing = _require_generation(connection, record.alias, expected)
-            if record.id in (standing.active, standing.canary):
-                raise _stale()
+            is_way_back = record.id == standing.previous and state is AdapterState.QUARANTINED
+            if record.id in (standing.active, standing.canary) or is_way_back:
+                raise _stale()  # routing moved between the look and now
             _change_state(connection, record.id, state, order.mover, now)
             detail = {"state": state.value, "reason": order.reason}
             audit.record(connection, actor=order.actor, action=action, subject=record.id, detail=detail, now=now)
 
-        try:
-            await self._database.write(run)
-        except StaleGeneration:
-            await self._refresh(record.alias)
-            raise
+        await self._write(record.alias, run)
         self._on_move(record.alias, state)
         return self.current(record.alias)
 
+    async def _write(self, alias: str, run: Callable[[Connection], T]) -> T:
+        """A move's transaction; where it fails, the copy in memory catches up with the row."""
+        try:
+            return await self._database.write(run)
+        except StaleGeneration:
+            await self._refresh(alias)
+            raise
+        except StorageUnavailable:  # it may have been made all the same
+            self._doubted.add(alias)
+            if self._settling is None or self._settling.done():
+                self._settling = asyncio.create_task(self._settle(), name="routing in doubt")
+            raise
+
+    async def _settle(self) -> None:
+        """Read what is in doubt, as soon as the database answers."""
+        while self._doubted:
+            alias = next(iter(self._doubted))
+            try:
+                # A write, because it waits for whatever of the move's own transaction is still under way.
+                self._keep(await self._database.write(functools.partial(store.get_routing, alias=alias)))
+                self._doubted.discard(alias)
+            except StorageUnavailable:
+                await asyncio.sleep(SETTLE_S)
+
+    async def _alias_of_sound(self, adapter_id: str) -> str:
+        """The adapter's alias, once every byte of it was read."""
+        alias = (await self._record(adapter_id)).alias
+        if not await self._verify(adapter_id):
+            raise _damaged()
+        return alias
+
     def _require_intact(self, adapter_id: str) -> None:
         if not self._is_intact(adapter_id):
-            raise BadRequest("The adapter's files are damaged; it cannot be served.", code="adapter_damaged")
+            raise _damaged()
 
     def _expected(self, alias: str, order: Order) -> int:
         return self.current(alias).generation if order.expect_generation is None else order.expect_generation
@@ -278,12 +330,10 @@ class Router:
         return await self._database.read(lambda c: _require_adapter(c, adapter_id))
 
     async def _refresh(self, alias: str) -> None:
-        routing = await self._database.read(lambda c: store.get_routing(c, alias))
-        if routing is not None:
-            self._keep(routing)
+        self._keep(await self._database.read(lambda c: store.get_routing(c, alias)))
 
-    def _keep(self, routing: Routing) -> None:
-        if routing.generation > self._routings[routing.alias].generation:
+    def _keep(self, routing: Routing | None) -> None:
+        if routing is not None and routing.generation > self._routings[routing.alias].generation:
             self._routings[routing.alias] = routing
 
 
@@ -294,6 +344,10 @@ def _place(canary: str, user_key: str) -> float:
 
 def _stale() -> StaleGeneration:
     return StaleGeneration("Routing moved meanwhile; look again and decide anew.", param="expect_generation")
+
+
+def _damaged() -> BadRequest:
+    return BadRequest("The adapter's files are damaged; it cannot be served.", code="adapter_damaged")
 
 
 def _require_generation(connection: Connection, alias: str, expected: int) -> Routing:

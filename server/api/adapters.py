@@ -51,7 +51,8 @@ def routing_reply(routing: Routing) -> RoutingReply:
 
 
 def _upload_reply(upload: Upload) -> UploadReply:
-    return UploadReply(upload=upload.id, missing=upload.missing)
+    received = {name: part.size_bytes for name, part in upload.parts.items()}
+    return UploadReply(upload=upload.id, missing=upload.missing, received=received)
 
 
 # --- upload -----------------------------------------------------------------------------------------------
@@ -73,13 +74,16 @@ async def put_file(
     upload: str,
     name: str,
     *,
+    offset: Annotated[int | None, Query(ge=0)] = None,
     x_content_sha256: Annotated[str | None, Header()] = None,
 ) -> UploadReply:
-    """Second step, for each file: its bytes. Read as a stream, never longer than the manifest says."""
+    """Second step, for each file: its bytes, or with `offset` a piece of them. Read as a stream, never longer than the
+    manifest says.
+    """
     if request.headers.get("content-encoding", "identity").lower() != "identity":
         raise UnsupportedMedia("Send the file uncompressed.")
     sha256 = x_content_sha256.lower() if x_content_sha256 else None
-    return _upload_reply(await services.registry.put_file(upload, name, request.stream(), sha256))
+    return _upload_reply(await services.registry.put_file(upload, name, request.stream(), sha256, offset=offset))
 
 
 # Before the route of the actions, whose pattern matches this path too.

@@ -10,10 +10,11 @@ import re
 import time
 
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.api.errors import error_response
-from server.errors import BadRequest, NotFound, PlumblineError, StorageUnavailable, TooLarge
+from server.errors import BadRequest, ClientGone, NotFound, PlumblineError, StorageUnavailable, TooLarge
 from server.ids import new_id
 from server.metrics import Metrics
 
@@ -102,6 +103,8 @@ class Envelope:
             log.error("store: %s", error.cause, extra={"request_id": request_id})
         if isinstance(error, PlumblineError):
             return error
+        if isinstance(error, ClientDisconnect):
+            return ClientGone("The client closed the connection.")
         log.exception("unexpected", extra={"request_id": request_id})
         return PlumblineError("Something went wrong here; the log has it under this request id.")
 

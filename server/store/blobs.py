@@ -25,7 +25,10 @@ T = TypeVar("T")
 
 
 def write_durably(path: Path, data: bytes) -> None:
-    """Create `path` with `data`, all or nothing; the file and its name are on disk afterwards."""
+    """Create `path` with `data`, all or nothing; the file and its name are on disk afterwards.
+
+    Raises `OSError`; then the name may be there all the same, and may not last.
+    """
     temporary = path.with_name(f".{path.name}.{os.urandom(6).hex()}")
     try:
         with temporary.open("wb") as file:
@@ -47,6 +50,7 @@ def sync_file(path: Path) -> None:
 
 
 def sync_directory(path: Path) -> None:
+    faults.point("file.sync_names")
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -94,6 +98,9 @@ class LocalBlobs:
     def __init__(self, directory: Path, *, clock: Callable[[], float] = time.time) -> None:
         self._directory = directory
         self._clock = clock
+        self._synced: set[str] = set()
+        """Folders whose names lasted when this process last found one there, and of which no sync failed since."""
+        self._writing: set[str] = set()
         directory.mkdir(parents=True, exist_ok=True)
         for folder in FOLDERS:
             (directory / folder).mkdir(exist_ok=True)
@@ -109,10 +116,32 @@ class LocalBlobs:
             with contextlib.suppress(FileNotFoundError):
                 known = path.stat()
                 if _is_kept(data, known.st_size, self._clock() - known.st_mtime):
+                    self._make_name_last(sha256)
                     return
-            write_durably(path, data)
+            self._writing.add(sha256)
+            try:
+                write_durably(path, data)
+            except OSError:
+                self._synced.discard(sha256[:2])
+                raise
+            finally:
+                self._writing.discard(sha256)
 
         await _call(write)
+
+    def _make_name_last(self, sha256: str) -> None:
+        """A name that is there may have been given a moment ago, by another thread, or by a process that died before it
+        synced: then it is synced here. That is once for each folder, unless a sync fails.
+        """
+        folder = sha256[:2]
+        if folder in self._synced and sha256 not in self._writing:
+            return
+        self._synced.add(folder)  # first: a write that fails meanwhile takes it back
+        try:
+            sync_directory(self._directory / folder)
+        except OSError:
+            self._synced.discard(folder)
+            raise
 
     async def get(self, sha256: str) -> bytes | None:
         def read() -> bytes | None:

@@ -51,6 +51,8 @@ class AdapterManifest(Wire):
 class UploadReply(Reply):
     upload: str
     missing: list[str]
+    received: dict[str, int] = {}
+    """Bytes that have arrived, by file. A piece may begin at any of them."""
 
 
 AdapterState = Literal[

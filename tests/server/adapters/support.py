@@ -262,7 +262,7 @@ async def open_world(directory: Path, *, clock: Clock | None = None, **settings:
         },
     )
     await registry.start()
-    router = Router(database, [ALIAS], clock=clock, is_intact=registry.is_intact)
+    router = Router(database, [ALIAS], clock=clock, verify=registry.verify, is_intact=registry.is_intact)
     await router.load()
     return World(directory, database, LocalBlobs(directory / "media"), engine, registry, router, clock)
 

@@ -104,7 +104,7 @@ async def test_a_stale_view_is_refused(world: World) -> None:
 
 async def test_another_servers_move_is_seen_after_the_first_refusal(world: World) -> None:
     """Routing is the store's: a router whose copy is old is refused once, and then knows."""
-    other = Router(world.database, [ALIAS], clock=world.clock)
+    other = Router(world.database, [ALIAS], clock=world.clock, verify=world.registry.verify)
     await other.load()
     await world.active()
     adapter = await world.gated()
@@ -285,11 +285,11 @@ async def test_routing_survives_a_restart(tmp_path: Path) -> None:
 
     again = await open_world(tmp_path, clock=world.clock)
     assert again.router.current(ALIAS) == before
-    await again.router.heal(again.registry.verify)
+    await again.router.heal()
     assert again.router.current(ALIAS) == before
     path = again.registry.path(second) / "adapter_model.safetensors"
     path.write_bytes(path.read_bytes()[:-1] + b"\x01")
-    await again.router.heal(again.registry.verify)
+    await again.router.heal()
     routing = again.router.current(ALIAS)
     assert (routing.active, routing.canary) == (first, None)
     await again.check()

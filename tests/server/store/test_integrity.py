@@ -99,9 +99,10 @@ async def state(database: Database, tmp_path: Path) -> State:
     folder.mkdir(parents=True)
     (folder / "adapter_model.safetensors").write_bytes(CONTENT)
     manifest = {
+        "base_digest": "d",
         "files": {
             "adapter_model.safetensors": {"size_bytes": len(CONTENT), "sha256": hashlib.sha256(CONTENT).hexdigest()}
-        }
+        },
     }
     (folder / "manifest.json").write_text(json.dumps(manifest))
 
