@@ -176,7 +176,17 @@ def _adapter_table(found: list[AdapterReply]) -> Table:
     columns = ("adapter", "alias", "state", "parent", "created", "updated")
     return table(
         columns,
-        ((one.id, one.alias, one.state, one.parent, when(one.created_at), when(one.updated_at)) for one in found),
+        (
+            (
+                one.id,
+                one.alias,
+                f"{one.state} ({one.progress})" if one.progress else one.state,
+                one.parent,
+                when(one.created_at),
+                when(one.updated_at),
+            )
+            for one in found
+        ),
     )
 
 

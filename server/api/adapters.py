@@ -34,7 +34,7 @@ from server.wire.adapters import (
 router = APIRouter()
 
 
-def adapter_reply(record: AdapterRecord, *, with_manifest: bool = False) -> AdapterReply:
+def adapter_reply(record: AdapterRecord, progress: str | None = None, *, with_manifest: bool = False) -> AdapterReply:
     return AdapterReply(
         id=record.id,
         alias=record.alias,
@@ -42,6 +42,7 @@ def adapter_reply(record: AdapterRecord, *, with_manifest: bool = False) -> Adap
         parent=record.parent,
         created_at=record.created_at,
         updated_at=record.updated_at,
+        progress=progress,
         manifest=record.manifest if with_manifest else None,
     )
 
@@ -97,12 +98,14 @@ async def commit_upload(caller: LearnerCaller, services: ServicesDep, upload: st
 @router.get("/v1/adapters")
 async def list_adapters(caller: LearnerCaller, services: ServicesDep, alias: str | None = None) -> AdapterList:
     """All adapters, oldest first."""
-    return AdapterList(data=[adapter_reply(record) for record in await services.registry.find(alias=alias)])
+    found = await services.registry.find(alias=alias)
+    return AdapterList(data=[adapter_reply(record, services.rollout.progress(record)) for record in found])
 
 
 @router.get("/v1/adapters/{adapter}")
 async def get_adapter(caller: LearnerCaller, services: ServicesDep, adapter: str) -> AdapterReply:
-    return adapter_reply(await services.registry.get(adapter), with_manifest=True)
+    record = await services.registry.get(adapter)
+    return adapter_reply(record, services.rollout.progress(record), with_manifest=True)
 
 
 @router.get("/v1/adapters/{adapter}/report", response_model=AdapterReportReply)
