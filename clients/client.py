@@ -27,6 +27,7 @@ from server.wire.adapters import (
     AdapterReply,
     AdapterReportReply,
     LineageReply,
+    MoveReply,
     MoveRequest,
     RollbackRequest,
     RoutingList,
@@ -201,9 +202,9 @@ class PlumblineClient:
     def adapter_lineage(self, adapter: str) -> LineageReply:
         return self._get(f"/v1/adapters/{adapter}/lineage", LineageReply)
 
-    def move_adapter(self, adapter: str, action: AdapterAction, request: MoveRequest | None = None) -> RoutingReply:
+    def move_adapter(self, adapter: str, action: AdapterAction, request: MoveRequest | None = None) -> MoveReply:
         """An operator's move; the reply is the alias's routing after it."""
-        return self._post(f"/v1/adapters/{adapter}/{action}", request or MoveRequest(), RoutingReply)
+        return self._post(f"/v1/adapters/{adapter}/{action}", request or MoveRequest(), MoveReply)
 
     # --- operation ----------------------------------------------------------------------------------------
 

@@ -42,7 +42,9 @@ def set_aside(
     user: Annotated[str | None, typer.Option(help="All that this user has said, as the app names them.")] = None,
     tenant: TenantOption = None,
     annotator: Annotated[str | None, typer.Option(help="The same by the annotator's name in feed and export.")] = None,
-    adapter: Annotated[str | None, typer.Option(help="All that was said about this adapter's answers.")] = None,
+    adapter: Annotated[
+        str | None, typer.Option(help="What this adapter learned from, and its sound ancestors did not.")
+    ] = None,
     signal: Annotated[list[str] | None, typer.Option(help="One signal; repeatable.")] = None,
     undo: Annotated[bool, typer.Option("--undo", help="Take them back in.")] = False,
     reason: Annotated[str, typer.Option(help="Kept in the audit log.")] = "",

@@ -17,7 +17,8 @@ Decisions that the design leaves open:
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from server.errors import BadRequest
 from server.store.records import AdapterRecord, AdapterState, Routing
@@ -30,6 +31,8 @@ class Plan:
 
     routing: Routing
     states: tuple[tuple[str, AdapterState], ...]
+    note: dict[str, Any] = field(default_factory=dict)
+    """What the audit trail says beside them."""
 
 
 def fallbacks(routing: Routing, retired: Sequence[AdapterRecord], *, without: str) -> list[str]:

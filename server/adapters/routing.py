@@ -13,16 +13,18 @@ import logging
 import random
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 from sqlalchemy import Connection
 
 from server.adapters import lineage, moves, states
 from server.adapters.moves import Plan
+from server.adapters.quarantine import set_behind
 from server.adapters.states import Mover
 from server.errors import BadRequest, NotFound, StaleGeneration
 from server.pipeline.task import Assignment
 from server.store import adapters as rows
-from server.store import audit, quarantine
+from server.store import audit
 from server.store import routing as store
 from server.store.database import Database
 from server.store.records import AdapterRecord, AdapterState, Report, Routing
@@ -190,20 +192,29 @@ class Router:
             return await self.end_canary(record.alias, order)
         return await self._restate(record, AdapterState.REJECTED, "reject", order)
 
-    async def quarantine(self, adapter_id: str, order: Order) -> Routing:
-        """Never serve it again. What is routed is routed away from in the same move."""
+    async def quarantine(self, adapter_id: str, order: Order) -> tuple[Routing, int]:
+        """Never serve it again, and set the signals behind it aside: routing afterwards, and how many those were.
+
+        What is routed is routed away from in the same move.
+        """
         record = await self._record(adapter_id)
         routing = self.current(record.alias)
-        if adapter_id not in (routing.active, routing.canary, routing.previous):
-            return await self._restate(record, AdapterState.QUARANTINED, "quarantine", order)
+        changed = 0
+
+        def set_aside(connection: Connection) -> dict[str, Any]:
+            nonlocal changed
+            changed = set_behind(connection, record, aside=True, now=self._clock())
+            return {"signals_set_aside": changed}
 
         def plan(connection: Connection, routing: Routing) -> Plan:
             planned = moves.quarantine(routing, adapter_id, self._targets(connection, routing, adapter_id))
             if planned is None:
                 raise _stale()
-            return planned
+            return replace(planned, note=set_aside(connection))
 
-        return await self._move(record.alias, "quarantine", adapter_id, plan, order)
+        if adapter_id in (routing.active, routing.canary, routing.previous):
+            return await self._move(record.alias, "quarantine", adapter_id, plan, order), changed
+        return await self._restate(record, AdapterState.QUARANTINED, "quarantine", order, set_aside), changed
 
     # --- how moves are made -------------------------------------------------------------------------------
 
@@ -224,6 +235,7 @@ class Router:
             if order.report is not None:
                 rows.add_report(connection, subject, order.report)
             detail = {"before": asdict(before), "after": asdict(after), "reason": order.reason, "force": order.force}
+            detail |= planned.note
             audit.record(connection, actor=order.actor, action=action, subject=subject, detail=detail, now=now)
             return after, planned
 
@@ -238,8 +250,15 @@ class Router:
         log.info("%s: %s of %s, now at generation %d", alias, action, subject, after.generation)
         return after
 
-    async def _restate(self, record: AdapterRecord, state: AdapterState, action: str, order: Order) -> Routing:
-        """A move that leaves routing alone."""
+    async def _restate(
+        self,
+        record: AdapterRecord,
+        state: AdapterState,
+        action: str,
+        order: Order,
+        also: Callable[[Connection], dict[str, Any]] = lambda connection: {},
+    ) -> Routing:
+        """A move that leaves routing alone. `also`: what goes with it, and the audit trail's note of that."""
         expected = self._expected(record.alias, order)
         now = self._clock()
 
@@ -248,7 +267,7 @@ class Router:
             if record.id in (standing.active, standing.canary):
                 raise _stale()
             _change_state(connection, record.id, state, order.mover, now)
-            detail = {"state": state.value, "reason": order.reason}
+            detail = {"state": state.value, "reason": order.reason, **also(connection)}
             audit.record(connection, actor=order.actor, action=action, subject=record.id, detail=detail, now=now)
 
         try:
@@ -325,5 +344,3 @@ def _change_state(connection: Connection, adapter_id: str, state: AdapterState, 
     states.require_move(record.state, state, mover)
     if not rows.set_state(connection, adapter_id, {record.state}, state, now):
         raise _stale()
-    if state is AdapterState.QUARANTINED:
-        quarantine.of_adapter(connection, record, aside=True, now=now)

@@ -26,6 +26,7 @@ from server.wire.adapters import (
     AdapterReply,
     AdapterReportReply,
     LineageReply,
+    MoveReply,
     MoveRequest,
     RoutingReply,
     UploadReply,
@@ -149,20 +150,23 @@ async def move_adapter(
     adapter: str,
     action: str,
     body: Annotated[MoveRequest, json_body(MoveRequest)],
-) -> RoutingReply:
+) -> MoveReply:
     """`canary`, `promote`, `reject` or `quarantine`; answers with routing as it stands afterwards."""
     order = Order(caller.key_id, reason=body.reason, expect_generation=body.expect_generation, force=body.force)
     moves: dict[str, Callable[[], Awaitable[Routing]]] = {
         "canary": lambda: _canary(services, adapter, body.share, order),
         "promote": lambda: services.router.promote(adapter, order),
         "reject": lambda: services.router.reject(adapter, order),
-        "quarantine": lambda: services.router.quarantine(adapter, order),
     }
-    if action not in moves:
-        raise NotFound(f"There is no such action; there are {', '.join(moves)}.")
-    routing = await moves[action]()
+    changed = None
+    if action == "quarantine":
+        routing, changed = await services.router.quarantine(adapter, order)
+    elif action in moves:
+        routing = await moves[action]()
+    else:
+        raise NotFound(f"There is no such action; there are {', '.join([*moves, 'quarantine'])}.")
     services.rollout.wake()
-    return routing_reply(routing)
+    return MoveReply(**dataclasses.asdict(routing), signals_set_aside=changed)
 
 
 async def _canary(services: Services, adapter: str, share: float | None, order: Order) -> Routing:

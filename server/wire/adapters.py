@@ -134,6 +134,13 @@ class RoutingReply(Reply):
     updated_at: float
 
 
+class MoveReply(RoutingReply):
+    """Routing as it stands after an operator's move."""
+
+    signals_set_aside: int | None = None
+    """Quarantine only: signals behind the adapter, which the next round does not learn again."""
+
+
 class RoutingList(Reply):
     object: Literal["list"] = "list"
     data: list[RoutingReply]

@@ -54,8 +54,8 @@ class ErasureReply(Reply):
 
 
 class QuarantineRequest(Wire):
-    """Which signals to set aside, named in one way: by annotator (or the user as the app names them), by the adapter
-    that answered, or one by one.
+    """Which signals to set aside, named in one way: by annotator (or the user as the app names them, then with what was
+    imported of them), by the adapter that learned from them and its sound ancestors did not, or one by one.
     """
 
     annotator: Annotator | None = None
