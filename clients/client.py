@@ -220,10 +220,15 @@ class PlumblineClient:
     def audit(self, limit: int | None = None) -> AuditList:
         return self._get("/v1/audit", AuditList, limit=limit)
 
-    def erase_user(self, user: str, tenant: str | None = None) -> ErasureReply:
-        """Erase all that is kept of a user, as the app names them. For ever."""
+    def erase_user(
+        self, user: str, tenant: str | None = None, adapters: Literal["roll_back", "retrain"] | None = None
+    ) -> ErasureReply:
+        """Erase all that is kept of a user, as the app names them. For ever.
+
+        `adapters`: what to do about adapters that learned from it; the reply says what each remedy does.
+        """
         path = f"/v1/users/{quote(user, safe='')}/data"
-        return _parsed(self._call("DELETE", path, params={"tenant": tenant}), ErasureReply)
+        return _parsed(self._call("DELETE", path, params={"tenant": tenant, "adapters": adapters}), ErasureReply)
 
     def quarantine_signals(self, request: QuarantineRequest) -> QuarantineReply:
         """Set signals aside, or take them back in."""

@@ -11,13 +11,14 @@ from __future__ import annotations
 import hashlib
 import logging
 import random
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from sqlalchemy import Connection
 
-from server.adapters import lineage, moves, states
+from server.adapters import forgetting, lineage, moves, states
+from server.adapters.forgetting import Forgetting, Remedy
 from server.adapters.moves import Plan
 from server.adapters.quarantine import set_behind
 from server.adapters.states import Mover
@@ -215,6 +216,34 @@ class Router:
         if adapter_id in (routing.active, routing.canary, routing.previous):
             return await self._move(record.alias, "quarantine", adapter_id, plan, order), changed
         return await self._restate(record, AdapterState.QUARANTINED, "quarantine", order, set_aside), changed
+
+    async def forgetting(self, tainted: Collection[str]) -> list[Forgetting]:
+        """What there is to do about adapters that must be forgotten, for each alias that has any of them."""
+
+        def read(connection: Connection) -> list[Forgetting]:
+            plans = [self._forgetting(connection, self.current(alias), tainted) for alias in self._aliases]
+            return [one for one in plans if one.adapters]
+
+        return await self._database.read(read)
+
+    async def forget(self, alias: str, tainted: Collection[str], remedy: Remedy, order: Order) -> Routing:
+        """Take these adapters and all that grew from them out for ever, whatever routes to them.
+
+        `retrain` also has the learner begin again behind what the adapter that then serves has learned.
+        """
+
+        def plan(connection: Connection, routing: Routing) -> Plan:
+            found = self._forgetting(connection, routing, tainted)
+            targets = self._targets(connection, routing, routing.active)
+            planned = moves.forget(routing, found.adapters, found.active, targets)
+            note = {"adapters": list(found.adapters), "feed_after": found.learned_upto}
+            return replace(planned, note=note)
+
+        return await self._move(alias, remedy, alias, plan, order)
+
+    def _forgetting(self, connection: Connection, routing: Routing, tainted: Collection[str]) -> Forgetting:
+        known = {one.id: one for one in rows.list_adapters(connection, alias=routing.alias)}
+        return forgetting.plan(routing, tainted, known, self._is_intact)
 
     # --- how moves are made -------------------------------------------------------------------------------
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from fastapi import APIRouter, Path, Query
 from sqlalchemy import Connection
 
 from server.adapters.quarantine import set_behind
+from server.adapters.routing import Order
 from server.api.deps import OperatorCaller, ServicesDep, json_body, now
-from server.erasure import erase_user
+from server.erasure import erase_user, forget
 from server.errors import NotFound
 from server.store import adapters, audit, quarantine
 from server.store.records import IMPORTED
@@ -24,10 +25,14 @@ async def delete_user_data(
     services: ServicesDep,
     user: Annotated[str, Path(min_length=1, max_length=128)],
     tenant: Annotated[str | None, Query(min_length=1, max_length=128)] = None,
+    remedy: Annotated[Literal["roll_back", "retrain"] | None, Query(alias="adapters")] = None,
 ) -> ErasureReply:
-    """Erase all that is kept of a user, as the app names them; answers with which adapters learned from it."""
+    """Erase all that is kept of a user, as the app names them; answers with which adapters learned from it.
+
+    `adapters`: what to do about those. Without it the answer says what could be done; the same call with it does it.
+    """
     owner = tenant or caller.tenant
-    return await erase_user(
+    erased = await erase_user(
         services.database,
         services.blobs,
         tenant=owner,
@@ -35,6 +40,11 @@ async def delete_user_data(
         actor=caller.key_id,
         now=now(),
     )
+    order = Order(caller.key_id, reason="a user's data was erased")
+    remedies = await forget(services.router, erased.adapters, remedy, order)
+    if remedy is not None:
+        services.rollout.wake()
+    return erased.model_copy(update={"remedies": remedies})
 
 
 @router.post("/v1/signals/quarantine")

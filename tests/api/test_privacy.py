@@ -295,8 +295,10 @@ async def test_a_learner_drops_what_is_behind_a_quarantined_adapter(each_stack: 
     for user, reply in (("ann", anns), ("bob", bobs)):
         await rate(stack, reply, user=user)
     assert await follow() == {anns["id"], bobs["id"]}
-    bob = replay.newest(1)[0].unpaired[0].annotator
-    bad = await put_adapter(stack, 1, AdapterState.RETIRED, [bobs["id"], bob])
+    ann, bob = (group.unpaired[0].annotator for group in replay.newest(2))
+    known = await put_adapter(stack, 1, AdapterState.RETIRED, [anns["id"], ann], manifest={"feed_upto": 1})
+    learned = [anns["id"], ann, bobs["id"], bob]
+    bad = await put_adapter(stack, 2, AdapterState.RETIRED, learned, parent=known, manifest={"feed_upto": 2})
     moved = await stack.client.post(f"/v1/adapters/{bad}/quarantine", json={"reason": "poisoned"})
     assert moved.json()["signals_set_aside"] == 1, moved.text
     assert await follow() == {anns["id"]}
