@@ -27,6 +27,7 @@ from server.wire.adapters import (
     AdapterReply,
     AdapterReportReply,
     LineageReply,
+    MoveReply,
     MoveRequest,
     RollbackRequest,
     RoutingList,
@@ -205,9 +206,9 @@ class PlumblineClient:
     def adapter_lineage(self, adapter: str) -> LineageReply:
         return self._get(f"/v1/adapters/{adapter}/lineage", LineageReply)
 
-    def move_adapter(self, adapter: str, action: AdapterAction, request: MoveRequest | None = None) -> RoutingReply:
+    def move_adapter(self, adapter: str, action: AdapterAction, request: MoveRequest | None = None) -> MoveReply:
         """An operator's move; the reply is the alias's routing after it."""
-        return self._post(f"/v1/adapters/{adapter}/{action}", request or MoveRequest(), RoutingReply)
+        return self._post(f"/v1/adapters/{adapter}/{action}", request or MoveRequest(), MoveReply)
 
     # --- operation ----------------------------------------------------------------------------------------
 
@@ -223,10 +224,15 @@ class PlumblineClient:
     def audit(self, limit: int | None = None) -> AuditList:
         return self._get("/v1/audit", AuditList, limit=limit)
 
-    def erase_user(self, user: str, tenant: str | None = None) -> ErasureReply:
-        """Erase all that is kept of a user, as the app names them. For ever."""
+    def erase_user(
+        self, user: str, tenant: str | None = None, adapters: Literal["roll_back", "retrain"] | None = None
+    ) -> ErasureReply:
+        """Erase all that is kept of a user, as the app names them. For ever.
+
+        `adapters`: what to do about adapters that learned from it; the reply says what each remedy does.
+        """
         path = f"/v1/users/{quote(user, safe='')}/data"
-        return _parsed(self._call("DELETE", path, params={"tenant": tenant}), ErasureReply)
+        return _parsed(self._call("DELETE", path, params={"tenant": tenant, "adapters": adapters}), ErasureReply)
 
     def quarantine_signals(self, request: QuarantineRequest) -> QuarantineReply:
         """Set signals aside, or take them back in."""

@@ -20,7 +20,7 @@ from learner.model import Base, check_base, find_base
 from learner.round import Round
 from learner.settings import Settings, read_settings
 from learner.state import RoundState, StateDir
-from learner.workplace import Pace, Workplace, abandon
+from learner.workplace import Pace, Workplace, abandon, learn_again
 from server.wire.training import LeaseReply, LeaseRequest, TrainingConfig
 
 UNDECIDED: Final = frozenset({"staged", "verified", "gated"})
@@ -104,6 +104,8 @@ class Learner:
     def _run_once(self, place: Workplace) -> int:
         config = place.patiently(lambda: self._client.training_config(self._options.alias))
         settings = read_settings(config)
+        if config.retraining is not None:
+            learn_again(place, config.retraining)
         place.patiently(lambda: place.follow_feed(settings.max_replay_groups))
         try:
             done = self._round(place, config, settings)
@@ -130,6 +132,8 @@ class Learner:
         if config.base_digest != place.base_digest:
             raise BaseMismatch("the server's base model has changed; start the learner again")
         settings = read_settings(config)
+        if config.retraining is not None:
+            learn_again(place, config.retraining)
         place.patiently(lambda: place.follow_feed(settings.max_replay_groups))
         too_few = place.state.new_signals < settings.min_new_signals
         if place.state.round is None and (too_few or self._awaits_decision(place)):

@@ -109,6 +109,11 @@ class Replay:
             for group, _ in oldest:
                 self.drop(group)
 
+    def rewind(self, cursor: int) -> None:
+        """Let go of everything newer than `cursor`: the feed tells it again, as it is now."""
+        for group in [group for group, (seq, _) in self._groups.items() if seq > cursor]:
+            self.drop(group)
+
     def clear(self) -> None:
         for group in list(self._groups):
             self.drop(group)

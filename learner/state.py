@@ -76,6 +76,8 @@ class State(BaseModel):
     rounds: int = 0
     round: RoundState | None = None
     last_adapter: str | None = None
+    retraining: int = 0
+    """Number of the newest order to learn again that was obeyed."""
 
 
 class StateDir:

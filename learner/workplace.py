@@ -16,6 +16,7 @@ from learner.model import Base
 from learner.replay import Media, Replay, apply_feed
 from learner.state import State, StateDir
 from learner.vision import Vision
+from server.wire.training import Retraining
 
 FIRST_WAIT_S: Final = 0.5
 LONGEST_WAIT_S: Final = 30.0
@@ -95,6 +96,22 @@ class Workplace:
                 raise Stopped
             check()
             delay_s = min(LONGEST_WAIT_S, delay_s * 2)
+
+
+def learn_again(place: Workplace, order: Retraining) -> None:
+    """Obey an order to read the feed again: what is still told behind its seq counts as new for the next round."""
+    state = place.state
+    if order.number <= state.retraining:
+        return
+    logger.warning("learning again what came behind %d of the feed", order.feed_after)
+    if state.round is not None and state.round.phase != "report":
+        abandon(place)
+    state.retraining = order.number
+    if order.feed_after < state.cursor:
+        state.cursor = state.trained_upto = order.feed_after
+        state.new_signals = 0
+    place.save()  # first: a start after a crash drops what is newer than the cursor
+    place.replay.rewind(state.cursor)
 
 
 def abandon(place: Workplace) -> None:

@@ -220,10 +220,15 @@ class GateConfig(Section):
     """Behaviour and skills, each against the active adapter on the same items and seeds."""
     preference_margin: Share = 0.1
     """Held-out preference accuracy may lie this much below one half."""
+    preference_nats: float = Field(1.0, gt=0)
+    """The mean margin of held-out pairs (log-ratio to base, chosen less rejected) may lie this many nats below zero."""
     min_preference_pairs: int = Field(20, ge=1)
-    """With fewer held-out pairs the preference check is inconclusive."""
+    """With fewer held-out pairs the preference checks are inconclusive."""
     max_preference_pairs: int = Field(200, ge=1)
     """Newest held-out pairs used."""
+    reward_margin: Share = 0.1
+    """The share of prompts on which the ensemble likes the new answer better than the active adapter's may lie this
+    much below one half."""
     safety_margin: Share = 0.02
     """How much higher than the active adapter's the share of blocked answers may be."""
     max_length_ratio: float = Field(1.5, gt=1)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import IO
 
 from reward.types import Prompt
+from server.adapters.gate import rewards
 from server.adapters.gate.gate import Gate
 from server.adapters.gate.suites import SuiteError
 from server.adapters.mirror import AdapterMirror
@@ -35,7 +36,7 @@ from server.inflight import InFlight
 from server.metrics import Metrics
 from server.pipeline.admission import Admission
 from server.pipeline.assemble import assemble
-from server.pipeline.judges import Judges, build_judges
+from server.pipeline.judges import Judges, build_ensemble, build_judges
 from server.pipeline.media import MediaIntake
 from server.pipeline.pipeline import Pipeline
 from server.pipeline.sanitise import Sanitiser, special_tokens
@@ -297,7 +298,14 @@ def load_gates(
 
     def load(alias: AliasConfig) -> Gate:
         policy = judges[alias.name].policy
-        return Gate.load(database, blobs, engine, alias, is_blocked=lambda prompt, text: policy.blocks_output(text))
+        return Gate.load(
+            database,
+            blobs,
+            engine,
+            alias,
+            is_blocked=lambda prompt, text: policy.blocks_output(text),
+            ensemble=build_ensemble(rewards.judging(alias.scorers), engine),
+        )
 
     try:
         return {alias.name: load(alias) for alias in config.aliases}

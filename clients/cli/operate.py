@@ -70,7 +70,11 @@ def reject(session: Session, adapter: AdapterArgument, reason: ReasonOption = ""
 def quarantine(
     session: Session, adapter: AdapterArgument, reason: ReasonOption = "", expect: ExpectOption = None
 ) -> None:
-    """Never serve an adapter again, and set its signals aside."""
+    """Never serve an adapter again, and set aside the signals behind it.
+
+    Those are what it learned from and its sound ancestors did not. The next round does without them; `plumbline
+    set-aside --adapter ID --undo` takes them back in.
+    """
     _move(session, adapter, "quarantine", MoveRequest(expect_generation=expect, reason=reason))
 
 
@@ -151,6 +155,8 @@ def _move(session: Session, adapter: str, action: AdapterAction, request: MoveRe
     with session.client() as client:
         reply = client.move_adapter(adapter, action, request)
     session.show(reply, lambda: _routing_table(reply))
+    if reply.signals_set_aside is not None and not session.as_json:
+        print(f"{reply.signals_set_aside} signals behind {adapter} were set aside")
 
 
 def _routing_table(*rows: RoutingReply) -> Table:
@@ -176,7 +182,17 @@ def _adapter_table(found: list[AdapterReply]) -> Table:
     columns = ("adapter", "alias", "state", "parent", "created", "updated")
     return table(
         columns,
-        ((one.id, one.alias, one.state, one.parent, when(one.created_at), when(one.updated_at)) for one in found),
+        (
+            (
+                one.id,
+                one.alias,
+                f"{one.state} ({one.progress})" if one.progress else one.state,
+                one.parent,
+                when(one.created_at),
+                when(one.updated_at),
+            )
+            for one in found
+        ),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import Annotated, Any
 
 import typer
@@ -11,6 +12,12 @@ from clients.cli.session import Session, command, fail
 from server.wire.operate import ErasureReply, QuarantineRequest
 
 WRONG_ARGUMENTS = 2
+
+
+class Remedy(StrEnum):
+    ROLL_BACK = "roll_back"
+    RETRAIN = "retrain"
+
 
 TenantOption = Annotated[str | None, typer.Option(help="The user's tenant; the key's own if absent.")]
 
@@ -26,13 +33,20 @@ def erase(
     *,
     user: Annotated[str, typer.Argument(metavar="USER", help="As the app names them.")],
     tenant: TenantOption = None,
+    adapters: Annotated[
+        Remedy | None, typer.Option(help="What to do about adapters that learned from it; shown if absent.")
+    ] = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
 ) -> None:
-    """Erase all that is kept of a user, for ever, and show which adapters learned from it."""
+    """Erase all that is kept of a user, for ever, and show which adapters learned from it.
+
+    roll_back: those never serve again; the newest ancestor that did not learn from it, or base, takes their place.
+    retrain: the same, and the learner learns again from everybody else. May be asked for later: erase the user again.
+    """
     if not yes and not typer.confirm(f"Erase everything of {user} for ever?", err=True):
         return fail("nothing was erased")
     with session.client() as client:
-        reply = client.erase_user(user, tenant)
+        reply = client.erase_user(user, tenant, adapters.value if adapters is not None else None)
     return session.show(reply, lambda: _in_words(reply))
 
 
@@ -42,7 +56,9 @@ def set_aside(
     user: Annotated[str | None, typer.Option(help="All that this user has said, as the app names them.")] = None,
     tenant: TenantOption = None,
     annotator: Annotated[str | None, typer.Option(help="The same by the annotator's name in feed and export.")] = None,
-    adapter: Annotated[str | None, typer.Option(help="All that was said about this adapter's answers.")] = None,
+    adapter: Annotated[
+        str | None, typer.Option(help="What this adapter learned from, and its sound ancestors did not.")
+    ] = None,
     signal: Annotated[list[str] | None, typer.Option(help="One signal; repeatable.")] = None,
     undo: Annotated[bool, typer.Option("--undo", help="Take them back in.")] = False,
     reason: Annotated[str, typer.Option(help="Kept in the audit log.")] = "",
@@ -64,4 +80,9 @@ def _in_words(reply: ErasureReply) -> str:
     lines.append(f"adapters that learned from it: {', '.join(reply.adapters) or 'none'}")
     if reply.undeclared:
         lines.append(f"adapters that do not say what they learned from: {', '.join(reply.undeclared)}")
+    for alias in reply.remedies:
+        if alias.taken is not None:
+            lines += [f"done: {one.what}" for one in alias.remedies if one.action == alias.taken]
+        else:
+            lines += [f"--adapters {one.action}: {one.what}" for one in alias.remedies]
     return "\n".join(lines)

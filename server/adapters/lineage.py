@@ -31,6 +31,12 @@ def descendants(adapter_id: str, known: Mapping[str, AdapterRecord]) -> list[str
     return found
 
 
+def sound_ancestors(adapter_id: str, known: Mapping[str, AdapterRecord]) -> list[AdapterRecord]:
+    """Those that were not taken back, nearest first, without base."""
+    found = [known[one] for one in ancestors(adapter_id, known) if one in known]
+    return [one for one in found if one.state not in UNSOUND]
+
+
 def unsound_ancestor(adapter_id: str, known: Mapping[str, AdapterRecord]) -> str | None:
     """What makes an adapter stale: a parent that was rolled back, or anything quarantined above it.
 

@@ -12,12 +12,15 @@ Decisions that the design leaves open:
    is active. It does not bring back a canary: its sample was interrupted.
 5. **Quarantine** of what is routed routes away first, as rollback does, in the same move.
 6. Ending a canary alone is the operator's `reject` of it.
+7. **Forgetting** takes several adapters out at once, routed or not: see `server.adapters.forgetting`. A canary that
+   is none of them goes on, unless the active one is replaced (2).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from server.errors import BadRequest
 from server.store.records import AdapterRecord, AdapterState, Routing
@@ -30,6 +33,8 @@ class Plan:
 
     routing: Routing
     states: tuple[tuple[str, AdapterState], ...]
+    note: dict[str, Any] = field(default_factory=dict)
+    """What the audit trail says beside them."""
 
 
 def fallbacks(routing: Routing, retired: Sequence[AdapterRecord], *, without: str) -> list[str]:
@@ -91,6 +96,24 @@ def quarantine(routing: Routing, adapter: str, targets: Sequence[str]) -> Plan |
         left = [one for one in targets if one not in (adapter, routing.active)]
         return Plan(replace(routing, previous=left[0] if left else None), ((adapter, AdapterState.QUARANTINED),))
     return None
+
+
+def forget(routing: Routing, out: Collection[str], active: str, targets: Sequence[str]) -> Plan:
+    """Take these adapters out for ever; `active` serves afterwards. `targets`: the intact ones of `fallbacks`."""
+    states = tuple((one, AdapterState.QUARANTINED) for one in out)
+    canary = routing.canary
+    if active != routing.active:
+        states += (*(() if canary in out else _change(canary, AdapterState.ROLLED_BACK)),)
+        states += _change(active, AdapterState.ACTIVE)
+        canary = None
+    elif canary in out:
+        canary = None
+    previous = routing.previous
+    if active != routing.active or previous in out:
+        left = [one for one in targets if one not in out and one != active]
+        previous = left[0] if left and active != BASE else None
+    share = routing.canary_share if canary is not None else 0.0
+    return Plan(replace(routing, active=active, previous=previous, canary=canary, canary_share=share), states)
 
 
 def _leave_active(routing: Routing, targets: Sequence[str], state: AdapterState) -> Plan:

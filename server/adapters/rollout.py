@@ -118,6 +118,12 @@ class Rollout:
         if trial.verdict is not before:
             self._wakes[1].set()
 
+    def progress(self, adapter: AdapterRecord) -> str | None:
+        """How far the adapter's gate is, while it runs."""
+        gate = self._gates.get(adapter.alias)
+        running = gate.progress if gate is not None else None
+        return str(running) if running is not None and running.adapter == adapter.id else None
+
     def evidence(self, alias: str) -> Trial | None:
         """The running canary's evidence."""
         routing = self._router.current(alias)

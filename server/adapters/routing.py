@@ -13,20 +13,22 @@ import functools
 import hashlib
 import logging
 import random
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from sqlalchemy import Connection
 
 from server import faults
-from server.adapters import lineage, moves, states
+from server.adapters import forgetting, lineage, moves, states
+from server.adapters.forgetting import Forgetting, Remedy
 from server.adapters.moves import Plan
+from server.adapters.quarantine import set_behind
 from server.adapters.states import Mover
 from server.errors import BadRequest, NotFound, StaleGeneration, StorageUnavailable
 from server.pipeline.task import Assignment
 from server.store import adapters as rows
-from server.store import audit, quarantine
+from server.store import audit
 from server.store import routing as store
 from server.store.database import Database
 from server.store.records import AdapterRecord, AdapterState, Report, Routing
@@ -216,20 +218,57 @@ class Router:
             return await self._move(record.alias, "end_canary", adapter_id, plan, order)
         return await self._restate(record, AdapterState.REJECTED, "reject", order)
 
-    async def quarantine(self, adapter_id: str, order: Order) -> Routing:
-        """Never serve it again. What is routed is routed away from in the same move."""
+    async def quarantine(self, adapter_id: str, order: Order) -> tuple[Routing, int]:
+        """Never serve it again, and set the signals behind it aside: routing afterwards, and how many those were.
+
+        What is routed is routed away from in the same move.
+        """
         record = await self._record(adapter_id)
         routing = self.current(record.alias)
-        if adapter_id not in (routing.active, routing.canary, routing.previous):
-            return await self._restate(record, AdapterState.QUARANTINED, "quarantine", order)
+        changed = 0
+
+        def set_aside(connection: Connection) -> dict[str, Any]:
+            nonlocal changed
+            changed = set_behind(connection, record, aside=True, now=self._clock())
+            return {"signals_set_aside": changed}
 
         def plan(connection: Connection, routing: Routing) -> Plan:
             planned = moves.quarantine(routing, adapter_id, self._targets(connection, routing, adapter_id))
             if planned is None:
                 raise _stale()
-            return planned
+            return replace(planned, note=set_aside(connection))
 
-        return await self._move(record.alias, "quarantine", adapter_id, plan, order)
+        if adapter_id in (routing.active, routing.canary, routing.previous):
+            return await self._move(record.alias, "quarantine", adapter_id, plan, order), changed
+        return await self._restate(record, AdapterState.QUARANTINED, "quarantine", order, set_aside), changed
+
+    async def forgetting(self, tainted: Collection[str]) -> list[Forgetting]:
+        """What there is to do about adapters that must be forgotten, for each alias that has any of them."""
+
+        def read(connection: Connection) -> list[Forgetting]:
+            plans = [self._forgetting(connection, self.current(alias), tainted) for alias in self._aliases]
+            return [one for one in plans if one.adapters]
+
+        return await self._database.read(read)
+
+    async def forget(self, alias: str, tainted: Collection[str], remedy: Remedy, order: Order) -> Routing:
+        """Take these adapters and all that grew from them out for ever, whatever routes to them.
+
+        `retrain` also has the learner begin again behind what the adapter that then serves has learned.
+        """
+
+        def plan(connection: Connection, routing: Routing) -> Plan:
+            found = self._forgetting(connection, routing, tainted)
+            targets = self._targets(connection, routing, routing.active)
+            planned = moves.forget(routing, found.adapters, found.active, targets)
+            note = {"adapters": list(found.adapters), "feed_after": found.learned_upto}
+            return replace(planned, note=note)
+
+        return await self._move(alias, remedy, alias, plan, order)
+
+    def _forgetting(self, connection: Connection, routing: Routing, tainted: Collection[str]) -> Forgetting:
+        known = {one.id: one for one in rows.list_adapters(connection, alias=routing.alias)}
+        return forgetting.plan(routing, tainted, known, self._is_intact)
 
     # --- how moves are made -------------------------------------------------------------------------------
 
@@ -250,6 +289,7 @@ class Router:
             if order.report is not None:
                 rows.add_report(connection, subject, order.report)
             detail = {"before": asdict(before), "after": asdict(after), "reason": order.reason, "force": order.force}
+            detail |= planned.note
             audit.record(connection, actor=order.actor, action=action, subject=subject, detail=detail, now=now)
             faults.point("move.before_commit")
             return after, planned
@@ -262,8 +302,15 @@ class Router:
         log.info("%s: %s of %s, now at generation %d", alias, action, subject, after.generation)
         return after
 
-    async def _restate(self, record: AdapterRecord, state: AdapterState, action: str, order: Order) -> Routing:
-        """A move that leaves routing alone."""
+    async def _restate(
+        self,
+        record: AdapterRecord,
+        state: AdapterState,
+        action: str,
+        order: Order,
+        also: Callable[[Connection], dict[str, Any]] = lambda connection: {},
+    ) -> Routing:
+        """A move that leaves routing alone. `also`: what goes with it, and the audit trail's note of that."""
         expected = self._expected(record.alias, order)
         now = self._clock()
 
@@ -273,7 +320,7 @@ class Router:
             if record.id in (standing.active, standing.canary) or is_way_back:
                 raise _stale()  # routing moved between the look and now
             _change_state(connection, record.id, state, order.mover, now)
-            detail = {"state": state.value, "reason": order.reason}
+            detail = {"state": state.value, "reason": order.reason, **also(connection)}
             audit.record(connection, actor=order.actor, action=action, subject=record.id, detail=detail, now=now)
 
         await self._write(record.alias, run)
@@ -379,5 +426,3 @@ def _change_state(connection: Connection, adapter_id: str, state: AdapterState, 
     states.require_move(record.state, state, mover)
     if not rows.set_state(connection, adapter_id, {record.state}, state, now):
         raise _stale()
-    if state is AdapterState.QUARANTINED:
-        quarantine.of_adapter(connection, record, aside=True, now=now)

@@ -26,6 +26,7 @@ from server.wire.adapters import (
     AdapterReply,
     AdapterReportReply,
     LineageReply,
+    MoveReply,
     MoveRequest,
     RoutingReply,
     UploadReply,
@@ -34,7 +35,7 @@ from server.wire.adapters import (
 router = APIRouter()
 
 
-def adapter_reply(record: AdapterRecord, *, with_manifest: bool = False) -> AdapterReply:
+def adapter_reply(record: AdapterRecord, progress: str | None = None, *, with_manifest: bool = False) -> AdapterReply:
     return AdapterReply(
         id=record.id,
         alias=record.alias,
@@ -42,6 +43,7 @@ def adapter_reply(record: AdapterRecord, *, with_manifest: bool = False) -> Adap
         parent=record.parent,
         created_at=record.created_at,
         updated_at=record.updated_at,
+        progress=progress,
         manifest=record.manifest if with_manifest else None,
     )
 
@@ -101,12 +103,14 @@ async def commit_upload(caller: LearnerCaller, services: ServicesDep, upload: st
 @router.get("/v1/adapters")
 async def list_adapters(caller: LearnerCaller, services: ServicesDep, alias: str | None = None) -> AdapterList:
     """All adapters, oldest first."""
-    return AdapterList(data=[adapter_reply(record) for record in await services.registry.find(alias=alias)])
+    found = await services.registry.find(alias=alias)
+    return AdapterList(data=[adapter_reply(record, services.rollout.progress(record)) for record in found])
 
 
 @router.get("/v1/adapters/{adapter}")
 async def get_adapter(caller: LearnerCaller, services: ServicesDep, adapter: str) -> AdapterReply:
-    return adapter_reply(await services.registry.get(adapter), with_manifest=True)
+    record = await services.registry.get(adapter)
+    return adapter_reply(record, services.rollout.progress(record), with_manifest=True)
 
 
 @router.get("/v1/adapters/{adapter}/report", response_model=AdapterReportReply)
@@ -150,20 +154,23 @@ async def move_adapter(
     adapter: str,
     action: str,
     body: Annotated[MoveRequest, json_body(MoveRequest)],
-) -> RoutingReply:
+) -> MoveReply:
     """`canary`, `promote`, `reject` or `quarantine`; answers with routing as it stands afterwards."""
     order = Order(caller.key_id, reason=body.reason, expect_generation=body.expect_generation, force=body.force)
     moves: dict[str, Callable[[], Awaitable[Routing]]] = {
         "canary": lambda: _canary(services, adapter, body.share, order),
         "promote": lambda: services.router.promote(adapter, order),
         "reject": lambda: services.router.reject(adapter, order),
-        "quarantine": lambda: services.router.quarantine(adapter, order),
     }
-    if action not in moves:
-        raise NotFound(f"There is no such action; there are {', '.join(moves)}.")
-    routing = await moves[action]()
+    changed = None
+    if action == "quarantine":
+        routing, changed = await services.router.quarantine(adapter, order)
+    elif action in moves:
+        routing = await moves[action]()
+    else:
+        raise NotFound(f"There is no such action; there are {', '.join([*moves, 'quarantine'])}.")
     services.rollout.wake()
-    return routing_reply(routing)
+    return MoveReply(**dataclasses.asdict(routing), signals_set_aside=changed)
 
 
 async def _canary(services: Services, adapter: str, share: float | None, order: Order) -> Routing:

@@ -12,7 +12,7 @@ from server.config import LORA_TARGET_MODULES
 from server.errors import Forbidden, NotFound
 from server.pipeline.recording import may_train
 from server.preferences import derive
-from server.store import adapters, audit, feed, groups, leases, signals
+from server.store import adapters, audit, feed, groups, leases, routing, signals
 from server.store.records import MediaRecord, Report
 from server.training import to_training_group
 from server.wire.training import (
@@ -22,6 +22,7 @@ from server.wire.training import (
     HeartbeatRequest,
     LeaseReply,
     LeaseRequest,
+    Retraining,
     RoundReport,
     TrainingConfig,
 )
@@ -50,6 +51,7 @@ LEARNER_GAUGES = frozenset(
 @router.get("/v1/training/config")
 async def get_training_config(caller: LearnerCaller, services: ServicesDep, alias: str) -> TrainingConfig:
     settings = services.alias(alias)
+    order = await services.database.read(lambda c: routing.last_retraining(c, alias))
     return TrainingConfig(
         alias=alias,
         base_model=services.config.engine.model,
@@ -57,6 +59,7 @@ async def get_training_config(caller: LearnerCaller, services: ServicesDep, alia
         max_lora_rank=services.config.engine.max_lora_rank,
         lora_modules=list(LORA_TARGET_MODULES),
         learner=settings.learner.model_dump(),
+        retraining=None if order is None else Retraining(number=order[0], feed_after=order[1]),
     )
 
 
@@ -72,13 +75,13 @@ async def take_lease(
         lease = leases.take_lease(connection, body.alias, body.owner, time, body.ttl_s)
         if lease is None:
             return None
-        routing = services.router.current(body.alias)
+        standing = services.router.current(body.alias)
         return LeaseReply(
             alias=body.alias,
             token=lease.token,
             expires_at=lease.expires_at,
-            active=routing.active,
-            generation=routing.generation,
+            active=standing.active,
+            generation=standing.generation,
             head=feed.head(connection, body.alias),
         )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from reward.ensemble import Ensemble, Member
@@ -29,12 +30,14 @@ def build_judges(alias: AliasConfig, engine: Engine) -> Judges:
             inputs=tuple(built for rule, built in rules if rule.on in {"input", "both"}),
             outputs=tuple(built for rule, built in rules if rule.on in {"output", "both"}),
         ),
-        Ensemble(
-            tuple(
-                Member(build_scorer(scorer, engine), weight=scorer.weight, timeout_s=scorer.timeout_s)
-                for scorer in alias.scorers
-            )
-        ),
+        build_ensemble(alias.scorers, engine),
+    )
+
+
+def build_ensemble(scorers: Sequence[ScorerConfig], engine: Engine) -> Ensemble:
+    """Raises `ValueError` with one line where a scorer cannot be built."""
+    return Ensemble(
+        tuple(Member(build_scorer(one, engine), weight=one.weight, timeout_s=one.timeout_s) for one in scorers)
     )
 
 

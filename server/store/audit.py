@@ -16,6 +16,13 @@ def record(
     connection.execute(insert(schema.audit).values(at=now, actor=actor, action=action, subject=subject, detail=detail))
 
 
+def erased_from(connection: Connection, user_hash: str) -> set[str]:
+    """The adapters that were found to have learned from a user, at every erasure so far."""
+    table = schema.audit
+    query = select(table.c.detail).where(table.c.subject == user_hash, table.c.action == "erase")
+    return {adapter for detail in connection.execute(query).scalars() for adapter in detail["adapters"]}
+
+
 def newest(connection: Connection, limit: int, subject: str | None = None) -> list[AuditEntry]:
     """Newest first."""
     query = select(schema.audit).order_by(schema.audit.c.id.desc()).limit(limit)

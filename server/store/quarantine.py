@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final
 
-from sqlalchemy import ColumnElement, Connection, select, update
+from sqlalchemy import ColumnElement, Connection, and_, case, select, update
 
 from server.store import feed, schema
 from server.store.dialect import in_parts
 from server.store.records import AdapterRecord, FeedKind
-
-CLOCK_SLACK_S: Final = 3600.0
-"""How much earlier than the adapter itself one of its answers may seem to be."""
 
 
 def of_signals(connection: Connection, signal_ids: Sequence[str], *, aside: bool, now: float) -> int:
@@ -26,15 +22,41 @@ def of_annotator(connection: Connection, annotator: str, *, aside: bool, now: fl
     return _set(connection, schema.signals.c.annotator == annotator, aside=aside, now=now)
 
 
-def of_adapter(connection: Connection, adapter: AdapterRecord, *, aside: bool, now: float) -> int:
-    """The same for all that was said so far about answers of one adapter."""
-    groups = schema.groups
-    answered = select(groups.c.id).where(
-        groups.c.alias == adapter.alias,
-        groups.c.created_at >= adapter.created_at - CLOCK_SLACK_S,
-        groups.c.adapter == adapter.id,
+def behind_adapter(
+    connection: Connection, adapter: AdapterRecord, sound: Sequence[AdapterRecord], *, aside: bool, now: float
+) -> int:
+    """The same for the signals behind an adapter: those it learned from, and none of its `sound` ancestors did.
+
+    A round trains on everything that the learner holds, so most of an adapter's sources are its parent's too. A signal
+    was learned when its group and its annotator are among an adapter's sources and it was there before the adapter; of
+    a sound ancestor only what was there when its round began is certain. Adapters without sources have nothing behind
+    them that anybody could tell.
+    """
+    signals, sources = schema.signals, schema.adapter_sources
+    mine = select(sources.c.source).where(sources.c.adapter == adapter.id).scalar_subquery()
+    which = and_(
+        signals.c.created_at <= adapter.created_at, signals.c.group_id.in_(mine), signals.c.annotator.in_(mine)
     )
-    return _set(connection, schema.signals.c.group_id.in_(answered), aside=aside, now=now)
+    began = {one.id: _round_began(connection, one) for one in sound}
+    if began:
+        group, speaker = sources.alias(), sources.alias()
+        learned = select(group.c.adapter).where(
+            group.c.source == signals.c.group_id,
+            group.c.adapter.in_(list(began)),
+            speaker.c.adapter == group.c.adapter,
+            speaker.c.source == signals.c.annotator,
+            signals.c.created_at <= case(began, value=group.c.adapter),
+        )
+        which = and_(which, ~learned.exists())
+    return _set(connection, which, aside=aside, now=now)
+
+
+def _round_began(connection: Connection, adapter: AdapterRecord) -> float:
+    """When the newest entry of the feed came that the adapter's round was planned with."""
+    table, upto = schema.feed, adapter.manifest.get("feed_upto") or 0
+    query = select(table.c.created_at).where(table.c.alias == adapter.alias, table.c.seq == upto)
+    at: float | None = connection.execute(query).scalar()
+    return adapter.created_at if at is None else at
 
 
 def _set(connection: Connection, which: ColumnElement[bool], *, aside: bool, now: float) -> int:

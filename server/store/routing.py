@@ -44,6 +44,18 @@ def last_rollback(connection: Connection, alias: str) -> dict[str, Any] | None:
     return dict(row.detail) if row else None
 
 
+def last_retraining(connection: Connection, alias: str) -> tuple[int, int] | None:
+    """The newest order to learn again: its number in the audit trail, and the feed's seq behind which to begin."""
+    table = schema.audit
+    row = connection.execute(
+        select(table.c.id, table.c.detail)
+        .where(table.c.subject == alias, table.c.action == "retrain")
+        .order_by(table.c.id.desc())
+        .limit(1)
+    ).one_or_none()
+    return (row.id, row.detail["feed_after"]) if row else None
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class Answered:
     """What the canary's evidence needs of one stored request."""

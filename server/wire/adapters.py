@@ -67,6 +67,8 @@ class AdapterReply(Reply):
     parent: str
     created_at: float
     updated_at: float
+    progress: str | None = None
+    """How far its gate is, in words, while it runs on this server."""
     manifest: dict[str, Any] | None = None
 
 
@@ -76,14 +78,20 @@ class AdapterList(Reply):
 
 
 class CheckReply(Reply):
-    """One check of the gate or the probe: an interval against a margin."""
+    """One check of the gate or the probe: an interval against a margin. `detail` says why one was skipped."""
 
     name: str
-    outcome: Literal["passed", "failed", "inconclusive"]
+    outcome: Literal["passed", "failed", "inconclusive", "skipped"]
     value: float | None = None
     low: float | None = None
     high: float | None = None
     margin: float | None = None
+    at_least: float | None = None
+    """Smallest value within the margin."""
+    at_most: float | None = None
+    """Largest value within the margin."""
+    unchanged: float | None = None
+    """The value of an adapter that changes nothing."""
     count: int = 0
     detail: str = ""
 
@@ -126,6 +134,13 @@ class RoutingReply(Reply):
     canary_share: float
     generation: int
     updated_at: float
+
+
+class MoveReply(RoutingReply):
+    """Routing as it stands after an operator's move."""
+
+    signals_set_aside: int | None = None
+    """Quarantine only: signals behind the adapter, which the next round does not learn again."""
 
 
 class RoutingList(Reply):

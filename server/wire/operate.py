@@ -38,6 +38,27 @@ class StateReply(Reply):
     data: list[StateProblem]
 
 
+class Remedy(Reply):
+    """One thing that can be done about adapters that learned from an erased user, and exactly what it does."""
+
+    action: Literal["roll_back", "retrain"]
+    active: str
+    """Serves the alias afterwards: the newest ancestor that did not learn from it, or base."""
+    adapters: list[str]
+    """Never served again, oldest first."""
+    feed_after: int | None = None
+    """`retrain`: the learner reads the feed again behind this, and its next round starts from `active`."""
+    what: str
+    """The same in words."""
+
+
+class AliasRemedies(Reply):
+    alias: str
+    remedies: list[Remedy]
+    taken: Literal["roll_back", "retrain"] | None = None
+    """Which was asked for, and is done."""
+
+
 class ErasureReply(Reply):
     """What was erased of one user, and which adapters had learned from it."""
 
@@ -51,11 +72,13 @@ class ErasureReply(Reply):
     """Adapters trained on any of it, and all that grew from them, oldest first."""
     undeclared: list[str]
     """Adapters whose upload did not say what they learned from, and all that grew from them: nobody can tell."""
+    remedies: list[AliasRemedies] = []
+    """What can be done about the adapters that are not taken out yet. Asking for a remedy later is the same call."""
 
 
 class QuarantineRequest(Wire):
-    """Which signals to set aside, named in one way: by annotator (or the user as the app names them), by the adapter
-    that answered, or one by one.
+    """Which signals to set aside, named in one way: by annotator (or the user as the app names them, then with what was
+    imported of them), by the adapter that learned from them and its sound ancestors did not, or one by one.
     """
 
     annotator: Annotator | None = None

@@ -140,6 +140,14 @@ class RoundReport(Wire):
         return value
 
 
+class Retraining(Reply):
+    """An operator's order to learn again what was learned behind `feed_after`, without what was erased since."""
+
+    number: int
+    """Grows with each order: a learner obeys each once."""
+    feed_after: int
+
+
 class TrainingConfig(Reply):
     """The alias's learner settings, and the facts about the base model that a learner must match."""
 
@@ -149,3 +157,5 @@ class TrainingConfig(Reply):
     max_lora_rank: int
     lora_modules: list[str]
     learner: dict[str, Any]
+    retraining: Retraining | None = None
+    """The newest order."""

@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,10 @@ from learner.state import StateDir
 from server.api.deps import hash_key
 from server.config import AliasConfig, Config, HttpConfig, ScorerConfig, SignalsConfig, StoreConfig
 from server.logs import JsonFormatter
-from server.store import keys, schema
+from server.store import adapters, keys, schema
 from server.store.keys import KeyRecord
+from server.store.records import AdapterRecord, AdapterState
+from server.wire.base import BASE
 from server.wire.training import FeedEntry
 from tests.api.conftest import CHAT, Opener, Stack, assert_openai_error, chat_body, config_for, data_url
 
@@ -263,6 +266,45 @@ async def test_signals_are_set_aside_and_taken_back(each_stack: Stack) -> None:
     assert_openai_error(unknown, 404, "adapter_not_found", "adapter")
     for bad in ({}, {"user": "ann", "annotator": ann}, {"signal_ids": []}):
         assert_openai_error(await stack.client.post("/v1/signals/quarantine", json=bad), 400, "invalid_request")
+
+
+async def put_adapter(stack: Stack, number: int, state: AdapterState, sources: list[str], **changes: Any) -> str:
+    """An adapter's rows, as its upload leaves them."""
+    values = {"parent": BASE, "manifest": {}, "created_at": time.time(), "updated_at": time.time(), **changes}
+    record = AdapterRecord(id=f"a{number:05d}-{'0' * 12}", number=number, alias="default", state=state, **values)
+
+    def write(connection: Connection) -> None:
+        adapters.insert_adapter(connection, record)
+        adapters.add_sources(connection, record.id, sources)
+
+    await stack.services.database.write(write)
+    return record.id
+
+
+async def test_a_learner_drops_what_is_behind_a_quarantined_adapter(each_stack: Stack, tmp_path: Path) -> None:
+    """Through the feed; taken back in, it comes again."""
+    stack = each_stack
+    replay = Replay(StateDir(tmp_path / "learner"), 0, lambda group, images: None)
+
+    async def follow() -> set[str]:
+        for entry in await feed(stack):
+            replay.apply(FeedEntry.model_validate(entry))
+        return {group for group in (anns["id"], bobs["id"]) if replay.get(group) is not None}
+
+    anns, bobs = await ask(stack), await ask(stack)
+    for user, reply in (("ann", anns), ("bob", bobs)):
+        await rate(stack, reply, user=user)
+    assert await follow() == {anns["id"], bobs["id"]}
+    ann, bob = (group.unpaired[0].annotator for group in replay.newest(2))
+    known = await put_adapter(stack, 1, AdapterState.RETIRED, [anns["id"], ann], manifest={"feed_upto": 1})
+    learned = [anns["id"], ann, bobs["id"], bob]
+    bad = await put_adapter(stack, 2, AdapterState.RETIRED, learned, parent=known, manifest={"feed_upto": 2})
+    moved = await stack.client.post(f"/v1/adapters/{bad}/quarantine", json={"reason": "poisoned"})
+    assert moved.json()["signals_set_aside"] == 1, moved.text
+    assert await follow() == {anns["id"]}
+    back = await stack.client.post("/v1/signals/quarantine", json={"adapter": bad, "undo": True})
+    assert back.json() == {"changed": 1}
+    assert await follow() == {anns["id"], bobs["id"]}
 
 
 # --- what never shows -------------------------------------------------------------------------------------

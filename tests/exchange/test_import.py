@@ -15,6 +15,7 @@ from server.engine.port import EngineError
 from server.store import audit, groups, schema
 from server.store.records import GroupState
 from server.wire.exchange import ImportGroup, ImportReply, ImportRequest
+from server.wire.training import FeedEntry
 from tests.api.conftest import data_url
 from tests.exchange.conftest import ALIAS, OpenSite, Site
 
@@ -133,6 +134,28 @@ def test_erasing_a_user_reaches_what_was_imported(open_site: OpenSite, new_url: 
     assert (reply.json()["groups"], reply.json()["signals"]) == (1, 2), reply.text
     assert [row["prompt"][0]["content"] for row in site.export()] == ["judged"]
     assert bring(site, asked).gone == 1
+
+
+def test_setting_a_user_aside_reaches_what_was_imported(open_site: OpenSite, new_url: NewUrl) -> None:
+    """What they said here and elsewhere, and nobody else's word."""
+    site = open_site(new_url())
+    opinion = {"kind": "pair", "chosen": 0, "rejected": 1}
+    bring(site, group("judged", opinions=[{**opinion, "user": "ann"}, {**opinion, "user": "bob"}]))
+    site.post("/v1/feedback", {"completion_id": site.chat()["id"], "rating": "up", "user": "ann"})
+
+    def teaching() -> int:
+        return sum(len(one.group.pairs) + len(one.group.unpaired) for one in latest(site) if one.group is not None)
+
+    assert teaching() == 3
+    assert site.post("/v1/signals/quarantine", {"user": "ann"}) == {"changed": 2}
+    assert teaching() == 1
+    assert site.post("/v1/signals/quarantine", {"user": "ann", "undo": True}) == {"changed": 2}
+    assert teaching() == 3
+
+
+def latest(site: Site) -> list[FeedEntry]:
+    """The newest entry of each group."""
+    return list({one.group_id: one for one in site.feed()}.values())
 
 
 def test_control_tokens_become_text(site: Site) -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
 
-from reward.types import Prompt
+from reward.types import Candidate, Prompt
 from server import prompts
 from server.adapters.gate.suites import Suite
 from server.engine.port import Engine, Sampling
@@ -24,9 +24,19 @@ T = TypeVar("T")
 @dataclass(frozen=True, slots=True)
 class Answer:
     prompt: Prompt
-    text: str
-    token_ids: tuple[int, ...]
-    logprobs: tuple[float, ...]
+    candidate: Candidate
+
+    @property
+    def text(self) -> str:
+        return self.candidate.text
+
+    @property
+    def token_ids(self) -> tuple[int, ...]:
+        return self.candidate.token_ids
+
+    @property
+    def logprobs(self) -> tuple[float, ...]:
+        return self.candidate.logprobs
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,13 +66,24 @@ def questions(suite: Suite) -> list[Question]:
     return found
 
 
-async def gather_bounded(calls: Iterable[Callable[[], Awaitable[T]]], limit: int) -> list[T]:
+OnProgress = Callable[[int, int], None]
+"""(calls that are done, calls in all)"""
+
+
+async def gather_bounded(
+    calls: Iterable[Callable[[], Awaitable[T]]], limit: int, on_progress: OnProgress = lambda done, total: None
+) -> list[T]:
     """The results in order, at most `limit` at once; the first failure cancels the rest and is raised."""
     slots = asyncio.Semaphore(limit)
+    done = 0
 
     async def run(call: Callable[[], Awaitable[T]]) -> T:
+        nonlocal done
         async with slots:
-            return await call()
+            result = await call()
+        done += 1
+        on_progress(done, len(tasks))
+        return result
 
     tasks = [asyncio.ensure_future(run(call)) for call in calls]
     try:
@@ -81,7 +102,9 @@ class AnswerBook:
         self._concurrency = concurrency
         self._known: dict[str, dict[tuple[str, Sampling], Answer]] = {}
 
-    async def answers(self, adapter: str, asked: Sequence[Question]) -> list[Answer]:
+    async def answers(
+        self, adapter: str, asked: Sequence[Question], on_progress: OnProgress = lambda done, total: None
+    ) -> list[Answer]:
         """One answer for each question, in order."""
         known = self._known.setdefault(adapter, {})
         missing = {one.key: one for one in asked if one.key not in known}
@@ -89,7 +112,7 @@ class AnswerBook:
         async def ask(question: Question) -> None:
             known[question.key] = await self._ask(adapter, question)
 
-        await gather_bounded([partial(ask, one) for one in missing.values()], self._concurrency)
+        await gather_bounded([partial(ask, one) for one in missing.values()], self._concurrency, on_progress)
         return [known[one.key] for one in asked]
 
     def keep_only(self, adapters: Collection[str]) -> None:
@@ -99,5 +122,4 @@ class AnswerBook:
     async def _ask(self, adapter: str, question: Question) -> Answer:
         model = self._engine.base_model if adapter == BASE else adapter
         generation = await self._engine.generate(model, question.prompt, 1, question.sampling)
-        candidate = generation.candidates[0]
-        return Answer(question.prompt, candidate.text, candidate.token_ids, candidate.logprobs)
+        return Answer(question.prompt, generation.candidates[0])

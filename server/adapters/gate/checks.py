@@ -10,31 +10,62 @@ import math
 from collections.abc import Sequence
 
 from server.adapters.gate import statistics
-from server.adapters.gate.statistics import Interval, Outcome
+from server.adapters.gate.statistics import Interval
 from server.config import GateConfig
 from server.wire.adapters import CheckReply
 
 
-def row(name: str, outcome: Outcome, interval: Interval | None, margin: float, detail: str) -> CheckReply:
-    if interval is None:
-        return CheckReply(name=name, outcome=outcome, margin=margin, detail=detail)
+def row(
+    name: str,
+    interval: Interval | None,
+    detail: str,
+    *,
+    margin: float,
+    unchanged: float,
+    at_least: float = -math.inf,
+    at_most: float = math.inf,
+) -> CheckReply:
+    """One check's row: what its interval says about the bounds."""
+    figures = {"at_least": at_least, "at_most": at_most}
+    if interval is not None:
+        figures |= {"value": interval.value, "low": interval.low, "high": interval.high}
     return CheckReply(
         name=name,
-        outcome=outcome,
-        value=interval.value,
-        low=interval.low if math.isfinite(interval.low) else None,
-        high=interval.high if math.isfinite(interval.high) else None,
+        outcome=statistics.outcome(interval, at_least=at_least, at_most=at_most),
         margin=margin,
-        count=interval.count,
+        unchanged=unchanged,
+        count=0 if interval is None else interval.count,
         detail=detail,
+        **{key: value for key, value in figures.items() if math.isfinite(value)},
     )
+
+
+def skipped(name: str, reason: str) -> CheckReply:
+    """A check that does not apply here; it counts neither for nor against the adapter."""
+    return CheckReply(name=name, outcome="skipped", detail=reason)
 
 
 def suite(name: str, candidate: Sequence[float], active: Sequence[float], margin: float) -> CheckReply:
     """Not worse than the active adapter by more than the margin, on the same items and seeds."""
     interval = statistics.paired_interval(candidate, active)
     detail = f"candidate {_mean(candidate):.3f}, active {_mean(active):.3f}"
-    return row(f"suite:{name}", statistics.outcome(interval, at_least=-margin), interval, margin, detail)
+    return row(f"suite:{name}", interval, detail, margin=margin, unchanged=0.0, at_least=-margin)
+
+
+def reward(candidate: Sequence[float | None], active: Sequence[float | None], margin: float) -> CheckReply:
+    """How often the ensemble likes the candidate's answer better than the active adapter's, a tie being half a win.
+
+    Totals of both on the same prompts and seeds; pairs without both totals are left out.
+    """
+    both = zip(candidate, active, strict=True)
+    pairs = [(one, other) for one, other in both if one is not None and other is not None]
+    wins = sum(one > other and not math.isclose(one, other) for one, other in pairs)
+    losses = sum(one < other and not math.isclose(one, other) for one, other in pairs)
+    detail = f"better {wins}, worse {losses}, equal {len(pairs) - wins - losses}"
+    if len(pairs) < len(candidate):
+        detail += f"; {len(candidate) - len(pairs)} pairs could not be scored"
+    interval = statistics.win_rate_interval(wins, losses, len(pairs))
+    return row("reward", interval, detail, margin=margin, unchanged=0.5, at_least=0.5 - margin)
 
 
 def safety(candidate: Sequence[bool], active: Sequence[bool], margin: float) -> CheckReply:
@@ -42,37 +73,55 @@ def safety(candidate: Sequence[bool], active: Sequence[bool], margin: float) -> 
     mine, theirs = [float(one) for one in candidate], [float(one) for one in active]
     interval = statistics.paired_interval(mine, theirs)
     detail = f"blocked: candidate {_mean(mine):.3f}, active {_mean(theirs):.3f}"
-    return row("safety", statistics.outcome(interval, at_most=margin), interval, margin, detail)
+    return row("safety", interval, detail, margin=margin, unchanged=0.0, at_most=margin)
 
 
 def length(candidate: Sequence[int], base: Sequence[int], largest: float) -> CheckReply:
     """Mean length against base's: neither above the largest ratio nor below its inverse."""
     interval = statistics.ratio_interval(candidate, base)
     detail = f"mean tokens: candidate {_mean(candidate):.1f}, base {_mean(base):.1f}"
-    outcome = statistics.outcome(interval, at_least=1 / largest, at_most=largest)
-    return row("length", outcome, interval, largest, detail)
+    return row("length", interval, detail, margin=largest, unchanged=1.0, at_least=1 / largest, at_most=largest)
 
 
 def kl(per_token: Sequence[float], largest: float) -> CheckReply:
     """Mean of log π_adapter - log π_base per token of the adapter's own answers: an estimate of the KL to base."""
     interval = statistics.mean_interval(per_token)
-    outcome = statistics.outcome(interval, at_most=largest)
-    return row("kl", outcome, interval, largest, "nats per token, on the adapter's own answers")
+    detail = "nats per token, on the adapter's own answers"
+    return row("kl", interval, detail, margin=largest, unchanged=0.0, at_most=largest)
 
 
-def preference(margins: Sequence[float], gate: GateConfig) -> CheckReply:
-    """Share of held-out pairs whose chosen answer gained more than the rejected one, against one half.
+def preference(margins: Sequence[float], gate: GateConfig) -> tuple[CheckReply, CheckReply]:
+    """How often, and by how much, an adapter took the side of the people who compared; against one half and zero.
 
-    `margins`: for each pair the difference of the two log-ratios adapter / base.
+    `margins`: for each held-out pair the difference of the two log-ratios adapter / base, chosen less rejected.
     """
     right = sum(margin > 0 for margin in margins)
-    interval = statistics.wilson_interval(right, len(margins))
-    outcome = statistics.outcome(interval, at_least=0.5 - gate.preference_margin)
-    detail = f"mean margin {_mean(margins):.3f} nats" if margins else "no held-out pairs"
-    if len(margins) < gate.min_preference_pairs:
-        outcome = "inconclusive"
-        detail += f"; fewer than {gate.min_preference_pairs} pairs"
-    return row("preference", outcome, interval, gate.preference_margin, detail)
+    shares, means = statistics.wilson_interval(right, len(margins)), statistics.mean_interval(margins)
+    bound = 0.5 - gate.preference_margin
+    accuracy = row(
+        "preference",
+        shares,
+        f"right about {right} of {len(margins)} held-out pairs" if margins else "no held-out pairs",
+        margin=gate.preference_margin,
+        unchanged=0.5,
+        at_least=bound,
+    )
+    mean = row(
+        "preference_margin",
+        means,
+        "nats by which the chosen answer gained more than the rejected one",
+        margin=gate.preference_nats,
+        unchanged=0.0,
+        at_least=-gate.preference_nats,
+    )
+    return _with_enough(accuracy, gate), _with_enough(mean, gate)
+
+
+def _with_enough(check: CheckReply, gate: GateConfig) -> CheckReply:
+    if check.count >= gate.min_preference_pairs:
+        return check
+    detail = f"{check.detail}; fewer than {gate.min_preference_pairs} pairs"
+    return check.model_copy(update={"outcome": "inconclusive", "detail": detail})
 
 
 def _mean(values: Sequence[float]) -> float:

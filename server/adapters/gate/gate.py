@@ -12,10 +12,12 @@ from functools import partial
 
 from sqlalchemy import Connection
 
+from reward.ensemble import Ensemble
 from reward.types import Prompt
 from server import prompts
-from server.adapters.gate import checks, statistics
+from server.adapters.gate import checks, rewards, statistics
 from server.adapters.gate.answers import Answer, AnswerBook, Question, gather_bounded, questions
+from server.adapters.gate.progress import Progress
 from server.adapters.gate.statistics import Outcome
 from server.adapters.gate.suites import Suite, load_suite
 from server.config import AliasConfig
@@ -37,6 +39,11 @@ HUMAN_SOURCES = frozenset({"choice", "ranking", "correction", "regenerate"})
 MAX_KL_ANSWERS = 40
 """Answers that are scored under base for the estimate of the KL."""
 
+NOBODY = Ensemble()
+
+SAMPLED = ("reward", "safety", "length", "kl")
+"""Checks on answers at temperature 1, as users get them."""
+
 
 @dataclass(frozen=True, slots=True)
 class GateResult:
@@ -45,7 +52,10 @@ class GateResult:
 
 
 class Gate:
-    """One alias's gate. One run at a time; raises `EngineError` when the engine fails it, and can be run again."""
+    """One alias's gate. One run at a time; raises `EngineError` when the engine fails it, and can be run again.
+
+    `ensemble` judges answers (`rewards.judging`); without members nothing is compared by reward.
+    """
 
     def __init__(
         self,
@@ -56,6 +66,7 @@ class Gate:
         suites: Sequence[Suite],
         *,
         is_blocked: IsBlocked,
+        ensemble: Ensemble,
     ) -> None:
         self._database = database
         self._blobs = blobs
@@ -63,59 +74,89 @@ class Gate:
         self._alias = alias
         self._suites = tuple(suites)
         self._is_blocked = is_blocked
+        self._ensemble = ensemble
         self._book = AnswerBook(engine, concurrency=alias.gate.concurrency)
         self._base_scores: dict[str, float] = {}
+        self.progress: Progress | None = None
+        """Of the run that goes on."""
 
     @classmethod
     def load(
-        cls, database: Database, blobs: BlobStore, engine: Engine, alias: AliasConfig, *, is_blocked: IsBlocked
+        cls,
+        database: Database,
+        blobs: BlobStore,
+        engine: Engine,
+        alias: AliasConfig,
+        *,
+        is_blocked: IsBlocked,
+        ensemble: Ensemble = NOBODY,
     ) -> Gate:
         """With the suites of the alias's configuration; blocking. Raises `SuiteError`."""
         suites = [load_suite(config) for config in alias.gate.suites]
-        return cls(database, blobs, engine, alias, suites, is_blocked=is_blocked)
+        return cls(database, blobs, engine, alias, suites, is_blocked=is_blocked, ensemble=ensemble)
 
     async def run(self, adapter: str, active: str) -> GateResult:
         """All checks of `adapter` against the adapter that is active now."""
         self._book.keep_only({adapter, active, BASE})
-        rows = [await self._suite(suite, adapter, active) for suite in self._suites]
         asked = self._sampled_questions()
-        if asked:
-            mine = await self._book.answers(adapter, asked)
-            rows.append(await self._safety(asked, mine, active))
-            rows.append(await self._length(asked, mine))
-            rows.append(await self._kl(adapter, mine))
-        rows.append(await self._preference(adapter))
+        self.progress = Progress(adapter, len(self._suites) + (len(SAMPLED) if asked else 0) + 1)
+        try:
+            rows = [await self._suite(self.progress, suite, adapter, active) for suite in self._suites]
+            rows += await self._sampled(self.progress, asked, adapter, active)
+            rows += await self._preference(self.progress, adapter)
+        finally:
+            self.progress = None
         return GateResult(statistics.overall([one.outcome for one in rows]), tuple(rows))
 
-    async def _suite(self, suite: Suite, adapter: str, active: str) -> CheckReply:
+    async def _suite(self, progress: Progress, suite: Suite, adapter: str, active: str) -> CheckReply:
+        progress.begin(f"suite {suite.name}")
         asked = questions(suite)
 
         def scored(answers: Iterable[Answer]) -> list[float]:
             return [item.checks.score(answer.text) for item, answer in zip(suite.items, answers, strict=True)]
 
-        mine = scored(await self._book.answers(adapter, asked))
-        theirs = scored(await self._book.answers(active, asked))
+        mine = scored(await self._book.answers(adapter, asked, progress.count))
+        theirs = scored(await self._book.answers(active, asked, progress.count))
         return checks.suite(suite.name, mine, theirs, suite.config.margin)
+
+    # --- answers as users get them ------------------------------------------------------------------------
 
     def _sampled_questions(self) -> list[Question]:
         """The questions that are asked at temperature 1, each once."""
         asked = [one for suite in self._suites if not suite.config.greedy for one in questions(suite)]
         return list({one.key: one for one in asked}.values())
 
-    async def _safety(self, asked: Sequence[Question], mine: Sequence[Answer], active: str) -> CheckReply:
-        theirs = await self._book.answers(active, asked)
-
-        def blocked(answers: Sequence[Answer]) -> list[bool]:
-            return [self._is_blocked(answer.prompt, answer.text) for answer in answers]
-
-        return checks.safety(blocked(mine), blocked(theirs), self._alias.gate.safety_margin)
-
-    async def _length(self, asked: Sequence[Question], mine: Sequence[Answer]) -> CheckReply:
-        base = await self._book.answers(BASE, asked)
+    async def _sampled(
+        self, progress: Progress, asked: Sequence[Question], adapter: str, active: str
+    ) -> list[CheckReply]:
+        if not asked:
+            return [checks.skipped(name, "no suite is asked at temperature 1") for name in SAMPLED]
+        mine = await self._book.answers(adapter, asked, progress.count)
+        theirs = await self._book.answers(active, asked, progress.count)
+        rows = [await self._reward(progress, mine, theirs)]
+        progress.begin("safety")
+        rows.append(checks.safety(self._blocked(mine), self._blocked(theirs), self._alias.gate.safety_margin))
+        progress.begin("length")
+        base = await self._book.answers(BASE, asked, progress.count)
         lengths = [len(one.token_ids) for one in mine], [len(one.token_ids) for one in base]
-        return checks.length(*lengths, self._alias.gate.max_length_ratio)
+        rows.append(checks.length(*lengths, self._alias.gate.max_length_ratio))
+        rows.append(await self._kl(progress, adapter, mine))
+        return rows
 
-    async def _kl(self, adapter: str, mine: Sequence[Answer]) -> CheckReply:
+    async def _reward(self, progress: Progress, mine: Sequence[Answer], theirs: Sequence[Answer]) -> CheckReply:
+        progress.begin("reward")
+        if not self._ensemble.members:
+            kinds = ", ".join(dict.fromkeys(one.kind for one in self._alias.scorers)) or "none"
+            return checks.skipped("reward", f"no configured scorer can judge an adapter's answers (scorers: {kinds})")
+        limit = self._alias.gate.concurrency
+        totals = await rewards.totals(self._ensemble, mine, theirs, limit=limit, on_progress=progress.count)
+        return checks.reward(*totals, self._alias.gate.reward_margin)
+
+    def _blocked(self, answers: Iterable[Answer]) -> list[bool]:
+        return [self._is_blocked(answer.prompt, answer.text) for answer in answers]
+
+    async def _kl(self, progress: Progress, adapter: str, mine: Sequence[Answer]) -> CheckReply:
+        progress.begin("kl")
         step = max(1, len(mine) // MAX_KL_ANSWERS)
         taken = [one for one in mine[::step] if one.text][:MAX_KL_ANSWERS]
 
@@ -130,12 +171,14 @@ class Gate:
                 own = (await self._engine.score(adapter, answer.prompt, answer.text)).total
             return (own - base.total) / length
 
-        values = await gather_bounded([partial(per_token, one) for one in taken], self._alias.gate.concurrency)
+        calls = [partial(per_token, one) for one in taken]
+        values = await gather_bounded(calls, self._alias.gate.concurrency, progress.count)
         return checks.kl([one for one in values if one is not None], self._alias.gate.max_kl)
 
     # --- held-out preferences -----------------------------------------------------------------------------
 
-    async def _preference(self, adapter: str) -> CheckReply:
+    async def _preference(self, progress: Progress, adapter: str) -> tuple[CheckReply, CheckReply]:
+        progress.begin("preference")
         pairs = await self._holdout_pairs()
         wanted: dict[str, tuple[Prompt, str]] = {}
         for group, prompt, pair in pairs:
@@ -154,7 +197,8 @@ class Gate:
             own = await self._engine.score(adapter, prompt, text)
             ratios[candidate_id] = own.total - self._base_scores[candidate_id]
 
-        await gather_bounded([partial(compare, one) for one in wanted], self._alias.gate.concurrency)
+        calls = [partial(compare, one) for one in wanted]
+        await gather_bounded(calls, self._alias.gate.concurrency, progress.count)
         margins = [ratios[pair.chosen] - ratios[pair.rejected] for _, _, pair in pairs]
         return checks.preference(margins, self._alias.gate)
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-Outcome = Literal["passed", "failed", "inconclusive"]
+Outcome = Literal["passed", "failed", "inconclusive", "skipped"]
 
 Z = 1.959963984540054
 _T = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262, 10: 2.228}
@@ -76,6 +76,35 @@ def wilson_interval(successes: int, count: int) -> Interval | None:
     return Interval(share, max(0.0, middle - half), min(1.0, middle + half), count)
 
 
+def win_rate_interval(wins: int, losses: int, count: int) -> Interval | None:
+    """Interval of P(win) + P(tie) / 2 in `count` paired comparisons; None without any.
+
+    Tango's score interval of P(win) - P(loss) (Statistics in Medicine 17, 1998), halved around one half. Unlike
+    Student's it keeps its coverage where few pairs differ, and is not a point where all of them or none do.
+    """
+    if count == 0:
+        return None
+    found = wins - losses
+
+    def distance(difference: float) -> float:
+        """How many standard errors the estimate lies above this difference; falls as the difference grows."""
+        linear = (2 * count - found) * difference - wins - losses
+        constant = -losses * difference * (1 - difference)
+        losing = (math.sqrt(max(0.0, linear * linear - 8 * count * constant)) - linear) / (4 * count)
+        variance = count * (2 * losing + difference * (1 - difference))
+        return (found - count * difference) / math.sqrt(max(variance, 1e-12))
+
+    def solve(wanted: float, low: float, high: float) -> float:
+        for _ in range(60):
+            middle = (low + high) / 2
+            low, high = (middle, high) if distance(middle) > wanted else (low, middle)
+        return (low + high) / 2
+
+    share = found / count
+    low, high = solve(Z, -1.0, share), solve(-Z, share, 1.0)
+    return Interval(0.5 + share / 2, 0.5 + low / 2, 0.5 + high / 2, count)
+
+
 def outcome(interval: Interval | None, *, at_least: float = -math.inf, at_most: float = math.inf) -> Outcome:
     """Failed when the whole interval lies beyond a bound, passed when it lies inside, else inconclusive."""
     if interval is None:
@@ -88,7 +117,8 @@ def outcome(interval: Interval | None, *, at_least: float = -math.inf, at_most: 
 
 
 def overall(outcomes: Sequence[Outcome]) -> Outcome:
-    """One failure fails; all must pass to pass. Nothing checked proves nothing."""
+    """One failure fails; all that applied must pass to pass. Nothing checked proves nothing."""
     if "failed" in outcomes:
         return "failed"
-    return "passed" if outcomes and all(one == "passed" for one in outcomes) else "inconclusive"
+    applied = [one for one in outcomes if one != "skipped"]
+    return "passed" if applied and all(one == "passed" for one in applied) else "inconclusive"

@@ -5,8 +5,11 @@
      "checks": {"must_mention": ["red"], "must_not_mention": ["dog"], "exact": "...", "regex": "..."}}
 
 An image is a data: URL or a path relative to the suite's file; `{"type": "image"}` parts take them in order. Words
-are matched whole and without regard to case. `regex` is in RE2 syntax and searched; `exact` compares the answers
-without outer white space. An item may have several checks: its score is their mean, from 0 to 1.
+are matched whole and without regard to case. `regex` is in RE2 syntax, so that no pattern takes longer than a time
+linear in the answer's length, and searched; `exact` compares the answers without outer white space. An item may have
+several checks: its score is their mean, from 0 to 1.
+
+Everything is read and checked at the start of the server, images and patterns too: a gate never meets a bad line.
 """
 
 from __future__ import annotations
@@ -14,12 +17,14 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
+import io
 import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import re2
+from PIL import Image as Pillow
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from reward.types import Image, Message, Prompt
@@ -28,7 +33,7 @@ from server.config import SuiteConfig
 MAX_LINE_BYTES = 32 * 1024 * 1024
 MAX_FILE_BYTES = 512 * 1024 * 1024
 
-_SIGNATURES = ((b"\x89PNG\r\n\x1a\n", "image/png"), (b"\xff\xd8\xff", "image/jpeg"))
+_MIMES = {"PNG": "image/png", "JPEG": "image/jpeg", "WEBP": "image/webp"}
 
 
 class SuiteError(Exception):
@@ -108,6 +113,7 @@ def load_suite(config: SuiteConfig) -> Suite:
     """Read a suite, blocking; raises `SuiteError`."""
     digest = hashlib.sha256()
     items: list[Item] = []
+    lines: dict[str, int] = {}
     try:
         if config.path.stat().st_size > MAX_FILE_BYTES:
             raise SuiteError(f"{config.path}: larger than {MAX_FILE_BYTES} bytes")
@@ -116,7 +122,10 @@ def load_suite(config: SuiteConfig) -> Suite:
                 if len(items) >= config.max_items:
                     break
                 if line.strip():
-                    items.append(_item(line, config.path, number))
+                    item = _item(line, config.path, number)
+                    if lines.setdefault(item.id, number) != number:
+                        raise SuiteError(f"{config.path}:{number}: id: line {lines[item.id]} has the same")
+                    items.append(item)
     except OSError as error:
         raise SuiteError(f"{config.path}: {error.strerror}") from None
     if not items:
@@ -138,15 +147,25 @@ def _item(line: bytes, path: Path, number: int) -> Item:
         if any(not phrase.split() for phrase in (*parsed.checks.must_mention, *parsed.checks.must_not_mention)):
             raise ValueError("checks: an empty phrase")
         if parsed.checks.regex is not None:
-            re2.compile(parsed.checks.regex)
+            _require_pattern(parsed.checks.regex)
         images = [_image(source, path.parent) for source in parsed.images]
         return Item(parsed.id, _prompt(parsed.messages, images), parsed.checks)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise SuiteError(f"{path}:{number}: {where}: {first['msg']}") from None
-    except (ValueError, OSError, re2.error) as error:
+        where = "".join(f"{part}: " for part in [".".join(str(part) for part in first["loc"])] if part)
+        raise SuiteError(f"{path}:{number}: {where}{first['msg']}") from None
+    except ValueError as error:
         raise SuiteError(f"{path}:{number}: {error}") from None
+
+
+def _require_pattern(pattern: str) -> None:
+    options = re2.Options()
+    options.log_errors = False
+    try:
+        re2.compile(pattern, options)
+    except re2.error as error:
+        reason = error.args[0].decode() if isinstance(error.args[0], bytes) else error
+        raise ValueError(f"checks.regex: RE2 refuses it: {reason}") from None
 
 
 def _prompt(messages: list[_Message], images: list[Image]) -> Prompt:
@@ -166,19 +185,25 @@ def _prompt(messages: list[_Message], images: list[Image]) -> Prompt:
 
 
 def _image(source: str, directory: Path) -> Image:
+    """The image, decoded once: one that is broken would look like a refusal of the engine in the middle of a gate."""
     if source.startswith("data:"):
+        name = "data: URL"
         head, _, body = source.partition(",")
         if not head.endswith(";base64"):
-            raise ValueError("an image's data: URL must be base64")
+            raise ValueError("images: a data: URL must be base64")
         try:
             data = base64.b64decode(body, validate=True)
         except binascii.Error:
-            raise ValueError("an image's data: URL is not valid base64") from None
+            raise ValueError("images: a data: URL is not valid base64") from None
     else:
-        data = (directory / source).read_bytes()
-    mime = next((mime for signature, mime in _SIGNATURES if data.startswith(signature)), None)
-    if mime is None and data[:4] == b"RIFF" and data[8:12] == b"WEBP":
-        mime = "image/webp"
-    if mime is None:
-        raise ValueError("an image is neither PNG nor JPEG nor WebP")
-    return Image(hashlib.sha256(data).hexdigest(), mime, data)
+        name = source
+        try:
+            data = (directory / source).read_bytes()
+        except OSError as error:
+            raise ValueError(f"images: {name}: {error.strerror}") from None
+    try:
+        with Pillow.open(io.BytesIO(data), formats=list(_MIMES)) as image:
+            image.load()
+            return Image(hashlib.sha256(data).hexdigest(), _MIMES[str(image.format)], data)
+    except (OSError, SyntaxError, ValueError, Pillow.DecompressionBombError):
+        raise ValueError(f"images: {name}: not a PNG, JPEG or WebP image that can be read") from None

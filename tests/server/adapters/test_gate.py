@@ -5,16 +5,22 @@ from __future__ import annotations
 import base64
 import dataclasses
 import json
+import logging
+import re
+import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from reward.types import Prompt
+from reward.ensemble import Ensemble, Member
+from reward.types import Candidate, Prompt
+from server.adapters.gate import rewards
 from server.adapters.gate.gate import Gate
 from server.adapters.gate.report import markdown
 from server.adapters.gate.suites import Checks, SuiteError, load_suite, mentions
-from server.config import AliasConfig, GateConfig, SuiteConfig
+from server.config import AliasConfig, GateConfig, ScorerConfig, SuiteConfig
 from server.engine.port import EngineError
 from server.store import signals
 from server.store.records import Report, SignalKind, SignalRecord
@@ -81,6 +87,40 @@ def test_images_are_filled_in_order(tmp_path: Path) -> None:
     assert (first.data, second.data, first.mime) == (PNG, PNG + b"x", "image/png")
     (tmp_path / "one.png").write_bytes(PNG + b"y")
     assert load_suite(config).digest != suite.digest
+
+
+def test_no_pattern_can_hang_the_gate() -> None:
+    """What takes a backtracking matcher longer than the universe lasts takes RE2 a moment."""
+    checks = Checks.model_validate({"regex": "^(([a-z])+.)+[A-Z]([a-z])+$"})
+    started = time.perf_counter()
+    assert checks.score("a" * 100_000) == 0.0
+    assert time.perf_counter() - started < 2.0
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ('{"id": "a", ', "Invalid JSON"),
+        (
+            {"id": "a", "messages": [{"role": "user", "content": "x"}], "checks": {"regex": "(?=a)"}},
+            "checks.regex: RE2",
+        ),
+        ({"id": "a", "messages": [{"role": "user", "content": "x"}], "checks": {"must_say": "x"}}, "checks.must_say: "),
+        ({**item(2, exact="x"), "images": ["../none.png"]}, "images: ../none.png: No such file"),
+        ({**item(2, exact="x"), "images": ["suite.jsonl"]}, "images: suite.jsonl: not a PNG"),
+        ({**item(2, exact="x"), "images": ["data:image/png;base64,iVBORw0KGgo="]}, "images: data: URL: not a PNG"),
+        (item(1, exact="y"), "id: line 1 has the same"),
+    ],
+)
+def test_a_bad_line_is_one_clear_line(line: Any, said: str, tmp_path: Path) -> None:
+    """File, line, field and reason, and nothing else."""
+    path = tmp_path / "suite.jsonl"
+    text = line if isinstance(line, str) else json.dumps(line)
+    path.write_text(json.dumps(item(1, exact="x")) + "\n" + text + "\n")
+    with pytest.raises(SuiteError) as refused:
+        load_suite(SuiteConfig(name="s", path=path))
+    assert str(refused.value).startswith(f"{path}:2: {said}")
+    assert "\n" not in str(refused.value)
 
 
 @pytest.mark.parametrize(
@@ -154,13 +194,14 @@ def is_blocked(prompt: Prompt, text: str) -> bool:
     return "code" in text
 
 
-def gate_for(world: World, **settings: Any) -> Gate:
+def gate_for(world: World, ensemble: Ensemble | None = None, **settings: Any) -> Gate:
     world.engine.script = script
     world.engine.token_logprob = lambda model, prompt, piece: -0.5 if model == "base" else -0.4
     for adapter in (GOOD, LOSSY, UNSAFE, DULL):
         world.engine.register(adapter)
     alias = alias_with(world.directory, **settings)
-    return Gate.load(world.database, world.blobs, world.engine, alias, is_blocked=is_blocked)
+    parts = (world.database, world.blobs, world.engine, alias)
+    return Gate.load(*parts, is_blocked=is_blocked, ensemble=ensemble or Ensemble())
 
 
 def outcomes(checks: tuple[CheckReply, ...]) -> dict[str, str]:
@@ -172,7 +213,8 @@ async def test_a_better_adapter_passes_every_check_there_is_data_for(world: Worl
     result = await gate_for(world).run(GOOD, BASE)
     assert result.outcome == "inconclusive"
     found = outcomes(result.checks)
-    assert found.pop("preference") == "inconclusive"
+    assert found.pop("preference") == found.pop("preference_margin") == "inconclusive"
+    assert found.pop("reward") == "skipped", "the default scorer is the policy's own implicit reward"
     assert set(found.values()) == {"passed"}
     assert set(found) == {"suite:coverage", "suite:hallucination", "suite:skills", "safety", "length", "kl"}
     gain = next(check for check in result.checks if check.name == "suite:hallucination")
@@ -187,6 +229,74 @@ async def test_what_was_lost_fails_the_gate(adapter: str, check: str, world: Wor
     result = await gate_for(world).run(adapter, BASE)
     assert result.outcome == "failed"
     assert outcomes(result.checks)[check] == "failed"
+
+
+async def test_the_ensemble_compares_the_answers_of_both(world: World) -> None:
+    """On the same prompts; an answer it likes less everywhere fails, the same answer is a tie and not scored."""
+    asked: list[list[str]] = []
+
+    class Likes:
+        name, version = "likes", "1"
+
+        async def score(self, prompt: Prompt, candidates: Sequence[Candidate]) -> list[float | None]:
+            asked.append([one.text for one in candidates])
+            if prompt.messages[0].text.endswith(" 7"):
+                raise ValueError("a scorer that fails")
+            return [float("green" in one.text) for one in candidates]
+
+    gate = gate_for(world, ensemble=Ensemble((Member(Likes()),)))
+    worse = (await gate.run(LOSSY, GOOD)).checks
+    (reward,) = [check for check in worse if check.name == "reward"]
+    assert (reward.outcome, reward.value, reward.count) == ("failed", 0.0, 29)
+    assert "1 pairs could not be scored" in reward.detail
+    assert len(asked) == 30 and {len(pair) for pair in asked} == {2}
+    asked.clear()
+    (same,) = [check for check in (await gate.run(UNSAFE, UNSAFE)).checks if check.name == "reward"]
+    assert (same.outcome, same.value, asked) == ("passed", 0.5, [])
+
+
+@pytest.mark.parametrize(
+    ("kinds", "judges"),
+    [
+        (["implicit"], []),
+        (["logprob", "length"], []),
+        (["implicit", "repetition", "length"], ["repetition", "length"]),
+        ([], []),
+    ],
+)
+def test_no_policy_is_judged_by_its_own_likelihood(kinds: list[str], judges: list[str]) -> None:
+    """Nor by the length of its answers alone, which has a check of its own."""
+    scorers = [ScorerConfig.model_validate({"kind": kind}) for kind in kinds]
+    assert [one.kind for one in rewards.judging(scorers)] == judges
+
+
+async def test_a_gate_says_how_far_it_is(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    """While it runs and in the log, check by check; afterwards nothing is left."""
+    gate = gate_for(world)
+    seen: list[str] = []
+
+    def watching(model: str, prompt: Prompt, index: int) -> str:
+        seen.append(str(gate.progress))
+        return script(model, prompt, index)
+
+    world.engine.script = watching
+    with caplog.at_level(logging.INFO):
+        await gate.run(GOOD, BASE)
+    assert gate.progress is None
+    assert seen[0] == "gate: suite coverage, check 1 of 8"
+    assert any(re.fullmatch(r"gate: suite coverage, check 1 of 8, [0-9]+ of 30 asked", one) for one in seen)
+    lines = [record.getMessage() for record in caplog.records]
+    assert lines[0] == f"gate of {GOOD}: suite coverage (1 of 8)"
+    assert lines[-1] == f"gate of {GOOD}: preference (8 of 8)"
+
+
+async def test_an_alias_without_suites_says_what_was_not_checked(world: World) -> None:
+    """Its gate is never passed by checks that were not made."""
+    gate = Gate.load(world.database, world.blobs, world.engine, AliasConfig(), is_blocked=is_blocked)
+    world.engine.register(GOOD)
+    result = await gate.run(GOOD, BASE)
+    assert result.outcome == "inconclusive"
+    assert [one.name for one in result.checks if one.outcome == "skipped"] == ["reward", "safety", "length", "kl"]
 
 
 async def test_suites_with_the_same_prompts_are_asked_once(world: World) -> None:

@@ -196,7 +196,7 @@ async def test_quarantine_of_the_active_one_routes_away_first(world: World) -> N
     first, second = await world.active(), await world.active()
     canary = await world.gated(parent=second)
     await world.router.start_canary(canary, 0.2, OPERATOR)
-    routing = await world.router.quarantine(second, OPERATOR)
+    routing, _ = await world.router.quarantine(second, OPERATOR)
     assert (routing.active, routing.canary, routing.previous) == (first, None, BASE)
     assert await world.states() == {first: S.ACTIVE, second: S.QUARANTINED, canary: S.ROLLED_BACK}
     for move in (world.router.promote(second, forced()), world.router.start_canary(second, 0.2, forced())):
@@ -210,10 +210,10 @@ async def test_quarantine_reaches_every_place(world: World) -> None:
     first, second = await world.active(), await world.active()
     canary, waiting = await world.gated(), await world.gated()
     await world.router.start_canary(canary, 0.2, OPERATOR)
-    assert (await world.router.quarantine(first, OPERATOR)).previous == BASE
-    assert (await world.router.quarantine(canary, OPERATOR)).canary is None
+    assert (await world.router.quarantine(first, OPERATOR))[0].previous == BASE
+    assert (await world.router.quarantine(canary, OPERATOR))[0].canary is None
     generation = world.router.current(ALIAS).generation
-    assert (await world.router.quarantine(waiting, OPERATOR)).generation == generation
+    assert (await world.router.quarantine(waiting, OPERATOR))[0].generation == generation
     states = await world.states()
     assert states == {first: S.QUARANTINED, second: S.ACTIVE, canary: S.QUARANTINED, waiting: S.QUARANTINED}
     assert (await world.router.rollback(ALIAS, OPERATOR)).active == BASE

@@ -6,7 +6,7 @@ import pytest
 from sqlalchemy import Connection, select
 
 from server.errors import BadRequest
-from server.store import adapters, erasure, feed, schema, signals
+from server.store import adapters, audit, erasure, feed, schema, signals
 from server.store.records import AdapterState, FeedKind, SignalKind, SignalRecord
 from tests.server.adapters.support import ALIAS, OPERATOR, World
 
@@ -23,9 +23,21 @@ async def told(world: World, annotator: str = "ann", **changes: object) -> tuple
 
     def write(connection: Connection) -> int:
         signals.insert_signal(connection, said)
-        return feed.append(connection, ALIAS, group.id, FeedKind.SIGNAL, 0.0)
+        return feed.append(connection, ALIAS, group.id, FeedKind.SIGNAL, said.created_at)
 
     return group.id, await world.database.write(write)
+
+
+async def speak(world: World, annotator: str, group_id: str) -> int:
+    """Somebody else's word on a group; the feed's number for it."""
+    now = world.clock()
+    said = SignalRecord(f"sig-{annotator}-{group_id}", group_id, SignalKind.RATING, "r", annotator, now, {"rating": -1})
+
+    def write(connection: Connection) -> int:
+        signals.insert_signal(connection, said)
+        return feed.append(connection, ALIAS, group_id, FeedKind.SIGNAL, now)
+
+    return await world.database.write(write)
 
 
 async def test_an_upload_names_its_sources(world: World) -> None:
@@ -55,26 +67,44 @@ async def test_what_learned_from_the_erased_is_not_published(world: World) -> No
     assert await world.upload(groups=["cmpl-unrelated"], feed_upto=last)
 
 
-async def test_quarantining_an_adapter_sets_its_signals_aside(world: World) -> None:
-    """In the same move, whether it is routed or not; what was said of other answers counts on."""
-    active, waiting = await world.active(), await world.gated()
-    of_active, _ = await told(world, "ann", adapter=active)
-    of_waiting, _ = await told(world, "bob", adapter=waiting)
-    of_base, _ = await told(world, "cid")
-    ids = [of_active, of_waiting, of_base]
+async def test_quarantine_sets_aside_what_is_behind_an_adapter(world: World) -> None:
+    """What it learned and its sound ancestors did not: in the same move, whether it is routed or not."""
+    ann, _ = await told(world, "ann")
+    shared, upto = await told(world, "ann")
+    sound = await world.active(groups=[ann, shared], annotators=["ann"], feed_upto=upto)
+    bob, _ = await told(world, "bob")
+    eve = await speak(world, "eve", shared)
+    own = {"groups": [ann, shared, bob], "annotators": ["ann", "bob", "eve"], "feed_upto": eve}
+    bad = await world.active(parent=sound, **own)
+    await speak(world, "eve", bob)  # after the adapter
+    about_it, _ = await told(world, "cid", adapter=bad)  # of its answers: that it is bad is worth learning
+    ids = [ann, shared, bob, about_it]
 
-    async def counting() -> list[str]:
+    async def counting() -> set[tuple[str, str]]:
         said = await world.database.read(lambda c: signals.live_signals(c, ids))
-        return [group_id for group_id in ids if said[group_id]]
+        return {(one.annotator, group_id) for group_id in ids for one in said[group_id]}
 
-    assert await counting() == ids
-    await world.router.quarantine(waiting, OPERATOR)
-    assert await counting() == [of_active, of_base]
-    await world.router.quarantine(active, OPERATOR)
-    assert await counting() == [of_base]
-    assert set((await world.states()).values()) == {AdapterState.QUARANTINED}
-    entries = await world.database.read(lambda c: feed.read_after(c, ALIAS, 3, 10))
-    assert [(one.kind, one.group_id) for one in entries] == [
-        (FeedKind.QUARANTINE, of_waiting),
-        (FeedKind.QUARANTINE, of_active),
-    ]
+    everything = await counting()
+    head = await world.database.read(lambda c: feed.head(c, ALIAS))
+    routing, changed = await world.router.quarantine(bad, OPERATOR)
+    assert (routing.active, changed) == (sound, 2)
+    assert everything - await counting() == {("bob", bob), ("eve", shared)}
+    entries = await world.database.read(lambda c: feed.read_after(c, ALIAS, head, 10))
+    assert sorted((one.kind, one.group_id) for one in entries) == sorted(
+        [(FeedKind.QUARANTINE, bob), (FeedKind.QUARANTINE, shared)]
+    )
+    (entry,) = [one for one in await world.database.read(lambda c: audit.newest(c, 5)) if one.action == "quarantine"]
+    assert entry.detail["signals_set_aside"] == 2
+    assert (await world.router.quarantine(sound, OPERATOR))[1] == 2, "ann's, who taught no sound adapter"
+    assert await world.router.quarantine(await world.gated(parent=sound), OPERATOR) == (world.router.current(ALIAS), 0)
+
+
+async def test_what_a_bad_ancestor_learned_is_behind_its_child_too(world: World) -> None:
+    """Only sound ancestors clear a signal."""
+    ann, upto = await told(world, "ann")
+    first = await world.active(groups=[ann], annotators=["ann"], feed_upto=upto)
+    child = await world.active(parent=first, groups=[ann], annotators=["ann"], feed_upto=upto)
+    await world.router.rollback(ALIAS, OPERATOR)
+    await world.router.rollback(ALIAS, OPERATOR)
+    assert set((await world.states()).values()) == {AdapterState.ROLLED_BACK}
+    assert (await world.router.quarantine(child, OPERATOR))[1] == 1

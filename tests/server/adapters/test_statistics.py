@@ -17,6 +17,7 @@ from server.adapters.gate.statistics import (
     ratio_interval,
     student,
     wilson_interval,
+    win_rate_interval,
 )
 from server.config import GateConfig
 
@@ -91,10 +92,68 @@ def test_more_blocked_answers_fail_the_safety_check() -> None:
 def test_few_pairs_never_decide() -> None:
     """Below the minimum the preference check is inconclusive, whatever the pairs say."""
     gate = GateConfig(min_preference_pairs=20)
-    assert checks.preference([-1.0] * 19, gate).outcome == "inconclusive"
-    assert checks.preference([-1.0] * 20, gate).outcome == "failed"
-    assert checks.preference([1.0] * 20, gate).outcome == "passed"
-    assert checks.preference([], gate).outcome == "inconclusive"
+    for margins, expected in (
+        ([-1.5] * 19, "inconclusive"),
+        ([-1.5] * 20, "failed"),
+        ([1.0] * 20, "passed"),
+        ([], "inconclusive"),
+    ):
+        assert [check.outcome for check in checks.preference(margins, gate)] == [expected] * 2
+
+
+def test_the_preference_margin_sees_what_the_accuracy_does_not() -> None:
+    """Right a little more often than not, and badly wrong where it is wrong."""
+    accuracy, mean = checks.preference([0.1] * 70 + [-9.0, -10.0, -11.0] * 10, GateConfig())
+    assert (accuracy.outcome, mean.outcome) == ("passed", "failed")
+    assert mean.high is not None and mean.at_least is not None and mean.high < mean.at_least
+
+
+# --- reward -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("win", "tie"), [(0.5, 0.0), (0.35, 0.3), (0.05, 0.9), (0.7, 0.2), (0.02, 0.97)])
+@pytest.mark.parametrize("count", [20, 60])
+def test_the_win_rates_interval_covers_the_truth(win: float, tie: float, count: int) -> None:
+    """In 95 of 100 repetitions, about; also where few pairs differ."""
+    rng = random.Random(7)
+    truth, covered = win + tie / 2, 0
+    for _ in range(400):
+        drawn = [rng.random() for _ in range(count)]
+        wins = sum(one < win for one in drawn)
+        losses = sum(one >= win + tie for one in drawn)
+        interval = win_rate_interval(wins, losses, count)
+        assert interval is not None and 0 <= interval.low <= interval.value <= interval.high <= 1
+        covered += interval.low <= truth <= interval.high
+    assert covered / 400 > 0.92
+
+
+def test_win_rates_agree_with_the_large_sample_interval_and_with_their_mirror() -> None:
+    """150 wins and 86 losses of 1,600: Wald's 0.04 ± 0.0187 of the difference; and better is the mirror of worse."""
+    interval = win_rate_interval(150, 86, 1600)
+    mirror = win_rate_interval(86, 150, 1600)
+    assert interval is not None and mirror is not None
+    assert interval.value == pytest.approx(0.52)
+    assert (interval.low, interval.high) == pytest.approx((0.5 + 0.0213 / 2, 0.5 + 0.0587 / 2), abs=1e-3)
+    assert (mirror.low, mirror.high) == pytest.approx((1 - interval.high, 1 - interval.low))
+    assert win_rate_interval(0, 0, 0) is None
+
+
+def test_worse_on_most_prompts_fails_and_the_same_passes() -> None:
+    """Ties count half; a few pairs prove nothing; pairs without totals are named."""
+    better, worse = [1.0] * 60, [0.0] * 60
+    assert checks.reward(better, worse, 0.1).outcome == "passed"
+    assert checks.reward(worse, better, 0.1).outcome == "failed"
+    assert checks.reward(better, better, 0.1).outcome == "passed"
+    assert checks.reward([0.0] * 3, [1.0] * 3, 0.1).outcome == "inconclusive"
+    gaps = checks.reward([None, 1.0], [0.0, 0.0], 0.1)
+    assert (gaps.count, gaps.detail) == (1, "better 1, worse 0, equal 0; 1 pairs could not be scored")
+
+
+def test_what_was_skipped_counts_neither_way() -> None:
+    """Nothing but skipped checks proves nothing."""
+    assert overall(["passed", "skipped"]) == "passed"
+    assert overall(["skipped", "failed"]) == "failed"
+    assert overall(["skipped"]) == "inconclusive"
 
 
 def test_far_from_base_fails() -> None:

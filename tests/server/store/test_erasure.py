@@ -312,9 +312,8 @@ async def test_a_known_image_that_comes_again_outlives_a_sweep(database: Databas
 
 
 async def test_signals_set_aside_teach_nothing_until_taken_back(database: Database) -> None:
-    """By annotator, one by one, or by the adapter that answered; the feed tells each time, of what changed only."""
-    adapter = AdapterRecord("a1", 1, "default", AdapterState.ACTIVE, "base", {}, 900.0, 900.0)
-    await store(database, group("cmpl-1", adapter="a1"))
+    """By annotator, or one by one; the feed tells each time, of what changed only."""
+    await store(database, group("cmpl-1"))
     await store(database, group("cmpl-2"))
     first, second = await say(database, "cmpl-1", "ann"), await say(database, "cmpl-2", "ann")
     await say(database, "cmpl-2", "bob")
@@ -326,11 +325,6 @@ async def test_signals_set_aside_teach_nothing_until_taken_back(database: Databa
     everything = {"ann cmpl-1", "ann cmpl-2", "bob cmpl-2"}
     ways: list[tuple[Any, set[str], list[str]]] = [
         (lambda c, a: quarantine.of_annotator(c, "ann", aside=a, now=0.0), {"bob cmpl-2"}, ["cmpl-1", "cmpl-2"]),
-        (
-            lambda c, a: quarantine.of_adapter(c, adapter, aside=a, now=0.0),
-            {"ann cmpl-2", "bob cmpl-2"},
-            ["cmpl-1"],
-        ),
         (
             lambda c, a: quarantine.of_signals(c, [second, "sig-unknown"], aside=a, now=0.0),
             {"ann cmpl-1", "bob cmpl-2"},
