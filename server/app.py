@@ -29,7 +29,7 @@ from server.installation import (
     Connect,
     Installation,
     StartError,
-    connect_engine,
+    connect_engines,
 )
 from server.logs import configure_logging
 from server.metrics import Metrics
@@ -123,7 +123,7 @@ async def run(config: Config, connect: Connect) -> None:
         await installation.close()
 
 
-def serve(config: Config, connect: Connect = connect_engine) -> int:
+def serve(config: Config, connect: Connect = connect_engines) -> int:
     """Run the service; the exit status."""
     configure_logging(config.log_level)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

@@ -9,6 +9,7 @@ import hashlib
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import IO
@@ -20,14 +21,17 @@ from server.adapters.gate.suites import SuiteError
 from server.adapters.mirror import AdapterMirror
 from server.adapters.probe import Prober
 from server.adapters.registry import AdapterRegistry
+from server.adapters.replicas import ReplicaProber
 from server.adapters.rollout import Rollout
 from server.adapters.routing import Router
+from server.adapters.unloading import Unloader
 from server.answers import AnswerIntake
 from server.config import AliasConfig, Config
 from server.engine.client import VllmEngine
 from server.engine.health import EngineState
 from server.engine.launcher import EngineProcess
-from server.engine.port import Engine
+from server.engine.pool import EnginePool, Member, Standing
+from server.engine.port import Engine, Replica
 from server.engine.supervisor import EngineSupervisor
 from server.errors import StorageUnavailable
 from server.exchange.importing import ImportDesk
@@ -51,8 +55,8 @@ from server.tokens import Signer, load_secret
 from server.wire.chat import ChatMessage
 from server.wire.identity import directory_digest
 
-Connect = Callable[[Config], tuple[Engine, EngineSupervisor]]
-"""How an installation gets its engine."""
+Connect = Callable[[Config], Sequence[tuple[Replica, EngineSupervisor]]]
+"""How an installation gets its engine replicas."""
 
 
 class StartError(Exception):
@@ -95,16 +99,24 @@ async def open_files(config: Config) -> tuple[RemoteFiles | None, BlobStore]:
         raise StartError(f"{config.store.directory}: {error.strerror}") from None
 
 
-def connect_engine(config: Config) -> tuple[Engine, EngineSupervisor]:
-    """The engine's client and who watches it: a process of ours, or one that runs elsewhere."""
+def connect_engines(config: Config) -> list[tuple[Replica, EngineSupervisor]]:
+    """Each replica's client and who watches it: processes of ours, or engines that run elsewhere."""
     settings, directory = config.engine, config.store.directory
-    if len(settings.urls) > 1:
-        raise StartError("engine.urls: one engine is supported")
-    process = None
-    if not settings.urls:
-        process = EngineProcess(settings, directory / "adapters", directory / "logs", max_images=config.chat.max_images)
+    if settings.urls:
+        return [_replica(config, url, None) for url in settings.urls]
+    processes = [
+        EngineProcess(
+            settings, directory / "adapters", directory / "logs", max_images=config.chat.max_images, number=number
+        )
+        for number in range(settings.replicas)
+    ]
+    return [_replica(config, process.url, process) for process in processes]
+
+
+def _replica(config: Config, url: str, process: EngineProcess | None) -> tuple[Replica, EngineSupervisor]:
+    settings = config.engine
     engine = VllmEngine(
-        process.url if process else settings.urls[0],
+        url,
         settings.model,
         timeout_s=config.chat.engine_timeout_s,
         probe_timeout_s=settings.probe_timeout_s,
@@ -121,7 +133,7 @@ def connect_engine(config: Config) -> tuple[Engine, EngineSupervisor]:
 class Installation:
     """Everything behind the API, opened and closed in order."""
 
-    def __init__(self, config: Config, connect: Connect = connect_engine) -> None:
+    def __init__(self, config: Config, connect: Connect = connect_engines) -> None:
         self._config = config
         self._connect = connect
         self._stack = contextlib.AsyncExitStack()
@@ -144,9 +156,16 @@ class Installation:
 
         registry = build_registry(config, database, remote, base_digest=base_digest, on_move=count_move)
         await registry.start()
-        engine, supervisor = self._connect(config)
+        engine = EnginePool(self._connect(config), affinity_factor=config.engine.affinity_factor)
         self._stack.push_async_callback(engine.close)
         judges = build_all_judges(config, engine)
+        prober = ReplicaProber(
+            engine,
+            Prober(database, blobs),
+            routings=lambda: router.all(),  # noqa: PLW0108 - each is made with the other
+            find=registry.get,
+            quorum=config.engine.quorum,
+        )
         router = Router(
             database,
             [alias.name for alias in config.aliases],
@@ -154,6 +173,7 @@ class Installation:
             verify=registry.verify,
             is_intact=registry.is_intact,
             on_move=count_move,
+            moving_to=prober.moving_to,
         )
         await router.load()
         self._stack.push_async_callback(router.stop)
@@ -165,7 +185,7 @@ class Installation:
             database=database,
             registry=registry,
             router=router,
-            prober=Prober(database, blobs),
+            prober=prober,
             gates=await asyncio.to_thread(load_gates, config, database, blobs, engine, judges),
             aliases=config.aliases,
             engines=[engine],
@@ -191,7 +211,6 @@ class Installation:
             database=database,
             blobs=blobs,
             engine=engine,
-            supervisor=supervisor,
             registry=registry,
             router=router,
             rollout=rollout,
@@ -235,8 +254,11 @@ class Installation:
             metrics=metrics,
         )
         self._watch(services)
-        supervisor.start()
-        self._stack.push_async_callback(supervisor.stop)
+        engine.start(prober.live, prober.prove)
+        self._stack.push_async_callback(engine.stop)
+        unloader = Unloader(engine, live=prober.live, find=lambda states: registry.find(states=states))
+        unloader.start()
+        self._stack.push_async_callback(unloader.stop)
         await rollout.start()
         self._stack.push_async_callback(rollout.stop)
         retention = Retention(config.store, database, blobs, time.time)
@@ -249,9 +271,9 @@ class Installation:
 
     def _watch(self, services: Services) -> None:
         """Metrics that are read when they are scraped."""
-        metrics, supervisor = services.metrics, services.supervisor
-        metrics.engine_ready.set_function(lambda: float(supervisor.state is EngineState.READY))
-        metrics.engine_restarts.set_function(lambda: float(supervisor.restarts))
+        metrics = services.metrics
+        for member in services.engine.members:
+            _watch_replica(metrics, member)
         metrics.store_healthy.set_function(lambda: float(services.database.is_healthy))
         metrics.in_flight.set_function(lambda: float(services.admission.present))
         for alias in self._config.aliases:
@@ -317,6 +339,20 @@ def model_digest(model: str) -> str:
     """Identity of the base model: of its files where they are local, else of its name."""
     directory = Path(model)
     return directory_digest(directory) if directory.is_dir() else hashlib.sha256(model.encode()).hexdigest()
+
+
+def _watch_replica(metrics: Metrics, member: Member) -> None:
+    number = str(member.number)
+    metrics.engine_ready.labels(number).set_function(lambda: float(member.supervisor.state is EngineState.READY))
+    metrics.engine_restarts.labels(number).set_function(lambda: float(member.supervisor.restarts))
+    metrics.replica_in.labels(number).set_function(lambda: float(member.is_in))
+    metrics.replica_tokens.labels(number).set_function(lambda: float(member.outstanding_tokens))
+    for reason in (Standing.UNREACHABLE, Standing.CANNOT_SERVE):
+        metrics.replica_taken_out.labels(number, reason).set_function(partial(_times_out, member, reason))
+
+
+def _times_out(member: Member, reason: Standing) -> float:
+    return float(member.taken_out[reason])
 
 
 def _watch_routing(metrics: Metrics, router: Router, alias: str) -> None:

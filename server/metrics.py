@@ -83,10 +83,23 @@ class Metrics:
             "plumbline_learner_rounds_total", "Rounds by outcome.", ["alias", "outcome"], registry=reg
         )
         self.engine_ready = Gauge(
-            "plumbline_engine_probe_success", "1 while the engine generates a token when asked.", registry=reg
+            "plumbline_engine_probe_success",
+            "1 while the engine generates a token when asked.",
+            ["replica"],
+            registry=reg,
         )
         self.engine_restarts = Gauge(
-            "plumbline_engine_restarts", "How often the engine was started again.", registry=reg
+            "plumbline_engine_restarts", "How often the engine was started again.", ["replica"], registry=reg
+        )
+        self.replica_in = Gauge("plumbline_replica_in", "1 while the replica gets requests.", ["replica"], registry=reg)
+        self.replica_tokens = Gauge(
+            "plumbline_replica_outstanding_tokens", "Estimated tokens that it still owes.", ["replica"], registry=reg
+        )
+        self.replica_taken_out = Gauge(
+            "plumbline_replica_taken_out",
+            "How often it was taken out for not being reached, or not serving an adapter as it should.",
+            ["replica", "reason"],
+            registry=reg,
         )
 
     def alias(self, name: str) -> str:

@@ -17,8 +17,7 @@ if TYPE_CHECKING:
     from server.adapters.registry import AdapterRegistry
     from server.adapters.rollout import Rollout
     from server.adapters.routing import Router
-    from server.engine.port import Engine
-    from server.engine.supervisor import EngineSupervisor
+    from server.engine.pool import EnginePool
     from server.exchange.importing import ImportDesk
     from server.feedback import FeedbackDesk
     from server.inflight import InFlight
@@ -37,8 +36,7 @@ class Services:
     base_digest: str
     database: Database
     blobs: BlobStore
-    engine: Engine
-    supervisor: EngineSupervisor
+    engine: EnginePool
     registry: AdapterRegistry
     router: Router
     rollout: Rollout

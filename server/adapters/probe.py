@@ -8,9 +8,10 @@ between training and serving. An upload without a fingerprint is only asked to d
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 from sqlalchemy import Connection
 
@@ -76,6 +77,14 @@ class _Measured:
     expected: Fingerprint | None
 
 
+class Probe(Protocol):
+    """Who can tell whether an engine serves an adapter."""
+
+    async def run(self, engine: Engine, adapter: AdapterRecord) -> ProbeResult:
+        """Raises `EngineError` where the engine may answer later."""
+        ...
+
+
 class Prober:
     """Probes adapters on one engine at a time. Raises `EngineError` where the engine may answer later."""
 
@@ -86,19 +95,17 @@ class Prober:
 
     async def run(self, engine: Engine, adapter: AdapterRecord) -> ProbeResult:
         triples = await self._triples(adapter)
-        measured = []
         try:
-            for triple in triples:
-                found = await _measure(engine, adapter.id, triple)
-                if found is not None:
-                    measured.append(found)
+            # The first one alone: it makes the engine load the adapter, or shows that it cannot.
+            first = await _measure(engine, adapter.id, triples[0])
+            rest = await asyncio.gather(*(_measure(engine, adapter.id, triple) for triple in triples[1:]))
         except UnknownModel:
             return _result([_failed("loads", "the engine does not load the adapter")])
         except EngineError as error:
             if error.retryable:
                 raise
             return _result([_failed("loads", "the engine cannot score with the adapter")])
-        return _result(self._checks(measured))
+        return _result(self._checks([one for one in (first, *rest) if one is not None]))
 
     def _checks(self, measured: Sequence[_Measured]) -> list[CheckReply]:
         if not measured:
@@ -174,10 +181,12 @@ class Prober:
 
 async def _measure(engine: Engine, adapter_id: str, triple: _Triple) -> _Measured | None:
     """Both values; None where the engine encodes the answer otherwise than the learner's values were computed."""
-    own = await engine.score(adapter_id, triple.prompt, triple.text)
+    own, base = await asyncio.gather(
+        engine.score(adapter_id, triple.prompt, triple.text),
+        engine.score(engine.base_model, triple.prompt, triple.text),
+    )
     if not own.token_ids or (triple.expected is not None and not _same_tokens(own, triple.sampled)):
         return None
-    base = await engine.score(engine.base_model, triple.prompt, triple.text)
     return _Measured(own.total, base.total, triple.expected)
 
 

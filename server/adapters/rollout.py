@@ -30,7 +30,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from server.adapters import lineage
 from server.adapters.evidence import Trial, Verdict
 from server.adapters.gate.gate import Gate
-from server.adapters.probe import Prober
+from server.adapters.probe import Probe
 from server.adapters.registry import AdapterRegistry
 from server.adapters.routing import Order, Router
 from server.adapters.states import Mover
@@ -61,7 +61,7 @@ class Rollout:
         database: Database,
         registry: AdapterRegistry,
         router: Router,
-        prober: Prober,
+        prober: Probe,
         gates: Mapping[str, Gate],
         aliases: Sequence[AliasConfig],
         engines: Sequence[Engine],

@@ -14,6 +14,7 @@ import hashlib
 import logging
 import random
 from collections.abc import Awaitable, Callable, Collection, Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from typing import Any, TypeVar
 
@@ -44,6 +45,10 @@ SERVER = "server"
 """The actor of moves that nobody asked for."""
 
 
+MovingTo = Callable[[str | None, bool], AbstractAsyncContextManager[None]]
+"""(the adapter that is about to get traffic, or None; whether this is a way back that must not fail)."""
+
+
 @dataclass(frozen=True, slots=True)
 class Order:
     """Who asks for a move, why, and on which view of routing."""
@@ -64,7 +69,8 @@ class Router:
 
     `is_intact` says cheaply whether an adapter can be served: a rollback never goes to one that is not. `verify` reads
     every byte to say so: before anything new is routed to, and at the start.
-    `on_move` is told each state change that is durable.
+    `on_move` is told each state change that is durable. `moving_to(adapter, is_way_back)` is entered around each move
+    that gives an adapter traffic; it raises where the engines are not ready for that.
     """
 
     def __init__(
@@ -77,7 +83,9 @@ class Router:
         is_intact: Callable[[str], bool] = lambda _: True,
         draw: Callable[[], float] = random.random,
         on_move: Callable[[str, AdapterState], None] = lambda alias, state: None,
+        moving_to: MovingTo = lambda adapter, is_way_back: nullcontext(),
     ) -> None:
+        self._moving_to = moving_to
         self._database = database
         self._aliases = tuple(aliases)
         self._clock = clock
@@ -162,7 +170,7 @@ class Router:
             self._require_intact(adapter_id)
             return moves.start_canary(routing, adapter_id, share)
 
-        return await self._move(await self._alias_of_sound(adapter_id), "canary", adapter_id, plan, order)
+        return await self._move_to(adapter_id, "canary", plan, order)
 
     async def promote(self, adapter_id: str, order: Order) -> Routing:
         """Make the canary, or (operators) a gated adapter, the active one."""
@@ -177,7 +185,7 @@ class Router:
             self._require_intact(adapter_id)
             return moves.promote(routing, adapter_id)
 
-        return await self._move(await self._alias_of_sound(adapter_id), "promote", adapter_id, plan, order)
+        return await self._move_to(adapter_id, "promote", plan, order)
 
     async def end_canary(self, alias: str, order: Order) -> Routing:
         """Take the canary out of routing; it is `rolled_back`."""
@@ -190,7 +198,8 @@ class Router:
         def plan(connection: Connection, routing: Routing) -> Plan:
             return moves.roll_back(routing, self._targets(connection, routing, routing.active))
 
-        return await self._move(alias, "rollback", alias, plan, order)
+        async with self._moving_to(self.current(alias).previous, True):
+            return await self._move(alias, "rollback", alias, plan, order)
 
     async def undo(self, alias: str, order: Order) -> Routing:
         """Bring back what the last rollback took out."""
@@ -203,7 +212,9 @@ class Router:
             self._require_intact(replaced)
             return moves.undo(routing, replaced=replaced, target=noted["after"]["active"])
 
-        return await self._move(alias, "undo", alias, plan, order)
+        noted = await self._database.read(lambda c: store.last_rollback(c, alias))
+        async with self._moving_to(noted["before"]["active"] if noted else None, False):
+            return await self._move(alias, "undo", alias, plan, order)
 
     async def reject(self, adapter_id: str, order: Order) -> Routing:
         """Decline an adapter that is not routed; of a canary: end it."""
@@ -239,7 +250,8 @@ class Router:
             return replace(planned, note=set_aside(connection))
 
         if adapter_id in (routing.active, routing.canary, routing.previous):
-            return await self._move(record.alias, "quarantine", adapter_id, plan, order), changed
+            async with self._moving_to(routing.previous if adapter_id == routing.active else None, True):
+                return await self._move(record.alias, "quarantine", adapter_id, plan, order), changed
         return await self._restate(record, AdapterState.QUARANTINED, "quarantine", order, set_aside), changed
 
     async def forgetting(self, tainted: Collection[str]) -> list[Forgetting]:
@@ -264,13 +276,36 @@ class Router:
             note = {"adapters": list(found.adapters), "feed_after": found.learned_upto}
             return replace(planned, note=note)
 
-        return await self._move(alias, remedy, alias, plan, order)
+        clean = next((one.active for one in await self.forgetting(tainted) if one.alias == alias), None)
+        async with self._moving_to(clean, True):
+            return await self._move(alias, remedy, alias, plan, order)
 
     def _forgetting(self, connection: Connection, routing: Routing, tainted: Collection[str]) -> Forgetting:
         known = {one.id: one for one in rows.list_adapters(connection, alias=routing.alias)}
         return forgetting.plan(routing, tainted, known, self._is_intact)
 
     # --- how moves are made -------------------------------------------------------------------------------
+
+    async def _move_to(
+        self, adapter_id: str, action: str, plan: Callable[[Connection, Routing], Plan], order: Order
+    ) -> Routing:
+        """A move that gives an adapter traffic. What is refused anyway is refused before any engine is asked."""
+        alias = await self._alias_of_sound(adapter_id)
+        expected = self._expected(alias, order)
+
+        def check(connection: Connection) -> None:
+            for one, state in plan(connection, _require_generation(connection, alias, expected)).states:
+                record = rows.get_adapter(connection, one)
+                if record is not None:
+                    states.require_move(record.state, state, order.mover)
+
+        try:
+            await self._database.read(check)
+        except StaleGeneration:
+            await self._refresh(alias)
+            raise
+        async with self._moving_to(adapter_id, False):
+            return await self._move(alias, action, adapter_id, plan, replace(order, expect_generation=expected))
 
     async def _move(
         self, alias: str, action: str, subject: str, plan: Callable[[Connection, Routing], Plan], order: Order

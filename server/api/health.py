@@ -19,9 +19,10 @@ async def healthz() -> Health:
 
 @router.get("/readyz", responses={503: {"model": Health}})
 async def readyz(services: ServicesDep, response: Response) -> Health:
-    """The engine generated a token lately, and the store confirms what is written."""
-    engine, is_storing = services.supervisor.state, services.database.is_healthy
+    """A replica is in (it generated a token lately and serves the live adapters), and the store confirms writes."""
+    engine, is_storing = services.engine.state, services.database.is_healthy
     detail = {"engine": str(engine), "store": "ok" if is_storing else "unavailable"}
+    detail |= {f"replica {member.number}": str(member.standing) for member in services.engine.members}
     if engine is EngineState.READY and is_storing:
         return Health(status="ok", detail=detail)
     response.status_code = 503

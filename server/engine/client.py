@@ -21,7 +21,16 @@ import aiohttp
 
 from reward.types import Image, Message, Prompt
 from server.engine import payload
-from server.engine.port import Delta, EncodedAnswers, EngineError, Generation, Sampling, ScoredAnswer, UnknownModel
+from server.engine.port import (
+    Delta,
+    EncodedAnswers,
+    EngineError,
+    EngineUnreachable,
+    Generation,
+    Sampling,
+    ScoredAnswer,
+    UnknownModel,
+)
 
 _ADAPTER_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 """What may become a directory name in the engine's adapter resolver."""
@@ -144,6 +153,19 @@ class VllmEngine:
             self._version = f"vllm {version}"
         return self._version
 
+    async def loaded_adapters(self) -> frozenset[str]:
+        with _engine_errors():
+            reply = await _exchange(self._connections(), "GET", self._base_url + "/v1/models", None)
+        return payload.adapters_from(reply, self._base_model)
+
+    async def unload(self, adapter: str) -> None:
+        with _engine_errors():
+            address = self._base_url + "/v1/unload_lora_adapter"
+            async with self._connections().post(address, json={"lora_name": adapter}) as response:
+                await response.read()
+        if response.status not in {200, 404}:
+            raise EngineError(f"the engine does not unload an adapter: HTTP {response.status}")
+
     async def close(self) -> None:
         self._closed = True
         session, self._session = self._session, None
@@ -195,10 +217,12 @@ def _engine_errors() -> Iterator[None]:
     """Transport failures as the port's errors."""
     try:
         yield
+    except aiohttp.ConnectionTimeoutError as error:
+        raise EngineUnreachable("the engine does not accept a connection") from error
     except TimeoutError as error:
         raise EngineError("the engine did not answer in time") from error
     except (aiohttp.ClientError, OSError) as error:
-        raise EngineError(f"the engine cannot be reached: {type(error).__name__}") from error
+        raise EngineUnreachable(f"the engine cannot be reached: {type(error).__name__}") from error
 
 
 async def _exchange(session: aiohttp.ClientSession, method: str, url: str, body: payload.Json | None) -> payload.Json:

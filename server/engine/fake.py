@@ -21,6 +21,7 @@ from server.engine.port import (
     Delta,
     EncodedAnswers,
     EngineError,
+    EngineUnreachable,
     Generation,
     PromptTooLong,
     Sampling,
@@ -61,6 +62,8 @@ class FakeEngine:
     base_model: str = "base"
     adapters: set[str] = field(default_factory=set)
     adapters_dir: Path | None = None
+    loaded: set[str] = field(default_factory=set)
+    """Adapters that were asked for and not unloaded since."""
     script: Script | None = None
     token_logprob: TokenLogprob | None = None
     max_model_len: int = 4096
@@ -145,18 +148,31 @@ class FakeEngine:
     async def version(self) -> str:
         return self.software
 
+    async def loaded_adapters(self) -> frozenset[str]:
+        self._require_up()
+        return frozenset(self.loaded)
+
+    async def unload(self, adapter: str) -> None:
+        self._require_up()
+        self.loaded.discard(adapter)
+
     async def close(self) -> None:
         self.closed = True
+
+    def _require_up(self) -> None:
+        if self.closed or not self.ready:
+            raise EngineUnreachable("the fake engine is down")
 
     async def _enter(self, call: Call) -> None:
         self.calls.append(call)
         await asyncio.sleep(self.delay_s)
-        if self.closed or not self.ready:
-            raise EngineError("the fake engine is down")
+        self._require_up()
         if self._failures:
             raise self._failures.popleft()
         if not self._knows(call.model):
             raise UnknownModel(f"unknown model {call.model}")
+        if call.model != self.base_model:
+            self.loaded.add(call.model)
 
     def _knows(self, model: str) -> bool:
         if model == self.base_model or model in self.adapters:

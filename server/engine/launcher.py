@@ -22,7 +22,6 @@ from server.engine import guard
 from server.engine.port import EngineError
 
 LOOPBACK = "127.0.0.1"
-LOG_NAME = "engine.log"
 
 _WHICH_BUILD = """
 from importlib.metadata import distributions
@@ -65,7 +64,7 @@ def command_line(config: EngineConfig, device: Device, port: int, max_images: in
         "--disable-fastapi-docs",
     ]
     if device is Device.CUDA:
-        command += ["--gpu-memory-utilization", str(config.gpu_memory_utilization)]
+        command += ["--gpu-memory-utilization", str(round(config.gpu_memory_utilization / config.replicas, 3))]
     else:
         command += ["--skip-mm-profiling"]  # the cache's size is given, there is nothing to find out
     return [*command, *config.extra_args]
@@ -95,7 +94,7 @@ def environment(
             "VLLM_CPU_OMP_THREADS_BIND": "nobind",
             # Waiting threads sleep: spinning ones take the cores that server and learner need.
             "OMP_WAIT_POLICY": "PASSIVE",
-            "OMP_NUM_THREADS": str(config.cpu_threads or max(1, cores - 1)),
+            "OMP_NUM_THREADS": str(config.cpu_threads or max(1, (cores - 1) // config.replicas)),
             # With LoRA vLLM compiles only two small functions of the sampler, in the first request: 13 s on two cores.
             "TORCH_COMPILE_DISABLE": "1",
         }
@@ -131,12 +130,15 @@ async def installed_device(python: str) -> Device:
 class EngineProcess:
     """One engine process at a time; can be started again after it has ended. The port stays the same."""
 
-    def __init__(self, config: EngineConfig, adapters_dir: Path, log_dir: Path, *, max_images: int = 16) -> None:
+    def __init__(
+        self, config: EngineConfig, adapters_dir: Path, log_dir: Path, *, max_images: int = 16, number: int = 0
+    ) -> None:
+        """`number`: which replica this is; its log is `engine.log`, then `engine-1.log` and so on."""
         self._config = config
         self._adapters_dir = adapters_dir
-        self._log = log_dir / LOG_NAME
+        self._log = log_dir / (f"engine-{number}.log" if number else "engine.log")
         self._max_images = max_images
-        self._port = config.port or free_port()
+        self._port = config.port + number if config.port else free_port()
         self._guard: asyncio.subprocess.Process | None = None
         self._pid: int | None = None
 

@@ -213,6 +213,14 @@ def token_ids_from(reply: Json) -> tuple[int, ...]:
         raise EngineError(f"the engine's encoding is not what was asked for: {type(error).__name__}") from error
 
 
+def adapters_from(reply: Json, base_model: str) -> frozenset[str]:
+    """The names in the reply to `GET /v1/models`, without the base model's."""
+    try:
+        return frozenset(str(card["id"]) for card in reply["data"]) - {base_model}
+    except (KeyError, TypeError) as error:
+        raise EngineError("the engine's list of models is not one") from error
+
+
 def encoded_answers_from(rendered: Json, encoded: Sequence[Json]) -> EncodedAnswers:
     """The replies to `render_body` and to `encode_body` for each answer."""
     prompt_token_ids = token_ids_from(rendered)

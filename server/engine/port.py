@@ -106,6 +106,10 @@ class EngineError(Exception):
         self.retryable = retryable
 
 
+class EngineUnreachable(EngineError):
+    """The connection to the engine failed: it is gone, or was while it answered."""
+
+
 class PromptTooLong(EngineError):
     """The prompt (images included) and `max_tokens` do not fit the engine's context."""
 
@@ -121,7 +125,7 @@ class UnknownModel(EngineError):
 
 
 class Engine(Protocol):
-    """One engine (one vLLM process). Safe for concurrent use on one event loop.
+    """One engine (one vLLM process), or several that answer alike. Safe for concurrent use on one event loop.
 
     `model` is always either the base model's served name or an adapter id; adapters are pulled by the engine
     itself from the shared adapter directory on first use. Every call raises `EngineError` and nothing else;
@@ -161,4 +165,28 @@ class Engine(Protocol):
 
     async def close(self) -> None:
         """Release connections; idempotent."""
+        ...
+
+
+class Replica(Engine, Protocol):
+    """One engine as those see it who look after it: the supervisor and the pool."""
+
+    @property
+    def progress(self) -> int:
+        """Grows whenever the engine answered something."""
+        ...
+
+    async def warm_up(self) -> None:
+        """Send what makes first requests fast; raises `EngineError`."""
+        ...
+
+    async def loaded_adapters(self) -> frozenset[str]:
+        """The adapters that the engine knows by name just now; raises `EngineError`."""
+        ...
+
+    async def unload(self, adapter: str) -> None:
+        """Let the engine forget an adapter; a later request loads it again. One that it does not know is no error.
+
+        Requests that run on it go on. Raises `EngineError`.
+        """
         ...

@@ -16,28 +16,11 @@ from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 from server.engine.health import EngineState, Event, Health, backoff_s
-from server.engine.port import EngineError
+from server.engine.port import EngineError, Replica
 
 _logger = logging.getLogger(__name__)
 
 STARTING_PROBE_INTERVAL_S = 0.5
-
-
-class Probed(Protocol):
-    """What the supervisor needs of an engine's client (`VllmEngine`, `FakeEngine`)."""
-
-    @property
-    def progress(self) -> int:
-        """Grows whenever the engine answered something."""
-        ...
-
-    async def is_ready(self) -> bool:
-        """Whether a token was generated just now. Never raises."""
-        ...
-
-    async def warm_up(self) -> None:
-        """Send what makes first requests fast; raises `EngineError`."""
-        ...
 
 
 class Process(Protocol):
@@ -61,7 +44,7 @@ class EngineSupervisor:
 
     def __init__(
         self,
-        engine: Probed,
+        engine: Replica,
         process: Process | None,
         *,
         probe_interval_s: float = 5.0,
@@ -74,9 +57,11 @@ class EngineSupervisor:
         self._probe_interval_s = probe_interval_s
         self._starting_interval_s = min(STARTING_PROBE_INTERVAL_S, probe_interval_s)
         self._start_timeout_s = start_timeout_s
-        self._on_ready = on_ready
+        self.on_ready = on_ready
+        """Called, in a task of its own, each time the engine has become READY."""
         self._jitter = jitter
         self._health = Health()
+        self._readies = 0
         self._changed = asyncio.Condition()
         self._task: asyncio.Task[None] | None = None
         self._hook: asyncio.Task[None] | None = None
@@ -84,6 +69,11 @@ class EngineSupervisor:
     @property
     def state(self) -> EngineState:
         return self._health.state
+
+    @property
+    def readies(self) -> int:
+        """How often the engine became READY: what was found out about it holds until this has grown."""
+        return self._readies
 
     @property
     def restarts(self) -> int:
@@ -177,10 +167,12 @@ class EngineSupervisor:
         if before.state is self._health.state:
             return
         _logger.info("engine is %s", self.state)
+        is_up = self.state is EngineState.READY
+        self._readies += is_up
         async with self._changed:
             self._changed.notify_all()
-        if self.state is EngineState.READY and self._on_ready is not None:
-            self._restart_hook(self._on_ready)
+        if is_up and self.on_ready is not None:
+            self._restart_hook(self.on_ready)
 
     def _restart_hook(self, on_ready: Callable[[], Awaitable[None]]) -> None:
         if self._hook is not None:

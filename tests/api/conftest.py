@@ -19,7 +19,7 @@ from pydantic import SecretStr
 from server.app import create_app
 from server.config import AliasConfig, Config, HttpConfig, RuleConfig, ScorerConfig, SignalsConfig, StoreConfig
 from server.engine.fake import FakeEngine
-from server.engine.port import Engine
+from server.engine.port import Replica
 from server.engine.supervisor import EngineSupervisor
 from server.installation import Installation
 from server.services import Services
@@ -99,8 +99,8 @@ async def open_stack(engine: FakeEngine) -> AsyncIterator[Opener]:
     """Opens applications on the fake engine; all are closed after the test."""
     opened: list[tuple[Installation, httpx.AsyncClient]] = []
 
-    def connect(config: Config) -> tuple[Engine, EngineSupervisor]:
-        return engine, EngineSupervisor(engine, None, probe_interval_s=0.05)
+    def connect(config: Config) -> list[tuple[Replica, EngineSupervisor]]:
+        return [(engine, EngineSupervisor(engine, None, probe_interval_s=0.05))]
 
     async def open_one(config: Config) -> Stack:
         installation = Installation(config, connect)
@@ -108,7 +108,7 @@ async def open_stack(engine: FakeEngine) -> AsyncIterator[Opener]:
         transport = httpx.ASGITransport(create_app(services), raise_app_exceptions=False)
         client = httpx.AsyncClient(transport=transport, base_url="http://plumbline.test")
         opened.append((installation, client))
-        await services.supervisor.wait_ready(5.0)
+        await services.engine.wait_ready(5.0)
         return Stack(client, engine, services)
 
     yield open_one

@@ -69,5 +69,5 @@ def test_models_and_metrics(service: Service) -> None:
     """Apps find the alias; Prometheus finds the metrics, on their own listener only."""
     assert ALIAS in [model.id for model in service.openai().models.list()]
     scraped = httpx.get(service.metrics_url).text
-    assert "plumbline_engine_probe_success 1.0" in scraped
+    assert 'plumbline_engine_probe_success{replica="0"} 1.0' in scraped
     assert httpx.get(f"{service.url}/metrics").status_code == 404

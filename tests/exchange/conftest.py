@@ -19,7 +19,7 @@ from clients.client import PlumblineClient
 from server.app import create_app
 from server.config import AliasConfig, Config, HttpConfig, RuleConfig, ScorerConfig, SignalsConfig, StoreConfig
 from server.engine.fake import FakeEngine
-from server.engine.port import Engine
+from server.engine.port import Replica
 from server.engine.supervisor import EngineSupervisor
 from server.installation import Installation
 from server.services import Services
@@ -122,13 +122,13 @@ def open_site(tmp_path: Path) -> Iterator[OpenSite]:
             )
             engine = FakeEngine(base_model="clients/demo/shapes_vlm")
 
-            def connect(config: Config) -> tuple[Engine, EngineSupervisor]:
-                return engine, EngineSupervisor(engine, None, probe_interval_s=0.05)
+            def connect(config: Config) -> list[tuple[Replica, EngineSupervisor]]:
+                return [(engine, EngineSupervisor(engine, None, probe_interval_s=0.05))]
 
             installation = Installation(config, connect)
             services = call(loop, installation.open())
             stack.callback(lambda: call(loop, installation.close()))
-            call(loop, services.supervisor.wait_ready(5.0))
+            call(loop, services.engine.wait_ready(5.0))
             return Site(_serve(services, loop, stack), engine, services, loop)
 
         yield open_one

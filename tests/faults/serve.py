@@ -10,15 +10,15 @@ from server import faults
 from server.app import serve
 from server.config import Config, load_config
 from server.engine.fake import FakeEngine
-from server.engine.port import Engine
+from server.engine.port import Replica
 from server.engine.supervisor import EngineSupervisor
 from server.installation import StartError
 from tests.faults import disk
 
 
-def connect(config: Config) -> tuple[Engine, EngineSupervisor]:
+def connect(config: Config) -> list[tuple[Replica, EngineSupervisor]]:
     engine = FakeEngine(base_model=config.engine.model)
-    return engine, EngineSupervisor(engine, None, probe_interval_s=0.1)
+    return [(engine, EngineSupervisor(engine, None, probe_interval_s=0.1))]
 
 
 def main() -> int:

@@ -42,11 +42,11 @@ COLOURS = ("red", "green", "blue", "white", "black", "grey")
 async def running(config: Config) -> AsyncIterator[Stack]:
     """The application in this process, on the fake engine, for the length of a block."""
     engine = FakeEngine(base_model=config.engine.model)
-    installation = Installation(config, lambda _: (engine, EngineSupervisor(engine, None, probe_interval_s=0.05)))
+    installation = Installation(config, lambda _: [(engine, EngineSupervisor(engine, None, probe_interval_s=0.05))])
     try:
         services = await installation.open()
         transport = httpx.ASGITransport(create_app(services), raise_app_exceptions=False)
-        await services.supervisor.wait_ready(5.0)
+        await services.engine.wait_ready(5.0)
         async with httpx.AsyncClient(transport=transport, base_url="http://plumbline.test") as client:
             yield Stack(client, engine, services)
     finally:

@@ -15,7 +15,7 @@ from server.api.deps import hash_key
 from server.app import create_app
 from server.config import AliasConfig, Config, HttpConfig, RolloutConfig, StoreConfig
 from server.engine.fake import FakeEngine
-from server.engine.port import Engine
+from server.engine.port import Replica
 from server.engine.supervisor import EngineSupervisor
 from server.installation import Installation
 from server.services import Services
@@ -74,8 +74,8 @@ async def open_app(directory: Path, **http: Any) -> tuple[Installation, App]:
         }
     )
 
-    def connect(config: Config) -> tuple[Engine, EngineSupervisor]:
-        return engine, EngineSupervisor(engine, None, probe_interval_s=0.05)
+    def connect(config: Config) -> list[tuple[Replica, EngineSupervisor]]:
+        return [(engine, EngineSupervisor(engine, None, probe_interval_s=0.05))]
 
     installation = Installation(config, connect)
     services = await installation.open()
