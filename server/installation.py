@@ -198,7 +198,6 @@ class Installation:
                 judges=judges,
                 in_flight=in_flight,
                 metrics=metrics,
-                observe=rollout.observe,
                 base_digest=base_digest,
                 engine_timeout_s=config.chat.engine_timeout_s,
                 rng=random.Random(),  # noqa: S311 - which answer is compared is no secret

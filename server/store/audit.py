@@ -9,11 +9,26 @@ from sqlalchemy import Connection, insert, select
 from server.store import schema
 from server.wire.operate import AuditEntry
 
+MOVES = ("canary", "promote", "end_canary")
+"""Actions by which the server moves routing on its own; their detail holds the row before and after."""
+
 
 def record(
     connection: Connection, *, actor: str, action: str, subject: str, detail: dict[str, Any], now: float
 ) -> None:
     connection.execute(insert(schema.audit).values(at=now, actor=actor, action=action, subject=subject, detail=detail))
+
+
+def moves_by(connection: Connection, actor: str, alias: str, since: float) -> list[AuditEntry]:
+    """The actor's moves of the alias's routing, newest first."""
+    table = schema.audit
+    query = (
+        select(table)
+        .where(table.c.actor == actor, table.c.at >= since, table.c.action.in_(MOVES))
+        .order_by(table.c.at.desc(), table.c.id.desc())
+    )
+    entries = [AuditEntry(**row) for row in connection.execute(query).mappings()]
+    return [one for one in entries if one.detail["after"]["alias"] == alias]
 
 
 def newest(connection: Connection, limit: int, subject: str | None = None) -> list[AuditEntry]:
