@@ -247,7 +247,7 @@ class Installation:
         metrics.store_healthy.set_function(lambda: float(services.database.is_healthy))
         metrics.in_flight.set_function(lambda: float(services.admission.present))
         for alias in self._config.aliases:
-            _watch_routing(metrics, services.router, alias.name)
+            _watch_routing(metrics, services.router, services.rollout, alias.name)
 
 
 def build_registry(
@@ -304,6 +304,8 @@ def model_digest(model: str) -> str:
     return directory_digest(directory) if directory.is_dir() else hashlib.sha256(model.encode()).hexdigest()
 
 
-def _watch_routing(metrics: Metrics, router: Router, alias: str) -> None:
+def _watch_routing(metrics: Metrics, router: Router, rollout: Rollout, alias: str) -> None:
     metrics.routing_generation.labels(alias).set_function(lambda: float(router.current(alias).generation))
     metrics.canary_share.labels(alias).set_function(lambda: router.current(alias).canary_share)
+    metrics.canary_answers.labels(alias).set_function(lambda: float(rollout.canary_answers(alias)))
+    metrics.rollout_waiting.labels(alias).set_function(lambda: float(rollout.waiting(alias) is not None))

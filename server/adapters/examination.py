@@ -1,7 +1,7 @@
 """Brings staged adapters to `gated` or `rejected`: integrity, ancestry, probe, gate.
 
-An adapter whose parent was rolled back, or that grew out of anything quarantined, is rejected as stale before the engine
-is asked. Errors are logged and tried again with growing pauses, for each adapter apart.
+An adapter whose parent was rolled back, or that grew out of anything quarantined, is rejected as stale before the
+engine is asked. Errors are logged and tried again with growing pauses, for each adapter apart.
 """
 
 from __future__ import annotations

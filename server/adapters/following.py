@@ -26,6 +26,7 @@ class Run:
     record: TrialRecord
     trial: Trial
     position: Position
+    canary_answers: int = 0
 
 
 class Follower:
@@ -48,6 +49,7 @@ class Follower:
             run = self._runs[routing.alias]
             for answer in page.answers:
                 run.trial.answered(Answered(**dataclasses.asdict(answer)))
+                run.canary_answers += answer.is_canary
             for rating in page.ratings:
                 run.trial.rated(Rated(**dataclasses.asdict(rating)))
             run.position = page.position

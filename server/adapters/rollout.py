@@ -106,10 +106,15 @@ class Rollout:
         for event in self._wakes:
             event.set()
 
-    def evidence(self, alias: str) -> Trial | None:
+    def evidence(self, alias: str) -> Run | None:
         """The running canary's evidence, as it was read last."""
         run = self._follower.known(alias)
-        return None if run is None or self._router.current(alias).canary != run.record.canary else run.trial
+        return run if run is not None and run.record.canary == self._router.current(alias).canary else None
+
+    def canary_answers(self, alias: str) -> int:
+        """How many answers of the running canary count."""
+        run = self.evidence(alias)
+        return 0 if run is None else run.canary_answers
 
     def waiting(self, alias: str) -> Wait | None:
         """Why the server does not start or promote a canary that it has, as it was looked at last."""

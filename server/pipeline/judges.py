@@ -15,7 +15,6 @@ from server.config import AliasConfig, RuleConfig, ScorerConfig
 from server.engine.port import Engine
 from server.wire.base import BASE
 
-
 OWN_OPINION = (ImplicitScorer, LogprobScorer)
 """Scorers that read the policy's own log-probabilities: good for choosing among its answers, no judges of it."""
 

@@ -1,18 +1,24 @@
 """One canary's run: what came in, and what follows from it. Pure.
 
-Users are assigned, so users are the unit of evidence: of each user one contribution to each metric, the first.
-A contribution that was bet on is never revised, so a Trial is a function of the stream that it was fed.
+Users are assigned, so users are the unit of evidence: each contributes once to each metric, with the first that is
+heard of it. Waiting for more of the same user was no better in simulation (`docs/canary.md`). What was bet on is
+never revised, so a Trial is a function of the stream that it was fed.
+
+A canary is called harmful with a chance of at most `harm_alpha` where it is as good as the active adapter in all
+metrics (alpha is split among them), and promising with one of at most `promote_alpha` where it is worse by the margin
+in any that is asked for (each is asked at the whole alpha: all must be shown).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 from math import log
 from typing import Any
 
-from server.adapters.canary.betting import EProcess
+from server.adapters.canary import summary
+from server.adapters.canary.metrics import Level, Rate, difference, order
+from server.adapters.canary.users import Users
 from server.config import RolloutConfig
 
 
@@ -55,104 +61,105 @@ class Verdict(StrEnum):
     """Enough canary answers, and nothing shown."""
 
 
-class _Metric:
-    """One number of both sides, larger is worse; matched in time, with its two tests."""
-
-    def __init__(self, compare: Callable[[float, float], float], harm: float, non_inferiority: float) -> None:
-        """`compare(canary, active)`: in -1 to 1. Margins: the means that are still no harm, and that are harm."""
-        self._compare = compare
-        self._margins = harm, non_inferiority
-        self.harm = EProcess(1.0 + harm)
-        self.non_inferiority = EProcess(1.0 - non_inferiority)
-        self._units: set[str] = set()
-        self._waiting: dict[bool, list[float]] = {True: [], False: []}
-        self.counts = {True: 0, False: 0}
-        self.sums = {True: 0.0, False: 0.0}
-
-    def add(self, unit: str, is_canary: bool, value: float) -> None:
-        if unit in self._units:
-            return
-        self._units.add(unit)
-        self.counts[is_canary] += 1
-        self.sums[is_canary] += value
-        self._waiting[is_canary].append(value)
-        canary, active = self._waiting[True], self._waiting[False]
-        if not canary or not active:
-            return
-        worse = sum(self._compare(one, other) for one in canary for other in active) / (len(canary) * len(active))
-        harm, non_inferiority = self._margins
-        self.harm.bet(worse - harm)
-        self.non_inferiority.bet(non_inferiority - worse)
-        self._waiting = {True: [], False: []}
-
-
-def _difference(canary: float, active: float) -> float:
-    return canary - active
-
-
-def _order(canary: float, active: float) -> float:
-    return (canary > active) / 2 - (canary < active) / 2
+# What a unit has contributed to already.
+ANSWER, REWARD, DURATION, BLOCK, FAILURE, THUMB = (1 << bit for bit in range(6))
 
 
 class Trial:
-    """One canary's run at one generation of routing."""
+    """One canary's run at one generation of routing. Fed in the order in which things were committed."""
 
     def __init__(self, generation: int, settings: RolloutConfig, share: float) -> None:
-        """`share`: the canary's share of the users."""
+        """`share`: the canary's share of the users, above 0."""
         self.generation = generation
-        self._settings = settings
-        self._share = share
-        self._answers = {True: 0, False: 0}
-        self._metrics = {
-            "thumbs": _Metric(_difference, 0.0, 0.1),
-            "rewards": _Metric(_order, 0.0, 0.05),
-            "blocked": _Metric(_difference, 0.0, 0.02),
-            "failed": _Metric(_difference, 0.0, 0.02),
-            "latency": _Metric(_order, 0.05, 0.1),
+        self.settings = settings
+        self.share = share
+        self.answers = {True: 0, False: 0}
+        self.since: float | None = None
+        self.until: float | None = None
+        allowed = log(settings.latency_ratio)
+        self.thumbs = Level(difference, span=1.0, variance=1 / 4, margin=settings.thumbs_margin, share=share)
+        self.rewards = Level(order, span=0.5, variance=1 / 12, margin=settings.rewards_margin, share=share)
+        self.latency = Level(
+            lambda canary, active: order(canary - allowed, active),
+            span=0.5,
+            variance=1 / 12,
+            margin=settings.latency_margin,
+            share=share,
+        )
+        self.safety = Rate(ratio=settings.rate_ratio, margin=settings.safety_margin, share=share)
+        self.errors = Rate(ratio=settings.rate_ratio, margin=settings.errors_margin, share=share)
+        self.metrics: dict[str, Level | Rate] = {
+            "thumbs": self.thumbs,
+            "rewards": self.rewards,
+            "safety": self.safety,
+            "errors": self.errors,
+            "latency": self.latency,
         }
-        self._harm_needed = len(self._metrics) / settings.harm_alpha
-        self._needed = 1 / settings.harm_alpha
+        self.harm_needed = len(self.metrics) / settings.harm_alpha
+        """Evidence at which a metric shows harm."""
+        self.needed = 1.0 / settings.promote_alpha
+        """Evidence at which a metric shows non-inferiority."""
+        self._users = Users()
 
     def answered(self, one: Answered) -> None:
         """Count a finished request."""
-        self._answers[one.is_canary] += 1
-        metrics = self._metrics
-        metrics["blocked"].add(one.unit, one.is_canary, float(one.is_blocked))
-        metrics["failed"].add(one.unit, one.is_canary, float(one.has_failed))
-        if one.reward is not None:
-            metrics["rewards"].add(one.unit, one.is_canary, -one.reward)
-        if one.duration_s is not None and one.duration_s > 0:
-            metrics["latency"].add(one.unit, one.is_canary, log(one.duration_s))
+        self._note(one.at)
+        self.answers[one.is_canary] += 1
+        known = self._users.known(one.unit)
+        new = ANSWER | BLOCK * one.is_blocked | FAILURE * one.has_failed
+        new |= REWARD * (one.reward is not None) | DURATION * (one.duration_s is not None and one.duration_s > 0)
+        new &= ~known
+        if not new:
+            return
+        self._users.remember(one.unit, known | new)
+        if new & ANSWER:
+            self.safety.add(one.is_blocked, one.is_canary)
+            self.errors.add(one.has_failed, one.is_canary)
+        if new & BLOCK:
+            self.safety.happened(one.is_canary)
+        if new & FAILURE:
+            self.errors.happened(one.is_canary)
+        if new & REWARD and one.reward is not None:
+            self.rewards.add(-one.reward, one.is_canary)
+        if new & DURATION and one.duration_s is not None:
+            self.latency.add(log(one.duration_s), one.is_canary)
 
     def rated(self, one: Rated) -> None:
         """Count an opinion."""
-        self._metrics["thumbs"].add(one.unit, one.is_canary, (1 - one.rating) / 2)
+        self._note(one.at)
+        known = self._users.known(one.unit)
+        if not known & THUMB:
+            self._users.remember(one.unit, known | THUMB)
+            self.thumbs.add((1.0 - one.rating) / 2.0, one.is_canary)
 
     @property
     def verdict(self) -> Verdict:
-        if any(metric.harm.highest >= self._harm_needed for metric in self._metrics.values()):
+        if any(metric.harm.highest >= self.harm_needed for metric in self.metrics.values()):
             return Verdict.HARMFUL
-        if self._metrics["thumbs"].non_inferiority.highest >= self._needed:
+        asked = self.settings.promote_on
+        if asked and all(self.metrics[name].non_inferiority.highest >= self.needed for name in asked):
             return Verdict.PROMISING
-        return Verdict.EXPIRED if self._answers[True] >= self._settings.canary_requests else Verdict.RUNNING
+        return Verdict.EXPIRED if self.answers[True] >= self.settings.canary_requests else Verdict.RUNNING
 
     def summary(self) -> dict[str, Any]:
-        """For the report: JSON."""
+        """For the report, as JSON: counts, each metric's figures, and what they mean in `words`."""
+        bars = summary.Bars(self.harm_needed, self.needed)
+        asked = self.settings.promote_on
         return {
             "verdict": self.verdict.value,
             "generation": self.generation,
-            "share": self._share,
-            "canary_answers": self._answers[True],
-            "active_answers": self._answers[False],
-            "metrics": {
-                name: {
-                    "canary_users": metric.counts[True],
-                    "active_users": metric.counts[False],
-                    "evidence_of_harm": metric.harm.highest,
-                    "harm_needed": self._harm_needed,
-                    "evidence_of_non_inferiority": metric.non_inferiority.highest,
-                    "non_inferiority_needed": self._needed,
-                }
-                for name, metric in self._metrics.items()
-            },
+            "share": self.share,
+            "since": self.since,
+            "until": self.until,
+            "canary_answers": self.answers[True],
+            "active_answers": self.answers[False],
+            "harm_needed": bars.harm,
+            "non_inferiority_needed": bars.non_inferiority,
+            "promote_on": list(asked),
+            "metrics": {name: summary.figures(name, metric, bars) for name, metric in self.metrics.items()},
+            "words": [summary.words(name, metric, bars, name in asked) for name, metric in self.metrics.items()],
         }
+
+    def _note(self, at: float) -> None:
+        self.since = at if self.since is None else min(self.since, at)
+        self.until = at if self.until is None else max(self.until, at)
