@@ -252,21 +252,7 @@ class RolloutConfig(Section):
     times the failed answers show (`docs/canary.md`)."""
     on_expired: Literal["promote", "keep"] = "promote"
     """What an expired canary without harm becomes."""
-    harm_margin: Share = 0.02
-    """How much higher the share of blocked or failed answers may be than the active adapter's."""
     harm_alpha: float = Field(0.01, gt=0, lt=1)
-<<<<<<< HEAD
-    """Chance that an equal adapter is rolled back."""
-    min_canary_s: float = Field(60.0, ge=0)
-    """The server promotes no canary that ran for less."""
-    cooldown_s: float = Field(600.0, ge=0)
-    """After a canary that was ended for harm the server starts none of the alias for so long."""
-    max_moves_per_hour: int = Field(12, ge=1)
-    """Moves of the alias's routing that the server makes by itself in an hour; the end of a harmful canary counts, and
-    is never put off."""
-    poll_s: Seconds = 1.0
-    """Pause between two looks at what came in while a canary runs."""
-=======
     """Chance that an adapter that is as good as the active one is rolled back, over all metrics and however long."""
     promote_alpha: float = Field(0.01, gt=0, lt=1)
     """Chance that an adapter that is worse by a margin is called promising, however long it runs."""
@@ -287,7 +273,15 @@ class RolloutConfig(Section):
     """How many times as long a canary answer may take before it counts as slower."""
     latency_margin: float = Field(0.05, gt=0, lt=0.5)
     """How far above one half the chance may lie that a canary answer is slower than an active one."""
->>>>>>> stats
+    min_canary_s: float = Field(60.0, ge=0)
+    """The server promotes no canary that ran for less."""
+    cooldown_s: float = Field(600.0, ge=0)
+    """After a canary that was ended for harm the server starts none of the alias for so long."""
+    max_moves_per_hour: int = Field(12, ge=1)
+    """Moves of the alias's routing that the server makes by itself in an hour; the end of a harmful canary counts, and
+    is never put off."""
+    poll_s: Seconds = 1.0
+    """Pause between two looks at what came in while a canary runs."""
 
 
 class LearnerConfig(Section):

@@ -113,7 +113,8 @@ _UNIT = func.coalesce(schema.groups.c.user_hash, schema.groups.c.id).label("unit
 
 def _answers(connection: Connection, trial: TrialRecord, after: int, upto: int) -> tuple[AnswerRow, ...]:
     table, candidates = schema.groups, schema.candidates
-    is_blocked = select(candidates.c.id).where(candidates.c.group_id == table.c.id, candidates.c.is_blocked).exists()
+    # Not `exists`: PostgreSQL may answer that by one pass through all candidates.
+    blocked = select(candidates.c.id).where(candidates.c.group_id == table.c.id, candidates.c.is_blocked).limit(1)
     rows = connection.execute(
         select(
             _UNIT,
@@ -123,7 +124,7 @@ def _answers(connection: Connection, trial: TrialRecord, after: int, upto: int) 
             table.c.created_at,
             table.c.reward,
             table.c.duration_s,
-            is_blocked.label("is_blocked"),
+            blocked.scalar_subquery().label("blocked"),
         )
         .where(table.c.seq > after, table.c.seq <= upto, _takes_part(trial))
         .where(table.c.state.in_([GroupState.COMPLETED, GroupState.FAILED]))
@@ -134,7 +135,7 @@ def _answers(connection: Connection, trial: TrialRecord, after: int, upto: int) 
             unit=row.unit,
             is_canary=row.is_canary,
             at=row.created_at,
-            is_blocked=bool(row.is_blocked),
+            is_blocked=row.blocked is not None,
             has_failed=row.state == GroupState.FAILED or (row.is_canary and row.adapter != trial.canary),
             reward=row.reward,
             duration_s=row.duration_s,

@@ -189,7 +189,7 @@ async def counts(driver: Rollout) -> tuple[int, int]:
 async def test_what_the_gate_refuses_never_serves(world: World) -> None:
     """Lost coverage: rejected with the report; forced past it by an operator, it is never promoted by itself."""
     adapter = (await world.upload(tensors=DULL)).id
-    async with driven(world) as driver:
+    async with driven(world):
         await until(lambda: _is(world, adapter, S.REJECTED))
         assert (await kinds(world, adapter))[-1] == ("gate", "failed")
         assert world.router.current(ALIAS).generation == 0
@@ -245,17 +245,18 @@ async def test_one_that_cannot_be_examined_does_not_hold_up_the_others(world: Wo
     stuck = (await world.upload()).id
     async with driven(world) as driver:
         await until(is_canary(world, stuck))
-        other = (await world.upload()).id
-        third = (await world.upload()).id
-        run, failed = driver._prober.run, []
+        prober, failed = driver._examiner._prober, []
+        run = prober.run
 
         async def trouble(engine: Any, adapter: Any) -> Any:
-            if adapter.id == other:
+            if adapter.number == 2:
                 failed.append(adapter.id)
                 raise RuntimeError("a fault in the prober")
             return await run(engine, adapter)
 
-        driver._prober.run = trouble  # type: ignore[method-assign]
+        prober.run = trouble  # type: ignore[method-assign]
+        other = (await world.upload()).id
+        third = (await world.upload()).id
         driver.wake()
         await until(lambda: _is(world, third, S.GATED))
         assert await world.state(other) is S.STAGED
@@ -320,7 +321,7 @@ async def test_a_restart_goes_on_where_it_stood(state: S, tmp_path: Path) -> Non
     await world.database.close()
 
     again = await open_world(tmp_path, clock=world.clock)
-    async with driven(again) as driver:
+    async with driven(again):
         await until(is_canary(again, adapter))
         await serve(again, 200)
         await until(lambda: again.router.current(ALIAS).active == adapter)
