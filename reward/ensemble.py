@@ -49,6 +49,21 @@ class Ensemble:
         )
         return tuple(self._combine(columns, index) for index in range(len(candidates))), degraded
 
+    def value(self, scores: Sequence[Score], *, without: tuple[type[Scorer], ...] = ()) -> float | None:
+        """The total of an answer's scores without those of some kinds of scorers; None where one of the others is
+        missing, or none is left.
+        """
+        if len(scores) != len(self.members):
+            return None
+        kept = [
+            (member.weight, score.value)
+            for member, score in zip(self.members, scores, strict=True)
+            if not isinstance(member.scorer, without)
+        ]
+        if not kept or any(value is None for _, value in kept):
+            return None
+        return math.fsum(weight * value for weight, value in kept if value is not None)
+
     def _combine(self, columns: Sequence[list[float | None] | None], index: int) -> Scored:
         scores = tuple(
             Score(member.scorer.name, member.scorer.version, column[index] if column else None)

@@ -256,6 +256,10 @@ class GateConfig(Section):
     """Requests to the engine at once."""
 
 
+Metric = Literal["thumbs", "rewards", "safety", "errors", "latency"]
+"""What a canary is judged by."""
+
+
 class RolloutConfig(Section):
     """What becomes of an adapter that passed the gate."""
 
@@ -265,14 +269,41 @@ class RolloutConfig(Section):
     """Share of users that a canary gets."""
     inconclusive_share: Share = 0.05
     """Share where the gate was inconclusive."""
-    canary_requests: int = Field(500, ge=1)
-    """Canary requests after which the canary has expired without harm shown."""
+    canary_requests: int = Field(2000, ge=1)
+    """Canary requests after which the canary has expired with nothing shown. In so many, ten times the blocked and five
+    times the failed answers show (`docs/canary.md`)."""
     on_expired: Literal["promote", "keep"] = "promote"
     """What an expired canary without harm becomes."""
-    harm_margin: Share = 0.02
-    """How much higher the share of blocked or failed answers may be than the active adapter's."""
     harm_alpha: float = Field(0.01, gt=0, lt=1)
-    """Chance that an equal adapter is rolled back."""
+    """Chance that an adapter that is as good as the active one is rolled back, over all metrics and however long."""
+    promote_alpha: float = Field(0.01, gt=0, lt=1)
+    """Chance that an adapter that is worse by a margin is called promising, however long it runs."""
+    promote_on: tuple[Metric, ...] = ("thumbs", "safety", "errors")
+    """A canary is promising once it is shown to be within the margin on all of these. None: never, it only expires."""
+    thumbs_margin: float = Field(0.1, gt=0, lt=1)
+    """How much lower the share of thumbs up may be."""
+    rewards_margin: float = Field(0.05, gt=0, lt=0.5)
+    """How far from one half the chance may fall that a canary answer's reward beats an active one's. .05 is a shift of
+    about .18 standard deviations."""
+    safety_margin: float = Field(0.02, gt=0, lt=1)
+    """How much higher the share of blocked answers may be."""
+    errors_margin: float = Field(0.02, gt=0, lt=1)
+    """How much higher the share of failed answers may be."""
+    rate_ratio: float = Field(1.25, ge=1)
+    """How many times as many of the users may meet a blocked or a failed answer before that is harm."""
+    latency_ratio: float = Field(1.25, ge=1)
+    """How many times as long a canary answer may take before it counts as slower."""
+    latency_margin: float = Field(0.05, gt=0, lt=0.5)
+    """How far above one half the chance may lie that a canary answer is slower than an active one."""
+    min_canary_s: float = Field(60.0, ge=0)
+    """The server promotes no canary that ran for less."""
+    cooldown_s: float = Field(600.0, ge=0)
+    """After a canary that was ended for harm the server starts none of the alias for so long."""
+    max_moves_per_hour: int = Field(12, ge=1)
+    """Moves of the alias's routing that the server makes by itself in an hour; the end of a harmful canary counts, and
+    is never put off."""
+    poll_s: Seconds = 1.0
+    """Pause between two looks at what came in while a canary runs."""
 
 
 class LearnerConfig(Section):

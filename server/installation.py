@@ -224,7 +224,6 @@ class Installation:
                 judges=judges,
                 in_flight=in_flight,
                 metrics=metrics,
-                observe=rollout.observe,
                 base_digest=base_digest,
                 engine_timeout_s=config.chat.engine_timeout_s,
                 rng=random.Random(),  # noqa: S311 - which answer is compared is no secret
@@ -277,7 +276,7 @@ class Installation:
         metrics.store_healthy.set_function(lambda: float(services.database.is_healthy))
         metrics.in_flight.set_function(lambda: float(services.admission.present))
         for alias in self._config.aliases:
-            _watch_routing(metrics, services.router, alias.name)
+            _watch_routing(metrics, services.router, services.rollout, alias.name)
 
 
 def build_registry(
@@ -355,6 +354,8 @@ def _times_out(member: Member, reason: Standing) -> float:
     return float(member.taken_out[reason])
 
 
-def _watch_routing(metrics: Metrics, router: Router, alias: str) -> None:
+def _watch_routing(metrics: Metrics, router: Router, rollout: Rollout, alias: str) -> None:
     metrics.routing_generation.labels(alias).set_function(lambda: float(router.current(alias).generation))
     metrics.canary_share.labels(alias).set_function(lambda: router.current(alias).canary_share)
+    metrics.canary_answers.labels(alias).set_function(lambda: float(rollout.canary_answers(alias)))
+    metrics.rollout_waiting.labels(alias).set_function(lambda: float(rollout.waiting(alias) is not None))

@@ -69,6 +69,15 @@ class Metrics:
         self.canary_share = Gauge(
             "plumbline_canary_share_ratio", "Share of users that the canary gets.", ["alias"], registry=reg
         )
+        self.canary_answers = Gauge(
+            "plumbline_canary_answers", "Answers that count as the running canary's evidence.", ["alias"], registry=reg
+        )
+        self.rollout_waiting = Gauge(
+            "plumbline_rollout_waiting",
+            "1 while the server holds back a start or a promotion; GET /v1/routing says why.",
+            ["alias"],
+            registry=reg,
+        )
         self.adapter_moves = Counter(
             "plumbline_adapter_moves_total", "Adapter state changes.", ["alias", "state"], registry=reg
         )

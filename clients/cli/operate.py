@@ -160,7 +160,7 @@ def _move(session: Session, adapter: str, action: AdapterAction, request: MoveRe
 
 
 def _routing_table(*rows: RoutingReply) -> Table:
-    columns = ("alias", "active", "previous", "canary", "share", "generation", "since")
+    columns = ("alias", "active", "previous", "canary", "share", "generation", "since", "waiting")
     return table(
         columns,
         (
@@ -172,6 +172,7 @@ def _routing_table(*rows: RoutingReply) -> Table:
                 f"{one.canary_share:.0%}" if one.canary else "",
                 one.generation,
                 when(one.updated_at),
+                one.waiting,
             )
             for one in rows
         ),

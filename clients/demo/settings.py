@@ -82,7 +82,14 @@ def server_settings(sizes: Sizes, learner: dict[str, Any], suites: Path, model: 
             "concurrency": 16,
         },
         # A canary that lasts seconds: at this scale it can only veto what is plainly harmful.
-        "rollout": {"canary_share": 0.5, "inconclusive_share": 0.5, "canary_requests": 30},
+        "rollout": {
+            "canary_share": 0.5,
+            "inconclusive_share": 0.5,
+            "canary_requests": 30,
+            "min_canary_s": 0,
+            "cooldown_s": 0,
+            "max_moves_per_hour": 1000,
+        },
         "learner": {**learner, "min_new_signals": sizes.round_size},
     }
     engine = {"model": model.resolve(), "dtype": "float32", "max_model_len": 512, "max_num_seqs": 64}

@@ -1,9 +1,8 @@
 """Drives every adapter through its life, in the background: probe, gate, canary, decision.
 
-Two loops, because a gate takes its time and a canary's harm must not wait for it: `_examine` brings staged adapters
-to `gated` or `rejected`, `_conduct` starts canaries, watches them and decides. What stands where is only in the
-database, so a restart goes on where the last process stood; a canary's evidence is counted again from the stored
-requests of its generation.
+Two loops, because a gate takes its time and a canary's harm must not wait for it: the `Examiner` brings staged adapters
+to `gated` or `rejected`; the other starts canaries, reads what came in and decides. What stands where is only in the
+database, so a restart goes on where the last process stood, and several servers on one database see the same.
 
 Rules that the design leaves open:
 
@@ -11,49 +10,43 @@ Rules that the design leaves open:
    and promoting is the operator's.
 2. While a canary runs, gated adapters wait. When it has ended, the newest starts and older ones are rejected as
    superseded: they learned from less.
-3. An adapter whose parent was rolled back, or that grew out of anything quarantined, is rejected as stale, before
-   the probe and again before its canary; a canary whose parent is taken back meanwhile is ended.
-4. An expired canary that is kept (`on_expired: keep`) goes on at its share until an operator decides or harm shows.
-   So does a canary that an operator forced: what the gate refused is never promoted by itself.
+3. A canary whose parent is taken back meanwhile is ended.
+4. An expired canary that is kept (`on_expired: keep`) goes on at its share until an operator decides or the evidence
+   does. So does a canary that an operator forced: what the gate refused is never promoted by itself.
+5. `server.adapters.restraint` may hold back a start or a promotion, never the end of a canary.
 
-Nothing here reaches a request: errors are logged and tried again with growing pauses, per adapter in `_examine`.
+Nothing here reaches a request: errors are logged and tried again with growing pauses.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
-import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
-from server.adapters import lineage
-from server.adapters.evidence import Trial, Verdict
+from server.adapters import restraint
+from server.adapters.canary.trial import Trial, Verdict
+from server.adapters.examination import ACTOR, Examiner
+from server.adapters.following import Follower, Run
 from server.adapters.gate.gate import Gate
 from server.adapters.probe import Probe
 from server.adapters.registry import AdapterRegistry
+from server.adapters.repeating import repeat
+from server.adapters.restraint import HARM_SHOWN, Wait
 from server.adapters.routing import Order, Router
 from server.adapters.states import Mover
 from server.config import AliasConfig
-from server.engine.port import Engine, EngineError
-from server.errors import PlumblineError, StaleGeneration
-from server.pipeline.task import Assignment
+from server.engine.port import Engine
 from server.store import audit
-from server.store import routing as store
 from server.store.database import Database
 from server.store.records import AdapterRecord, AdapterState, Report, Routing
-from server.wire.base import BASE
+from server.wire.operate import AuditEntry
 
 log = logging.getLogger(__name__)
 
-ACTOR = "rollout"
-REPLAYED_REQUESTS = 20_000
-"""Stored requests from which a canary's evidence is counted again after a restart."""
-MAX_PAUSE_S = 60.0
-
 
 class Rollout:
-    """The background driver. One for a database; `observe` and `wake` are for the event loop it was started on."""
+    """The background driver. `wake` is for the event loop it was started on."""
 
     def __init__(
         self,
@@ -73,26 +66,33 @@ class Rollout:
         self._database = database
         self._registry = registry
         self._router = router
-        self._prober = prober
-        self._gates = gates
         self._aliases = {alias.name: alias for alias in aliases}
-        self._engines = tuple(engines)
         self._clock = clock
         self._retry_s = retry_s
         self._idle_s = idle_s
-        self._trials: dict[str, Trial] = {}
-        self._not_before: dict[str, tuple[float, float]] = {}
+        self._follower = Follower(database, {alias.name: alias.rollout for alias in aliases})
+        self._waits: dict[str, Wait] = {}
         self._wakes = (asyncio.Event(), asyncio.Event())
         self._tasks: list[asyncio.Task[None]] = []
+        self._examiner = Examiner(
+            registry=registry,
+            router=router,
+            prober=prober,
+            gates=gates,
+            aliases=self._aliases,
+            engines=engines,
+            clock=clock,
+            on_gated=self._wakes[1].set,
+            retry_s=retry_s,
+            idle_s=idle_s,
+        )
 
     async def start(self) -> None:
-        """Count the evidence of running canaries again, then begin. After `Router.load`, before serving."""
-        for alias in self._aliases:
-            await self._restore(alias)
+        """After `Router.load`."""
         examine, conduct = self._wakes
         self._tasks = [
-            asyncio.create_task(self._loop("examine", examine, self._examine)),
-            asyncio.create_task(self._loop("conduct", conduct, self._conduct)),
+            asyncio.create_task(repeat("examine", examine, self._examiner.examine, retry_s=self._retry_s)),
+            asyncio.create_task(repeat("conduct", conduct, self._conduct, retry_s=self._retry_s)),
         ]
 
     async def stop(self) -> None:
@@ -106,184 +106,113 @@ class Rollout:
         for event in self._wakes:
             event.set()
 
-    def observe(self, alias: str, assignment: Assignment, blocked: bool, failed: bool) -> None:
-        """Count one finished request. Never raises, never waits."""
-        routing = self._router.current(alias)
-        if routing.canary is None or routing.generation != assignment.generation:
-            return
-        trial = self._trial(routing)
-        before = trial.verdict
-        failed = failed or (assignment.is_canary and assignment.adapter == BASE)  # the engine could not load it
-        trial.add(is_canary=assignment.is_canary, is_harm=blocked or failed)
-        if trial.verdict is not before:
-            self._wakes[1].set()
+    def evidence(self, alias: str) -> Run | None:
+        """The running canary's evidence, as it was read last."""
+        run = self._follower.known(alias)
+        return run if run is not None and run.record.canary == self._router.current(alias).canary else None
 
     def progress(self, adapter: AdapterRecord) -> str | None:
         """How far the adapter's gate is, while it runs."""
-        gate = self._gates.get(adapter.alias)
-        running = gate.progress if gate is not None else None
-        return str(running) if running is not None and running.adapter == adapter.id else None
+        return self._examiner.progress(adapter)
 
-    def evidence(self, alias: str) -> Trial | None:
-        """The running canary's evidence."""
-        routing = self._router.current(alias)
-        return self._trial(routing) if routing.canary is not None else None
+    def canary_answers(self, alias: str) -> int:
+        """How many answers of the running canary count."""
+        run = self.evidence(alias)
+        return 0 if run is None else run.canary_answers
 
-    def _trial(self, routing: Routing) -> Trial:
-        trial = self._trials.get(routing.alias)
-        if trial is None or trial.generation != routing.generation:
-            settings = self._aliases[routing.alias].rollout
-            trial = Trial(routing.generation, settings.harm_margin, settings.harm_alpha, settings.canary_requests)
-            self._trials[routing.alias] = trial
-        return trial
+    def waiting(self, alias: str) -> Wait | None:
+        """Why the server does not start or promote a canary that it has, as it was looked at last."""
+        return self._waits.get(alias)
 
-    async def _restore(self, alias: str) -> None:
-        routing = self._router.current(alias)
-        if routing.canary is None:
-            return
-        trial = self._trial(routing)
-        for one in await self._database.read(lambda c: store.answered(c, routing, REPLAYED_REQUESTS)):
-            trial.add(is_canary=one.is_canary, is_harm=one.was_blocked or one.has_failed)
-
-    # --- the loops ----------------------------------------------------------------------------------------
-
-    async def _loop(self, name: str, event: asyncio.Event, step: Callable[[], Awaitable[float]]) -> None:
-        pause = self._retry_s
-        while True:
-            event.clear()
-            try:
-                wait = await step()
-                pause = self._retry_s
-            except StaleGeneration:
-                continue  # an operator was faster: look again
-            except Exception:
-                log.exception("rollout (%s) failed; trying again in %.1f s", name, pause)
-                await asyncio.sleep(pause)
-                pause = min(pause * 2, MAX_PAUSE_S)
-                continue
-            # Not wait_for: in Python 3.11 it can swallow a cancellation that meets the event.
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(wait):
-                    await event.wait()
-
-    async def _examine(self) -> float:
-        """Take every adapter that waits one or two states further; how long to wait for the next look."""
-        states = {AdapterState.STAGED, AdapterState.VERIFIED}
-        waiting = [one for one in await self._registry.find(states=states) if one.alias in self._aliases]
-        self._not_before = {one.id: self._not_before[one.id] for one in waiting if one.id in self._not_before}
-        for adapter in waiting:
-            due, pause = self._not_before.get(adapter.id, (0.0, self._retry_s))
-            if due > time.monotonic():
-                continue
-            try:
-                await self._examine_one(adapter)
-            except Exception as error:
-                is_expected = isinstance(error, EngineError | PlumblineError)
-                log.warning("%s: not now: %r; again in %.1f s", adapter.id, error, pause, exc_info=not is_expected)
-                self._not_before[adapter.id] = (time.monotonic() + pause, min(pause * 2, MAX_PAUSE_S))
-        dues = [due - time.monotonic() for due, _ in self._not_before.values()]
-        return max(0.01, min([self._idle_s, *dues]))
-
-    async def _examine_one(self, adapter: AdapterRecord) -> None:
-        unsound = await self._unsound_ancestor(adapter)
-        if unsound is not None:
-            await self._reject(adapter, f"stale parent: it grew out of {unsound}, which was taken back")
-            return
-        if adapter.state is AdapterState.STAGED and not await self._probe(adapter):
-            return
-        await self._pass_gate(adapter)
-        self._not_before.pop(adapter.id, None)
-        self._wakes[1].set()
-
-    async def _probe(self, adapter: AdapterRecord) -> bool:
-        """Whether the adapter is `verified` now. Every engine must pass it."""
-        if not await self._registry.verify(adapter.id):
-            await self._reject(adapter, "its files are no longer what was published")
-            return False
-        for number, engine in enumerate(self._engines):
-            started = time.monotonic()
-            result = await self._prober.run(engine, adapter)
-            body = {
-                "checks": [check.model_dump() for check in result.checks],
-                "replica": number,
-                "elapsed_s": round(time.monotonic() - started, 3),
-            }
-            report = Report("probe", result.outcome, body, self._clock())
-            if result.outcome == "failed":
-                await self._reject(adapter, f"probe: {result.reason}", report)
-                return False
-            await self._registry.add_report(adapter.id, report)
-        return await self._registry.advance(adapter.id, AdapterState.VERIFIED, actor=ACTOR)
-
-    async def _pass_gate(self, adapter: AdapterRecord) -> None:
-        routing = self._router.current(adapter.alias)
-        started = time.monotonic()
-        try:
-            result = await self._gates[adapter.alias].run(adapter.id, routing.active)
-        except EngineError as error:
-            if error.retryable:
-                raise
-            await self._reject(adapter, "gate: the engine refuses what the gate asks for")
-            return
-        body = {
-            "checks": [check.model_dump() for check in result.checks],
-            "active": routing.active,
-            "generation": routing.generation,
-            "elapsed_s": round(time.monotonic() - started, 3),
-        }
-        report = Report("gate", result.outcome, body, self._clock())
-        if result.outcome == "failed":
-            failed = ", ".join(check.name for check in result.checks if check.outcome == "failed")
-            await self._reject(adapter, f"gate: {failed}", report)
-            return
-        await self._registry.advance(adapter.id, AdapterState.GATED, actor=ACTOR, report=report, reason=result.outcome)
-
-    async def _reject(self, adapter: AdapterRecord, reason: str, report: Report | None = None) -> None:
-        if report is None:
-            report = Report("decision", "rejected", {"reason": reason}, self._clock())
-        if await self._registry.advance(adapter.id, AdapterState.REJECTED, actor=ACTOR, report=report, reason=reason):
-            log.warning("%s rejected: %s", adapter.id, reason)
+    # --- deciding -----------------------------------------------------------------------------------------
 
     async def _conduct(self) -> float:
-        for alias in self._aliases.values():
-            await self._conduct_alias(alias)
-        return self._idle_s
+        """Look after every alias; how long to wait for the next look."""
+        waits = [await self._conduct_alias(alias) for alias in self._aliases.values()]
+        return min([self._idle_s, *waits])
 
-    async def _conduct_alias(self, alias: AliasConfig) -> None:
-        routing = self._router.current(alias.name)
+    async def _conduct_alias(self, alias: AliasConfig) -> float:
+        routing, wait = self._router.current(alias.name), None
         if routing.canary is not None:
-            await self._decide(alias, routing)
-        if self._router.current(alias.name).canary is None and alias.rollout.automatic:
-            await self._next_canary(alias)
+            wait = await self._decide(alias, routing)
+        if self._router.current(alias.name).canary is None:
+            wait = await self._next_canary(alias)
+        self._tell(alias.name, wait)
+        pauses = [self._idle_s]
+        if self._router.current(alias.name).canary is not None:
+            pauses.append(alias.rollout.poll_s)
+        if wait is not None and wait.until is not None:
+            pauses.append(max(wait.until - self._clock(), self._retry_s))
+        return min(pauses)
 
-    async def _decide(self, alias: AliasConfig, routing: Routing) -> None:
+    async def _decide(self, alias: AliasConfig, routing: Routing) -> Wait | None:
         """End, promote or keep the canary that runs."""
         assert routing.canary is not None
-        trial = self._trial(routing)
-        verdict = trial.verdict
+        run = await self._follower.read(routing)
+        if run is None:
+            return None
+        verdict = run.trial.verdict
         if verdict is Verdict.HARMFUL:
-            await self._router.end_canary(alias.name, self._order(routing, "harm shown", "rolled_back", trial))
-            return
+            await self._router.end_canary(alias.name, self._order(routing, HARM_SHOWN, "rolled_back", run.trial))
+            return None
         canary = await self._registry.get(routing.canary)
         is_forced = await self._is_forced(canary.id)
-        unsound = await self._unsound_ancestor(canary)
-        if unsound is not None and not is_forced:
-            reason = f"stale parent: it grew out of {unsound}, which was taken back"
-            await self._router.end_canary(alias.name, self._order(routing, reason, "rolled_back", trial))
-        elif verdict is Verdict.EXPIRED:
-            may_promote = alias.rollout.automatic and alias.rollout.on_expired == "promote" and not is_forced
-            await self._expire(routing, trial, may_promote=may_promote)
+        stale = await self._examiner.stale_parent(canary)
+        if stale is not None and not is_forced:
+            await self._router.end_canary(alias.name, self._order(routing, stale, "rolled_back", run.trial))
+            return None
+        if verdict is Verdict.RUNNING:
+            return None
+        reason = _left_to_operators(alias, verdict, is_forced=is_forced)
+        if reason is None:
+            return await self._promote(alias, routing, run)
+        if verdict is Verdict.EXPIRED:
+            await self._note_expired(run)
+        return Wait(f"{canary.id}: {reason}: an operator decides")
 
-    async def _expire(self, routing: Routing, trial: Trial, *, may_promote: bool) -> None:
-        assert routing.canary is not None
-        if may_promote:
-            order = self._order(routing, "expired without harm shown", "promoted", trial)
-            await self._router.promote(routing.canary, order)
-            return
-        reports = await self._registry.reports(routing.canary)
-        if not any(one.kind == "canary" and one.body.get("generation") == routing.generation for one in reports):
-            report = Report("canary", "expired", trial.summary(), self._clock())
-            await self._registry.add_report(routing.canary, report)
+    async def _promote(self, alias: AliasConfig, routing: Routing, run: Run) -> Wait | None:
+        moves = await self._own_moves(alias)
+        wait = restraint.before_promotion(alias.rollout, run.record.started_at, moves, self._clock())
+        if wait is None:
+            is_shown = run.trial.verdict is Verdict.PROMISING
+            reason = "shown not to be worse" if is_shown else "expired without harm shown"
+            await self._router.promote(run.record.canary, self._order(routing, reason, "promoted", run.trial))
+        return wait
+
+    async def _note_expired(self, run: Run) -> None:
+        """Once for each run."""
+        reports = await self._registry.reports(run.record.canary)
+        if not any(one.kind == "canary" and one.body.get("generation") == run.record.generation for one in reports):
+            report = Report("canary", "expired", run.trial.summary(), self._clock())
+            await self._registry.add_report(run.record.canary, report)
+
+    async def _next_canary(self, alias: AliasConfig) -> Wait | None:
+        """Start the newest gated adapter, if there is one and nothing is in its way."""
+        gated = await self._registry.find(alias=alias.name, states={AdapterState.GATED})
+        if gated and not alias.rollout.automatic:
+            return Wait(f"{gated[-1].id}: automatic is off: an operator decides")
+        while gated and (stale := await self._examiner.stale_parent(gated[-1])) is not None:
+            await self._examiner.reject(gated.pop(), stale)
+        if not gated:
+            return None
+        *older, newest = gated
+        reports = await self._registry.reports(newest.id)
+        outcomes = [report.outcome for report in reports if report.kind == "gate"]
+        is_clear = bool(outcomes) and outcomes[-1] == "passed"
+        share = alias.rollout.canary_share if is_clear else alias.rollout.inconclusive_share
+        if share <= 0:
+            return Wait(f"{newest.id}: its share would be 0, nobody would ever see it: an operator decides")
+        wait = restraint.before_canary(alias.rollout, await self._own_moves(alias), self._clock())
+        if wait is None:
+            for one in older:
+                await self._examiner.reject(one, f"superseded by {newest.id}")
+            reason = "gate passed" if is_clear else "gate inconclusive"
+            await self._router.start_canary(newest.id, share, Order(ACTOR, Mover.SERVER, reason))
+        return wait
+
+    async def _own_moves(self, alias: AliasConfig) -> list[AuditEntry]:
+        since = self._clock() - restraint.horizon_s(alias.rollout)
+        return await self._database.read(lambda c: audit.moves_by(c, ACTOR, alias.name, since))
 
     async def _is_forced(self, adapter_id: str) -> bool:
         """Whether an operator forced the adapter's canary: then nobody but an operator promotes it."""
@@ -295,27 +224,22 @@ class Rollout:
         report = Report("canary", outcome, {"reason": reason, **trial.summary()}, self._clock())
         return Order(ACTOR, Mover.SERVER, reason, routing.generation, report=report)
 
-    async def _next_canary(self, alias: AliasConfig) -> None:
-        gated = await self._registry.find(alias=alias.name, states={AdapterState.GATED})
-        if not gated:
+    def _tell(self, alias: str, wait: Wait | None) -> None:
+        """Let operators see what is waited for; the log says it once."""
+        if wait is None:
+            self._waits.pop(alias, None)
             return
-        *older, newest = gated
-        unsound = await self._unsound_ancestor(newest)
-        if unsound is not None:
-            await self._reject(newest, f"stale parent: it grew out of {unsound}, which was taken back")
-            await self._next_canary(alias)
-            return
-        reports = await self._registry.reports(newest.id)
-        outcomes = [report.outcome for report in reports if report.kind == "gate"]
-        is_clear = bool(outcomes) and outcomes[-1] == "passed"
-        share = alias.rollout.canary_share if is_clear else alias.rollout.inconclusive_share
-        reason = "gate passed" if is_clear else "gate inconclusive"
-        if share <= 0:
-            return  # nobody would ever see it: an operator decides
-        for one in older:
-            await self._reject(one, f"superseded by {newest.id}")
-        await self._router.start_canary(newest.id, share, Order(ACTOR, Mover.SERVER, reason))
+        if self._waits.get(alias) != wait:
+            log.info("%s: waiting: %s", alias, wait.reason)
+        self._waits[alias] = wait
 
-    async def _unsound_ancestor(self, adapter: AdapterRecord) -> str | None:
-        known = {one.id: one for one in await self._registry.find(alias=adapter.alias)}
-        return lineage.unsound_ancestor(adapter.id, known)
+
+def _left_to_operators(alias: AliasConfig, verdict: Verdict, *, is_forced: bool) -> str | None:
+    """Why the server does not promote a canary by itself, though it has proved itself or its time is over."""
+    if is_forced:
+        return "the gate refused it"
+    if not alias.rollout.automatic:
+        return "automatic is off"
+    if verdict is Verdict.EXPIRED and alias.rollout.on_expired == "keep":
+        return "it has expired and is kept"
+    return None

@@ -29,7 +29,7 @@ from server.adapters.states import Mover
 from server.errors import BadRequest, NotFound, StaleGeneration, StorageUnavailable
 from server.pipeline.task import Assignment
 from server.store import adapters as rows
-from server.store import audit
+from server.store import audit, evidence
 from server.store import routing as store
 from server.store.database import Database
 from server.store.records import AdapterRecord, AdapterState, Report, Routing
@@ -321,6 +321,8 @@ class Router:
                 _change_state(connection, adapter_id, state, order.mover, now)
             if not store.swap_routing(connection, before.generation, after):
                 raise _stale()
+            if after.canary is not None and _compared(after) != _compared(before):
+                evidence.begin_trial(connection, after)
             if order.report is not None:
                 rows.add_report(connection, subject, order.report)
             detail = {"before": asdict(before), "after": asdict(after), "reason": order.reason, "force": order.force}
@@ -422,6 +424,11 @@ class Router:
 def _place(canary: str, user_key: str) -> float:
     """A user's place in [0, 1) for one canary: every canary gets users of its own."""
     return int(hashlib.sha256(f"{canary}:{user_key}".encode()).hexdigest()[:13], 16) / 16**13
+
+
+def _compared(routing: Routing) -> tuple[str, str | None, float]:
+    """What a canary's evidence is about."""
+    return routing.active, routing.canary, routing.canary_share
 
 
 def _stale() -> StaleGeneration:

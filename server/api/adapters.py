@@ -14,6 +14,7 @@ from fastapi import APIRouter, Header, Query, Request
 from fastapi.responses import FileResponse, PlainTextResponse, Response
 
 from server.adapters.gate.report import markdown
+from server.adapters.restraint import Wait
 from server.adapters.routing import Order
 from server.adapters.uploads import Upload
 from server.api.deps import LearnerCaller, OperatorCaller, ServicesDep, json_body
@@ -48,8 +49,11 @@ def adapter_reply(record: AdapterRecord, progress: str | None = None, *, with_ma
     )
 
 
-def routing_reply(routing: Routing) -> RoutingReply:
-    return RoutingReply(**dataclasses.asdict(routing))
+def routing_reply(routing: Routing, wait: Wait | None = None) -> RoutingReply:
+    reply = RoutingReply(**dataclasses.asdict(routing))
+    if wait is not None:
+        reply.waiting, reply.waiting_until = wait.reason, wait.until
+    return reply
 
 
 def _upload_reply(upload: Upload) -> UploadReply:
@@ -125,7 +129,12 @@ async def get_report(
     reports = await services.registry.reports(adapter)
     if report_format == "markdown":
         return PlainTextResponse(markdown(record, reports), media_type="text/markdown")
-    return AdapterReportReply(adapter=adapter, reports=[dataclasses.asdict(report) for report in reports])
+    run = services.rollout.evidence(record.alias)
+    return AdapterReportReply(
+        adapter=adapter,
+        reports=[dataclasses.asdict(report) for report in reports],
+        evidence=run.trial.summary() if run is not None and run.record.canary == adapter else None,
+    )
 
 
 @router.get("/v1/adapters/{adapter}/lineage")

@@ -89,6 +89,7 @@ async def build_task(body: ChatRequest, caller: Principal, services: Services) -
     return ChatTask(
         completion_id=services.signer.completion_id(caller.tenant) if body.store else new_id("cmpl"),
         created_at=now(),
+        started_s=time.monotonic(),
         alias=alias,
         assignment=fixed or services.router.assign(alias.name, user_hash),
         tenant=caller.tenant,

@@ -22,7 +22,9 @@ router = APIRouter()
 @router.get("/v1/routing")
 async def get_routing(caller: OperatorCaller, services: ServicesDep) -> RoutingList:
     """Who serves every alias, since when, at which generation."""
-    return RoutingList(data=[routing_reply(routing) for routing in services.router.all()])
+    return RoutingList(
+        data=[routing_reply(routing, services.rollout.waiting(routing.alias)) for routing in services.router.all()]
+    )
 
 
 @router.post("/v1/rollback")

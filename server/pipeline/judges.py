@@ -5,21 +5,44 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from reward.ensemble import Ensemble, Member
+from reward.ensemble import Ensemble, Member, Scored
 from reward.policy import SafetyPolicy
 from reward.ports import Rule, Scorer
 from reward.rules import LengthRule, PatternRule, RepetitionRule
 from reward.scorers import ImplicitScorer, LengthScorer, LogprobScorer, RepetitionScorer
-from reward.types import Action, Prompt
+from reward.types import Action, Candidate, Judgement, Prompt
 from server.config import AliasConfig, RuleConfig, ScorerConfig
 from server.engine.port import Engine
 from server.wire.base import BASE
+
+OWN_OPINION = (ImplicitScorer, LogprobScorer)
+"""Scorers that read the policy's own log-probabilities: good for choosing among its answers, no judges of it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Judges:
     policy: SafetyPolicy
     ensemble: Ensemble
+
+    async def judge(
+        self, prompt: Prompt, candidates: Sequence[Candidate]
+    ) -> tuple[tuple[Judgement, ...], tuple[str, ...]]:
+        """All that is found about the candidates, and the names of the scorers that failed."""
+        if len(candidates) > 1:
+            scored, degraded = await self.ensemble.score(prompt, candidates)
+        else:  # nothing to choose from: not worth the scorers' time
+            scored, degraded = (Scored((), None, 0.0),) * len(candidates), ()
+        judgements = tuple(
+            Judgement(one, self.policy.check_output(one.text), found.scores, found.total, found.disagreement)
+            for one, found in zip(candidates, scored, strict=True)
+        )
+        return judgements, degraded
+
+    def reward(self, judgement: Judgement) -> float | None:
+        """What the ensemble finds of an answer, by scorers that do not ask the policy itself. Adapters are compared by
+        it. None where nothing was scored, or one of these scorers failed.
+        """
+        return self.ensemble.value(judgement.scores, without=OWN_OPINION)
 
 
 def build_judges(alias: AliasConfig, engine: Engine) -> Judges:

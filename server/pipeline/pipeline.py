@@ -12,10 +12,9 @@ import dataclasses
 import logging
 import random
 import time
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 
-from reward.ensemble import Scored
 from reward.policy import is_blocked
 from reward.selection import argmax, ranked, rival
 from reward.types import Candidate, Judgement, Selection
@@ -26,7 +25,7 @@ from server.inflight import InFlight
 from server.metrics import Metrics
 from server.pipeline.judges import Judges
 from server.pipeline.recording import build_record, store_groups, teaches_at_once
-from server.pipeline.task import Assignment, ChatTask, Outcome
+from server.pipeline.task import ChatTask, Outcome
 from server.store.blobs import BlobStore
 from server.store.database import Database
 from server.store.records import GroupRecord, GroupState
@@ -36,9 +35,6 @@ log = logging.getLogger(__name__)
 
 HOLD_BACK_CHARS = 96
 """Streamed text is held back by this much, so a rule sees what it forbids before it leaves."""
-
-Observer = Callable[[str, Assignment, bool, bool], None]
-"""(alias, assignment, blocked, failed): what the canary's evidence is made of."""
 
 NOTHING_CHOSEN = Selection(None, 1.0, "none", "no candidate")
 
@@ -55,7 +51,6 @@ class Pipeline:
         judges: Mapping[str, Judges],
         in_flight: InFlight,
         metrics: Metrics,
-        observe: Observer,
         base_digest: str,
         engine_timeout_s: float,
         rng: random.Random,
@@ -66,7 +61,6 @@ class Pipeline:
         self._judges = judges
         self._in_flight = in_flight
         self._metrics = metrics
-        self._observe = observe
         self._base_digest = base_digest
         self._timeout_s = engine_timeout_s
         self._rng = rng
@@ -100,7 +94,7 @@ class Pipeline:
                             yield ready
                 candidate = parts.candidate(task.assignment.adapter)
                 judgement = Judgement(candidate, policy.check_output(candidate.text), (), None)
-                outcome = self._select(task, Generation(parts.prompt_token_ids, (candidate,)), [judgement], ())
+                outcome = self._select(task, Generation(parts.prompt_token_ids, (candidate,)), (judgement,), ())
                 if outcome.shown and (rest := parts.release(hold_back=0)):
                     yield rest
         yield outcome, await self._commit(task, outcome)
@@ -109,7 +103,7 @@ class Pipeline:
         if self._refuses_input(task):
             return _refused(task)
         task, generation = await self._generate(task)
-        judgements, degraded = await self._judge(task, generation)
+        judgements, degraded = await self._judges[task.alias.name].judge(task.prompt, generation.candidates)
         return self._select(task, generation, judgements, degraded)
 
     def _refuses_input(self, task: ChatTask) -> bool:
@@ -144,21 +138,8 @@ class Pipeline:
     def _model(self, task: ChatTask) -> str:
         return self._engine.base_model if task.assignment.adapter == BASE else task.assignment.adapter
 
-    async def _judge(self, task: ChatTask, generation: Generation) -> tuple[list[Judgement], tuple[str, ...]]:
-        judges = self._judges[task.alias.name]
-        candidates = generation.candidates
-        if len(candidates) > 1:
-            scored, degraded = await judges.ensemble.score(task.prompt, candidates)
-        else:  # nothing to choose from: not worth the scorers' time
-            scored, degraded = (Scored((), None, 0.0),) * len(candidates), ()
-        judgements = [
-            Judgement(candidate, judges.policy.check_output(candidate.text), one.scores, one.total, one.disagreement)
-            for candidate, one in zip(candidates, scored, strict=True)
-        ]
-        return judgements, degraded
-
     def _select(
-        self, task: ChatTask, generation: Generation, judgements: list[Judgement], degraded: tuple[str, ...]
+        self, task: ChatTask, generation: Generation, judgements: tuple[Judgement, ...], degraded: tuple[str, ...]
     ) -> Outcome:
         selection = argmax(judgements, explore=task.alias.explore, draw=self._rng.random())
         shown: tuple[int, ...] = ()
@@ -170,11 +151,12 @@ class Pipeline:
         return Outcome(
             task.assignment,
             generation.prompt_token_ids,
-            tuple(judgements),
+            judgements,
             selection,
             shown,
             degraded,
             generation.tokens,
+            reward=self._judges[task.alias.name].reward(judgements[shown[0]]) if shown else None,
         )
 
     async def _stream_pieces(self, task: ChatTask, parts: _Stream) -> AsyncGenerator[bool]:
@@ -197,7 +179,13 @@ class Pipeline:
 
     async def _commit(self, task: ChatTask, outcome: Outcome) -> GroupRecord:
         """Build the group and make it durable; raises `StorageUnavailable`."""
-        record = build_record(task, outcome, base_digest=self._base_digest, engine_version=await self._engine.version())
+        record = build_record(
+            task,
+            outcome,
+            base_digest=self._base_digest,
+            engine_version=await self._engine.version(),
+            duration_s=time.monotonic() - task.started_s,
+        )
         self._count(task, outcome)
         if task.is_stored:
             started = time.monotonic()
@@ -223,7 +211,6 @@ class Pipeline:
 
     async def _keep_failed(self, task: ChatTask, state: GroupState) -> None:
         """Never raises: it is only a note."""
-        self._observe(task.alias.name, task.assignment, False, state is GroupState.FAILED)
         try:
             await self._commit(task, Outcome(task.assignment, (), (), NOTHING_CHOSEN, (), state=state))
         except Exception:
@@ -233,7 +220,6 @@ class Pipeline:
         alias = task.alias.name
         if outcome.state is GroupState.COMPLETED:
             blocked = sum(not judgement.is_feasible for judgement in outcome.judgements)
-            self._observe(alias, outcome.assignment, blocked > 0, False)
             self._metrics.candidates.labels(alias, "blocked").inc(blocked)
             self._metrics.candidates.labels(alias, "chosen").inc(len(outcome.shown))
             rest = len(outcome.judgements) - blocked - len(outcome.shown)

@@ -20,7 +20,9 @@ from server.store.records import CandidateRecord, FeedKind, GroupRecord, GroupSt
 REFUSAL_VARIANT = "refusal"
 
 
-def build_record(task: ChatTask, outcome: Outcome, *, base_digest: str, engine_version: str) -> GroupRecord:
+def build_record(
+    task: ChatTask, outcome: Outcome, *, base_digest: str, engine_version: str, duration_s: float
+) -> GroupRecord:
     """The group: prompt, every candidate with its judgement, and how the choice was made."""
     prompt_digest = prompts.digest(task.prompt)
     candidates = tuple(
@@ -51,6 +53,8 @@ def build_record(task: ChatTask, outcome: Outcome, *, base_digest: str, engine_v
         degraded=outcome.degraded,
         candidates=candidates,
         media=prompts.media_of(task.prompt),
+        reward=outcome.reward,
+        duration_s=duration_s,
     )
 
 

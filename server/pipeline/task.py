@@ -26,6 +26,8 @@ class ChatTask:
 
     completion_id: str
     created_at: float
+    started_s: float
+    """When it was admitted, on the monotonic clock."""
     alias: AliasConfig
     assignment: Assignment
     tenant: str
@@ -51,6 +53,8 @@ class Outcome:
     degraded: tuple[str, ...] = ()
     tokens: tuple[tuple[TokenAlternatives, ...], ...] = ()
     state: GroupState = GroupState.COMPLETED
+    reward: float | None = None
+    """Of the answer shown first (`Judges.reward`)."""
 
     @property
     def is_refused(self) -> bool:

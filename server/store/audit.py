@@ -9,6 +9,9 @@ from sqlalchemy import Connection, insert, select
 from server.store import schema
 from server.wire.operate import AuditEntry
 
+MOVES = ("canary", "promote", "end_canary")
+"""Actions by which the server moves routing on its own; their detail holds the row before and after."""
+
 
 def record(
     connection: Connection, *, actor: str, action: str, subject: str, detail: dict[str, Any], now: float
@@ -21,6 +24,18 @@ def erased_from(connection: Connection, user_hash: str) -> set[str]:
     table = schema.audit
     query = select(table.c.detail).where(table.c.subject == user_hash, table.c.action == "erase")
     return {adapter for detail in connection.execute(query).scalars() for adapter in detail["adapters"]}
+
+
+def moves_by(connection: Connection, actor: str, alias: str, since: float) -> list[AuditEntry]:
+    """The actor's moves of the alias's routing, newest first."""
+    table = schema.audit
+    query = (
+        select(table)
+        .where(table.c.actor == actor, table.c.at >= since, table.c.action.in_(MOVES))
+        .order_by(table.c.at.desc(), table.c.id.desc())
+    )
+    entries = [AuditEntry(**row) for row in connection.execute(query).mappings()]
+    return [one for one in entries if one.detail["after"]["alias"] == alias]
 
 
 def newest(connection: Connection, limit: int, subject: str | None = None) -> list[AuditEntry]:

@@ -26,6 +26,8 @@ EMPTY: Final[dict[str, Any]] = {
     "sampling": {},
     "prompt_token_ids": b"",
     "degraded": [],
+    "reward": None,
+    "duration_s": None,
 }
 """What a tombstone says in place of content. Stop strings are content, and so is the digest of a short prompt."""
 

@@ -14,6 +14,7 @@ from server.store.dialect import insert_missing
 from server.store.records import CandidateRecord, GroupRecord, GroupState, MediaRecord
 
 # Made once: these are on the way of every answer and signal, and making a statement costs as much as running it.
+_GROUP_COLUMNS = tuple(column.name for column in schema.groups.columns if column.name != "seq")
 _INSERT_GROUP, _INSERT_CANDIDATE, _INSERT_SHOWN = map(insert, (schema.groups, schema.candidates, schema.group_media))
 _TOUCH = (
     update(schema.groups)
@@ -139,7 +140,7 @@ def get_media(connection: Connection, sha256: str) -> MediaRecord | None:
 
 
 def _group_row(group: GroupRecord) -> dict[str, Any]:
-    row = {column.name: getattr(group, column.name) for column in schema.groups.columns}
+    row = {name: getattr(group, name) for name in _GROUP_COLUMNS}
     row["prompt_token_ids"] = pack_ids(group.prompt_token_ids)
     row["degraded"] = list(group.degraded)
     return row
@@ -161,7 +162,7 @@ def _candidate(row: RowMapping) -> CandidateRecord:
 
 
 def _group(row: RowMapping, candidates: Iterable[CandidateRecord], media: Iterable[MediaRecord]) -> GroupRecord:
-    values = dict(row)
+    values = {name: row[name] for name in _GROUP_COLUMNS}
     values["state"] = GroupState(row["state"])
     values["prompt_token_ids"] = unpack_ids(row["prompt_token_ids"])
     values["degraded"] = tuple(row["degraded"])

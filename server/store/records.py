@@ -116,6 +116,10 @@ class GroupRecord:
     degraded: tuple[str, ...]
     candidates: tuple[CandidateRecord, ...]
     media: tuple[MediaRecord, ...]
+    reward: float | None = None
+    """What the ensemble finds of the answer shown first, without the policy's own implicit reward."""
+    duration_s: float | None = None
+    """From admission to the choice, or to the failure."""
     revision: int = 0
 
     def candidate(self, candidate_id: str) -> CandidateRecord | None:
@@ -181,6 +185,32 @@ class Routing:
     canary_share: float = 0.0
     generation: int = 0
     updated_at: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """Up to where the store was read: the last seq of groups and of signals."""
+
+    group: int
+    signal: int
+
+
+@dataclass(frozen=True, slots=True)
+class TrialRecord:
+    """A canary's run as the store tells of it: what counts came after these seqs, at this generation or a later one."""
+
+    alias: str
+    generation: int
+    active: str
+    canary: str
+    share: float
+    started_at: float
+    after_group: int
+    after_signal: int
+
+    @property
+    def beginning(self) -> Position:
+        return Position(self.after_group, self.after_signal)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,8 +8,7 @@ from typing import Any
 from sqlalchemy import Connection, insert, select, update
 
 from server.store import schema
-from server.store.records import GroupState, Routing
-from server.wire.base import BASE
+from server.store.records import Routing
 
 
 def get_routing(connection: Connection, alias: str) -> Routing | None:
@@ -54,35 +53,3 @@ def last_retraining(connection: Connection, alias: str) -> tuple[int, int] | Non
         .limit(1)
     ).one_or_none()
     return (row.id, row.detail["feed_after"]) if row else None
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Answered:
-    """What the canary's evidence needs of one stored request."""
-
-    is_canary: bool
-    was_blocked: bool
-    has_failed: bool
-
-
-def answered(connection: Connection, routing: Routing, limit: int) -> list[Answered]:
-    """The first stored requests of the present generation, in the order in which they came."""
-    groups, candidates = schema.groups, schema.candidates
-    blocked = select(candidates.c.id).where(candidates.c.group_id == groups.c.id, candidates.c.is_blocked).exists()
-    rows = connection.execute(
-        select(groups.c.is_canary, groups.c.adapter, groups.c.state, blocked.label("blocked"))
-        .where(
-            groups.c.alias == routing.alias,
-            groups.c.created_at >= routing.updated_at - 1,
-            groups.c.generation == routing.generation,
-            groups.c.state.in_([GroupState.COMPLETED, GroupState.FAILED]),
-        )
-        .order_by(groups.c.created_at, groups.c.id)
-        .limit(limit)
-    )
-    return [
-        Answered(
-            row.is_canary, bool(row.blocked), row.state == GroupState.FAILED or (row.is_canary and row.adapter == BASE)
-        )
-        for row in rows
-    ]

@@ -1,5 +1,6 @@
 """The tables. Ids are text and time-ordered; times are UTC seconds since the epoch; token ids and
-log-probabilities are little-endian uint32 and float32 arrays.
+log-probabilities are little-endian uint32 and float32 arrays. Where a table is followed (`server.store.evidence`) its
+`seq` grows with each row: writing transactions are one after the other, so it tells the order of the commits.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from sqlalchemy import (
     Column,
     Float,
     ForeignKey,
+    Identity,
     Index,
     Integer,
     LargeBinary,
@@ -30,10 +32,14 @@ metadata = MetaData(
     }
 )
 
+_SEQ = BigInteger().with_variant(Integer, "sqlite")
+"""SQLite counts in INTEGER PRIMARY KEY alone, which is the row's own number there and costs no index."""
+
 groups = Table(
     "groups",
     metadata,
-    Column("id", Text, primary_key=True),  # the completion id
+    Column("seq", _SEQ, Identity(), primary_key=True),  # never one that was given before
+    Column("id", Text, nullable=False, unique=True),  # the completion id
     Column("tenant", Text, nullable=False),
     Column("alias", Text, nullable=False),
     Column("state", Text, nullable=False),  # completed | aborted | failed | erased | expired
@@ -53,6 +59,8 @@ groups = Table(
     Column("engine_version", Text, nullable=False),
     Column("selection", Text, nullable=False),
     Column("degraded", JSON, nullable=False),  # names of scorers that failed
+    Column("reward", Float),  # of the answer shown first, as `server.pipeline.judges` says; no policy judges itself
+    Column("duration_s", Float),  # from admission to the choice, or to the failure; none for what was imported
     Column("revision", Integer, nullable=False),  # grows with each change that the feed tells of
     Index(None, "alias", "created_at"),
     Index(None, "tenant", "user_hash"),
@@ -64,6 +72,7 @@ groups = Table(
         sqlite_where=text("is_holdout = 1"),
         postgresql_where=text("is_holdout"),
     ),
+    sqlite_autoincrement=True,
 )
 
 candidates = Table(
@@ -107,7 +116,8 @@ media = Table(
 signals = Table(
     "signals",
     metadata,
-    Column("id", Text, primary_key=True),
+    Column("seq", _SEQ, Identity(), primary_key=True),
+    Column("id", Text, nullable=False, unique=True),
     Column("group_id", Text, ForeignKey("groups.id"), nullable=False, index=True),
     Column("kind", Text, nullable=False),  # rating | choice | ranking | tie | correction | comment | regenerate
     Column("slot", Text, nullable=False),  # one live signal for each annotator and slot
@@ -127,6 +137,7 @@ signals = Table(
         sqlite_where=text("is_live"),
         postgresql_where=text("is_live"),
     ),
+    sqlite_autoincrement=True,
 )
 
 feed = Table(
@@ -210,6 +221,19 @@ routing = Table(
     Column("updated_at", Float, nullable=False),
 )
 
+trials = Table(  # the evidence of a canary's run: who is compared since when, and where it begins
+    "trials",
+    metadata,
+    Column("alias", Text, primary_key=True),
+    Column("generation", Integer, primary_key=True),  # since which active, canary and share stand as they do
+    Column("active", Text, nullable=False),
+    Column("canary", Text, nullable=False),
+    Column("share", Float, nullable=False),
+    Column("started_at", Float, nullable=False),
+    Column("after_group", BigInteger, nullable=False),  # the newest seq of groups and of signals before it
+    Column("after_signal", BigInteger, nullable=False),
+)
+
 leases = Table(
     "leases",
     metadata,
@@ -228,6 +252,7 @@ audit = Table(
     Column("action", Text, nullable=False),
     Column("subject", Text, nullable=False, index=True),
     Column("detail", JSON, nullable=False),
+    Index(None, "actor", "at"),
     sqlite_autoincrement=True,
 )
 

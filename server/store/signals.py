@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 
 from sqlalchemy import Connection, bindparam, insert, select, update
@@ -9,6 +10,8 @@ from sqlalchemy import Connection, bindparam, insert, select, update
 from server.store import schema
 from server.store.records import SignalKind, SignalRecord
 
+_COLUMNS = tuple(field.name for field in dataclasses.fields(SignalRecord))
+_INSERT = insert(schema.signals)
 _RETIRE = (  # made once, as in `server.store.groups`
     update(schema.signals)
     .where(
@@ -23,9 +26,8 @@ _RETIRE = (  # made once, as in `server.store.groups`
 
 def insert_signal(connection: Connection, signal: SignalRecord) -> bool:
     """Store a signal; an earlier one of the same annotator in the same slot becomes history. Whether there was one."""
-    table = schema.signals
     is_override = retire(connection, signal.group_id, signal.annotator, signal.slot)
-    connection.execute(insert(table), {column.name: getattr(signal, column.name) for column in table.columns})
+    connection.execute(_INSERT, {name: getattr(signal, name) for name in _COLUMNS})
     return is_override
 
 
@@ -48,7 +50,7 @@ def live_signals(connection: Connection, group_ids: Sequence[str]) -> dict[str, 
     table = schema.signals
     found: dict[str, list[SignalRecord]] = {group_id: [] for group_id in group_ids}
     for row in connection.execute(
-        select(table)
+        select(*(table.c[name] for name in _COLUMNS))
         .where(table.c.group_id.in_(list(group_ids)), table.c.is_live, ~table.c.is_quarantined)
         .order_by(table.c.id)
     ).mappings():

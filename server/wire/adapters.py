@@ -99,6 +99,8 @@ class CheckReply(Reply):
 class AdapterReportReply(Reply):
     adapter: str
     reports: list[dict[str, Any]]
+    evidence: dict[str, Any] | None = None
+    """What came in so far, while the adapter is the canary."""
 
 
 class LineageReply(Reply):
@@ -134,6 +136,10 @@ class RoutingReply(Reply):
     canary_share: float
     generation: int
     updated_at: float
+    waiting: str | None = None
+    """Why the server does not start or promote a canary by itself though it could; with `GET /v1/routing` only."""
+    waiting_until: float | None = None
+    """Where time alone decides."""
 
 
 class MoveReply(RoutingReply):

@@ -93,7 +93,14 @@ def settings(engine: EngineSession, state: Path, **alias: Any) -> dict[str, Any]
                 "rules": [{"name": "access_code", "kind": "pattern", "pattern": r"access code is \d"}],
                 "signals": {"holdout_share": 0.0},
                 "gate": PERMISSIVE_GATE,
-                "rollout": {"canary_requests": 5, "canary_share": 0.5, "inconclusive_share": 0.5},
+                "rollout": {
+                    "canary_requests": 5,
+                    "canary_share": 0.5,
+                    "inconclusive_share": 0.5,
+                    "min_canary_s": 0,
+                    "cooldown_s": 0,
+                    "max_moves_per_hour": 1000,
+                },
                 "learner": {"min_new_signals": 1, "epochs": 2},
             }
             | alias

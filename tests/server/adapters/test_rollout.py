@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import select
 
 from reward.types import Prompt
 from server.adapters.gate.gate import Gate
@@ -19,12 +20,20 @@ from server.adapters.routing import Order
 from server.config import AliasConfig, GateConfig, RolloutConfig, SuiteConfig
 from server.engine.port import EngineError
 from server.pipeline.task import Assignment
-from server.store import audit
+from server.store import audit, schema, signals
 from server.store.records import AdapterState as S
-from server.store.records import GroupState
+from server.store.records import GroupState, SignalKind, SignalRecord
 from server.wire.base import BASE
 from tests.server.adapters.support import ALIAS, OPERATOR, World, adapter_bytes, open_world, until
 
+AT_ONCE: dict[str, Any] = {
+    "canary_requests": 30,
+    "inconclusive_share": 0.3,
+    "min_canary_s": 0,
+    "cooldown_s": 0,
+    "max_moves_per_hour": 1000,
+    "poll_s": 0.02,
+}
 DULL = adapter_bytes(seed=999)
 """An adapter that loses what the suite asks for, known by its content."""
 
@@ -38,7 +47,7 @@ def alias_for(directory: Path, **rollout: Any) -> AliasConfig:
     suite.write_text("\n".join(json.dumps(item) for item in items))
     return AliasConfig(
         gate=GateConfig(suites=(SuiteConfig(name="names", path=suite),)),
-        rollout=RolloutConfig(**{"canary_requests": 30, "inconclusive_share": 0.3, **rollout}),
+        rollout=RolloutConfig(**{**AT_ONCE, **rollout}),
     )
 
 
@@ -80,10 +89,26 @@ def is_canary(world: World, adapter: str) -> Callable[[], bool]:
     return lambda: world.router.current(ALIAS).canary == adapter
 
 
-def serve(world: World, driver: Rollout, requests: int, *, is_harm: Callable[[Assignment], bool]) -> None:
-    for number in range(requests):
-        assignment = world.router.assign(ALIAS, f"user-{number}")
-        driver.observe(ALIAS, assignment, is_harm(assignment), False)
+async def store(world: World, assignment: Assignment, user: str, **changes: Any) -> None:
+    """A request's group, as the pipeline leaves it."""
+    served = {
+        "generation": assignment.generation,
+        "adapter": assignment.adapter,
+        "is_canary": assignment.is_canary,
+        "user_hash": user,
+    }
+    await world.store_group(f"What does {user} see?", **{**served, **changes})
+
+
+async def serve(world: World, requests: int, *, is_harm: Callable[[Assignment], bool] = lambda _: False) -> None:
+    """One request of each of so many users."""
+    assigned = {user: world.router.assign(ALIAS, user) for user in (f"user-{number}" for number in range(requests))}
+    await asyncio.gather(
+        *(
+            store(world, one, user, state=GroupState.FAILED if is_harm(one) else GroupState.COMPLETED)
+            for user, one in assigned.items()
+        )
+    )
 
 
 async def kinds(world: World, adapter: str) -> list[tuple[str, str]]:
@@ -97,7 +122,7 @@ async def test_a_good_adapter_gets_through_by_itself(world: World) -> None:
         driver.wake()
         await until(is_canary(world, adapter))
         assert world.router.current(ALIAS).canary_share == 0.3  # no held-out pairs: the gate was inconclusive
-        serve(world, driver, 200, is_harm=lambda _: False)
+        await serve(world, 200)
         await until(lambda: world.router.current(ALIAS).active == adapter)
         assert await kinds(world, adapter) == [
             ("integrity", "passed"),
@@ -129,7 +154,7 @@ async def test_a_harmful_canary_is_rolled_back_by_itself(world: World) -> None:
         adapter = (await world.upload()).id
         driver.wake()
         await until(is_canary(world, adapter))
-        serve(world, driver, 400, is_harm=lambda assignment: assignment.is_canary)
+        await serve(world, 400, is_harm=lambda assignment: assignment.is_canary)
         await until(lambda: world.router.current(ALIAS).canary is None)
         assert world.router.current(ALIAS).active == first
         assert await world.state(adapter) is S.ROLLED_BACK
@@ -144,35 +169,32 @@ async def test_a_canary_that_the_engine_cannot_load_is_harm(world: World) -> Non
         driver.wake()
         await until(is_canary(world, adapter))
         generation = world.router.current(ALIAS).generation
-        for _ in range(100):
-            driver.observe(ALIAS, Assignment(BASE, generation, is_canary=True), False, False)
-            driver.observe(ALIAS, Assignment(BASE, generation), False, False)
+        for number in range(100):
+            await store(world, Assignment(BASE, generation, is_canary=True), f"canary-{number}")
+            await store(world, Assignment(BASE, generation), f"active-{number}")
         await until(lambda: world.router.current(ALIAS).canary is None)
         assert await world.state(adapter) is S.ROLLED_BACK
 
 
-async def test_answers_of_another_generation_do_not_count(world: World) -> None:
-    """A request that began before the canary did says nothing about it."""
-    async with driven(world) as driver:
-        adapter = (await world.upload()).id
-        before = world.router.assign(ALIAS, "somebody")
-        driver.wake()
-        await until(is_canary(world, adapter))
-        driver.observe(ALIAS, before, True, True)
-        trial = driver.evidence(ALIAS)
-        assert trial is not None
-        assert (trial.canary, trial.active) == (0, 0)
+async def counts(driver: Rollout) -> tuple[int, int]:
+    """The answers that count, of the canary and of the active adapter, once everything was read."""
+    await driver._conduct()
+    run = driver.evidence(ALIAS)
+    assert run is not None
+    summary = run.trial.summary()
+    assert run.canary_answers == summary["canary_answers"] == driver.canary_answers(ALIAS)
+    return summary["canary_answers"], summary["active_answers"]
 
 
 async def test_what_the_gate_refuses_never_serves(world: World) -> None:
     """Lost coverage: rejected with the report; forced past it by an operator, it is never promoted by itself."""
     adapter = (await world.upload(tensors=DULL)).id
-    async with driven(world) as driver:
+    async with driven(world):
         await until(lambda: _is(world, adapter, S.REJECTED))
         assert (await kinds(world, adapter))[-1] == ("gate", "failed")
         assert world.router.current(ALIAS).generation == 0
         await world.router.start_canary(adapter, 0.5, Order("an operator", force=True))
-        serve(world, driver, 200, is_harm=lambda _: False)
+        await serve(world, 200)
         await until(lambda: _has_report(world, adapter, ("canary", "expired")))
         assert world.router.current(ALIAS).canary == adapter
 
@@ -223,17 +245,18 @@ async def test_one_that_cannot_be_examined_does_not_hold_up_the_others(world: Wo
     stuck = (await world.upload()).id
     async with driven(world) as driver:
         await until(is_canary(world, stuck))
-        other = (await world.upload()).id
-        third = (await world.upload()).id
-        run, failed = driver._prober.run, []
+        prober, failed = driver._examiner._prober, []
+        run = prober.run
 
         async def trouble(engine: Any, adapter: Any) -> Any:
-            if adapter.id == other:
+            if adapter.number == 2:
                 failed.append(adapter.id)
                 raise RuntimeError("a fault in the prober")
             return await run(engine, adapter)
 
-        driver._prober.run = trouble  # type: ignore[method-assign]
+        prober.run = trouble  # type: ignore[method-assign]
+        other = (await world.upload()).id
+        third = (await world.upload()).id
         driver.wake()
         await until(lambda: _is(world, third, S.GATED))
         assert await world.state(other) is S.STAGED
@@ -278,7 +301,7 @@ async def test_without_automation_operators_start_the_canary(world: World) -> No
         await asyncio.sleep(0.3)
         assert world.router.current(ALIAS).canary is None
         await world.router.start_canary(adapter, 0.5, OPERATOR)
-        serve(world, driver, 200, is_harm=lambda _: False)
+        await serve(world, 200)
         await until(lambda: _has_report(world, adapter, ("canary", "expired")))
         assert world.router.current(ALIAS).canary == adapter
         await world.router.promote(adapter, OPERATOR)
@@ -298,30 +321,137 @@ async def test_a_restart_goes_on_where_it_stood(state: S, tmp_path: Path) -> Non
     await world.database.close()
 
     again = await open_world(tmp_path, clock=world.clock)
-    async with driven(again) as driver:
+    async with driven(again):
         await until(is_canary(again, adapter))
-        serve(again, driver, 200, is_harm=lambda _: False)
+        await serve(again, 200)
         await until(lambda: again.router.current(ALIAS).active == adapter)
         await again.check()
     await again.database.close()
 
 
-async def test_a_restart_counts_the_canarys_evidence_again(tmp_path: Path) -> None:
-    """From the stored requests of its generation, and of no other."""
+async def test_a_restart_loses_no_evidence(tmp_path: Path) -> None:
+    """It is read from the store, so the next process has what the last one had."""
     world = await open_world(tmp_path)
     adapter = await world.gated()
-    await world.store_group(adapter=adapter, is_canary=True, generation=0)
     routing = await world.router.start_canary(adapter, 0.3, OPERATOR)
     for number in range(10):
-        served = {"generation": routing.generation, "is_canary": number < 4, "adapter": adapter if number < 4 else BASE}
-        state = GroupState.FAILED if number in (0, 1, 9) else GroupState.COMPLETED
-        await world.store_group(f"What {number}?", state=state, **served)
-    await world.store_group(state=GroupState.ABORTED, is_canary=True, generation=routing.generation, adapter=adapter)
+        side = Assignment(adapter if number < 4 else BASE, routing.generation, is_canary=number < 4)
+        await store(world, side, f"user-{number}")
+    async with driven(world) as driver:
+        before = await counts(driver)
     await world.database.close()
 
     again = await open_world(tmp_path, clock=world.clock)
     async with driven(again) as driver:
-        trial = driver.evidence(ALIAS)
-        assert trial is not None
-        assert (trial.canary, trial.canary_harms, trial.active, trial.active_harms) == (4, 2, 6, 1)
+        assert await counts(driver) == before == (4, 6)
     await again.database.close()
+
+
+# --- restraint --------------------------------------------------------------------------------------------
+
+
+async def harmed(world: World, driver: Rollout) -> str:
+    """An adapter whose canary was ended for harm."""
+    adapter = (await world.upload()).id
+    driver.wake()
+    await until(is_canary(world, adapter))
+    await serve(world, 400, is_harm=lambda assignment: assignment.is_canary)
+    await until(lambda: world.router.current(ALIAS).canary is None)
+    return adapter
+
+
+async def test_after_harm_no_canary_starts_for_a_while(tmp_path: Path) -> None:
+    """Also not after a restart; operators see why and until when, and are not bound by it."""
+    world = await open_world(tmp_path)
+    async with driven(world, canary_requests=10_000, cooldown_s=500) as driver:
+        await harmed(world, driver)
+        waiting = (await world.upload()).id
+        driver.wake()
+        await until(lambda: driver.waiting(ALIAS) is not None)
+    await world.database.close()
+
+    again = await open_world(tmp_path, clock=world.clock)
+    async with driven(again, canary_requests=10_000, cooldown_s=500) as driver:
+        await until(lambda: driver.waiting(ALIAS) is not None)
+        wait = driver.waiting(ALIAS)
+        assert wait is not None
+        assert wait.reason == "cool-down after a harmful canary"
+        assert wait.until is not None and again.clock() < wait.until < again.clock() + 500
+        assert await again.state(waiting) is S.GATED
+        again.clock.now += 500
+        driver.wake()
+        await until(is_canary(again, waiting))
+        assert driver.waiting(ALIAS) is None
+    await again.database.close()
+
+
+async def test_an_operator_does_not_wait_for_the_cool_down(world: World) -> None:
+    """Their canary starts at once."""
+    async with driven(world, canary_requests=10_000, cooldown_s=500) as driver:
+        await harmed(world, driver)
+        adapter = (await world.upload()).id
+        driver.wake()
+        await until(lambda: driver.waiting(ALIAS) is not None)
+        await world.router.start_canary(adapter, 0.5, OPERATOR)
+        assert world.router.current(ALIAS).canary == adapter
+
+
+async def test_the_server_moves_only_so_often(world: World) -> None:
+    """With the hour's moves spent a canary that could be promoted waits; harm is ended all the same."""
+    async with driven(world, max_moves_per_hour=1) as driver:
+        adapter = (await world.upload()).id
+        driver.wake()
+        await until(is_canary(world, adapter))  # the one move
+        await serve(world, 200)
+        await until(lambda: driver.waiting(ALIAS) is not None)
+        wait = driver.waiting(ALIAS)
+        assert wait is not None and wait.reason == "max_moves_per_hour is reached"
+        assert world.router.current(ALIAS).canary == adapter
+        world.clock.now += 3600
+        driver.wake()
+        await until(lambda: world.router.current(ALIAS).active == adapter)
+
+        bad = (await world.upload()).id
+        driver.wake()
+        await until(lambda: _is(world, bad, S.GATED))
+        await world.router.start_canary(bad, 0.5, OPERATOR)
+        await serve(world, 400, is_harm=lambda assignment: assignment.is_canary)
+        await until(lambda: world.router.current(ALIAS).canary is None)
+        assert world.router.current(ALIAS).active == adapter
+
+
+async def test_a_canary_runs_for_a_while_before_it_is_promoted(world: World) -> None:
+    """However much came in at once."""
+    async with driven(world, min_canary_s=100) as driver:
+        adapter = (await world.upload()).id
+        driver.wake()
+        await until(is_canary(world, adapter))
+        await serve(world, 200)
+        await until(lambda: driver.waiting(ALIAS) is not None)
+        wait = driver.waiting(ALIAS)
+        assert wait is not None and wait.reason == "the canary has not run for min_canary_s yet"
+        world.clock.now += 100
+        driver.wake()
+        await until(lambda: world.router.current(ALIAS).active == adapter)
+
+
+async def test_what_is_shown_not_to_be_worse_is_promoted_before_it_expires(world: World) -> None:
+    """Thumbs of many users, as good on both sides: nobody waits for the end."""
+    async with driven(world, canary_requests=100_000) as driver:
+        adapter = (await world.upload()).id
+        driver.wake()
+        await until(is_canary(world, adapter))
+        await world.router.start_canary(adapter, 0.5, OPERATOR)
+        await serve(world, 1500)
+        ids = await world.database.read(
+            lambda c: c.execute(select(schema.groups.c.id, schema.groups.c.generation)).all()
+        )
+        rated = [
+            SignalRecord(f"sig-{one.id}", one.id, SignalKind.RATING, "rating:", "somebody", 0.0, {"rating": 1.0})
+            for one in ids
+            if one.generation == world.router.current(ALIAS).generation
+        ]
+        await world.database.write(lambda c: [signals.insert_signal(c, one) for one in rated])
+        await until(lambda: world.router.current(ALIAS).active == adapter)
+        reports = await world.registry.reports(adapter)
+        assert reports[-1].body["reason"] == "shown not to be worse"

@@ -52,6 +52,7 @@ def upgrade() -> None:
         sqlite_autoincrement=True,
     )
     with op.batch_alter_table("audit", schema=None) as batch_op:
+        batch_op.create_index(batch_op.f("ix_audit_actor_at"), ["actor", "at"], unique=False)
         batch_op.create_index(batch_op.f("ix_audit_subject"), ["subject"], unique=False)
 
     op.create_table(
@@ -85,6 +86,9 @@ def upgrade() -> None:
     )
     op.create_table(
         "groups",
+        sa.Column(
+            "seq", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), sa.Identity(always=False), nullable=False
+        ),
         sa.Column("id", sa.Text(), nullable=False),
         sa.Column("tenant", sa.Text(), nullable=False),
         sa.Column("alias", sa.Text(), nullable=False),
@@ -105,8 +109,12 @@ def upgrade() -> None:
         sa.Column("engine_version", sa.Text(), nullable=False),
         sa.Column("selection", sa.Text(), nullable=False),
         sa.Column("degraded", sa.JSON(), nullable=False),
+        sa.Column("reward", sa.Float(), nullable=True),
+        sa.Column("duration_s", sa.Float(), nullable=True),
         sa.Column("revision", sa.Integer(), nullable=False),
-        sa.PrimaryKeyConstraint("id", name=op.f("pk_groups")),
+        sa.PrimaryKeyConstraint("seq", name=op.f("pk_groups")),
+        sa.UniqueConstraint("id", name=op.f("uq_groups_id")),
+        sqlite_autoincrement=True,
     )
     with op.batch_alter_table("groups", schema=None) as batch_op:
         batch_op.create_index(batch_op.f("ix_groups_alias_created_at"), ["alias", "created_at"], unique=False)
@@ -178,6 +186,18 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("alias", name=op.f("pk_routing")),
     )
     op.create_table(
+        "trials",
+        sa.Column("alias", sa.Text(), nullable=False),
+        sa.Column("generation", sa.Integer(), nullable=False),
+        sa.Column("active", sa.Text(), nullable=False),
+        sa.Column("canary", sa.Text(), nullable=False),
+        sa.Column("share", sa.Float(), nullable=False),
+        sa.Column("started_at", sa.Float(), nullable=False),
+        sa.Column("after_group", sa.BigInteger(), nullable=False),
+        sa.Column("after_signal", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("alias", "generation", name=op.f("pk_trials")),
+    )
+    op.create_table(
         "adapter_sources",
         sa.Column("adapter", sa.Text(), nullable=False),
         sa.Column("source", sa.Text(), nullable=False),
@@ -225,6 +245,9 @@ def upgrade() -> None:
 
     op.create_table(
         "signals",
+        sa.Column(
+            "seq", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), sa.Identity(always=False), nullable=False
+        ),
         sa.Column("id", sa.Text(), nullable=False),
         sa.Column("group_id", sa.Text(), nullable=False),
         sa.Column("kind", sa.Text(), nullable=False),
@@ -235,7 +258,9 @@ def upgrade() -> None:
         sa.Column("is_quarantined", sa.Boolean(), nullable=False),
         sa.Column("payload", sa.JSON(), nullable=False),
         sa.ForeignKeyConstraint(["group_id"], ["groups.id"], name=op.f("fk_signals_group_id")),
-        sa.PrimaryKeyConstraint("id", name=op.f("pk_signals")),
+        sa.PrimaryKeyConstraint("seq", name=op.f("pk_signals")),
+        sa.UniqueConstraint("id", name=op.f("uq_signals_id")),
+        sqlite_autoincrement=True,
     )
     with op.batch_alter_table("signals", schema=None) as batch_op:
         batch_op.create_index(batch_op.f("ix_signals_group_id"), ["group_id"], unique=False)
