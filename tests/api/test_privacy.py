@@ -118,7 +118,7 @@ async def test_a_user_is_erased(each_stack: Stack, tmp_path: Path) -> None:
     for path in image_files(stack):
         os.utime(path, (0, 0))
     reply = await call(stack, "local", "DELETE", "/v1/users/ann%2F1/data")
-    assert reply.json() == {"groups": 2, "signals": 3, "images": 1, "adapters": [], "undeclared": []}
+    assert reply.json() == {"groups": 2, "signals": 3, "images": 1, "adapters": [], "undeclared": [], "remedies": []}
     assert len(image_files(stack)) == 1
     entries = await feed(stack)
     assert {one["group_id"] for one in entries if one["kind"] == "erase"} == {anns["id"], shared["id"], bobs["id"]}

@@ -71,7 +71,12 @@ async def fleet(directory: Path, *, quorum: int = 0) -> AsyncIterator[Fleet]:
         quorum=quorum,
     )
     router = Router(
-        world.database, [ALIAS], clock=world.clock, is_intact=world.registry.is_intact, moving_to=prober.moving_to
+        world.database,
+        [ALIAS],
+        clock=world.clock,
+        verify=world.registry.verify,
+        is_intact=world.registry.is_intact,
+        moving_to=prober.moving_to,
     )
     await router.load()
     unloader = Unloader(pool, live=prober.live, find=lambda states: world.registry.find(states=states))
