@@ -13,7 +13,7 @@ import contextlib
 import logging
 from typing import Final
 
-from sqlalchemy import text
+from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
@@ -106,10 +106,8 @@ class PostgresDatabase:
     async def check(self) -> list[str]:
         """The server checks its own pages; here: that it answers, and that constraints were not switched off."""
 
-        def read(connection: object) -> list[str]:
-            rows = connection.execute(  # type: ignore[attr-defined]
-                text("SELECT conname FROM pg_constraint WHERE NOT convalidated")
-            )
+        def read(connection: Connection) -> list[str]:
+            rows = connection.execute(text("SELECT conname FROM pg_constraint WHERE NOT convalidated"))
             return [f"constraint {name} is not validated" for name in rows.scalars()]
 
         return await self.read(read)
