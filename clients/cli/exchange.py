@@ -153,7 +153,8 @@ def import_preferences(
     exit status is 1. Running the command again imports nothing twice, so one that was broken off is simply run again.
 
     Formats: plain (one object a line: prompt, images, then chosen and rejected, or ranking, or answer and rating), trl
-    (also `plumbline export`), rlhf-v, mm-rlhf (dpo_pairs.jsonl), vlfeedback, preference-10k, open-webui, tensorzero.
+    (also `plumbline export`), rlhf-v, mm-rlhf (dpo_pairs.jsonl or data.jsonl), vlfeedback, preference-10k, open-webui,
+    tensorzero.
     """
     summary = Summary()
     reader = Reader(FORMATS[format], images or file.parent, summary)

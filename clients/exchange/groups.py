@@ -69,6 +69,20 @@ def pair(turns: Sequence[Turn], chosen: str, rejected: str, **about: Any) -> Imp
     return ImportedGroup(tuple(turns), (chosen, rejected), (Better(0, 1, **about),))
 
 
+def graded(turns: Sequence[Turn], worth: Mapping[str, float], source: PairSource) -> ImportedGroup:
+    """Answers with what each is worth: each that is worth more is better than each that is worth less."""
+    answers = tuple(worth)
+    opinions = tuple(
+        Better(better, worse, source)
+        for better in range(len(answers))
+        for worse in range(len(answers))
+        if worth[answers[better]] > worth[answers[worse]]
+    )
+    if not opinions:
+        raise UnreadableRow("no answer is rated higher than another")
+    return ImportedGroup(tuple(turns), answers, opinions)
+
+
 def text_of(row: Row, name: str) -> str:
     """A column that must hold some text."""
     value = row.get(name)

@@ -39,6 +39,15 @@ MM_RLHF = {
     "rejected": "A car.",
     "chosen_score": 5,
 }
+MM_RLHF_SCORES = {
+    "id": 7,
+    "image": "short/0/cup.png",
+    "question": "What is this?",
+    "models_output": ["A cup.", "A car.", "A mug.", "", "A dog."],
+    "faithfulness": [5, 1, 4, 5, None],
+    "helpfulness": [4, 2, 5, 5, None],
+    "ethical": [None, None, None, 5, None],
+}
 COMPLETIONS = [
     {
         "model": name,
@@ -157,6 +166,16 @@ GOOD: list[tuple[Format, dict[str, Any], ImportedGroup]] = [
             asked(Picture("short/0/cup.png"), "What is this?"), ("A cup.", "A car."), (Better(0, 1, "ranking"),)
         ),
     ),
+    (
+        Format.MM_RLHF,
+        MM_RLHF_SCORES,
+        # cup and mug are worth 4.5, car 1.5; the dog has no score
+        ImportedGroup(
+            asked(Picture("short/0/cup.png"), "What is this?"),
+            ("A cup.", "A car.", "A mug."),
+            (Better(0, 1, "ranking"), Better(2, 1, "ranking")),
+        ),
+    ),
     *(
         (
             Format.VLFEEDBACK,
@@ -273,6 +292,10 @@ BAD: list[tuple[Format, dict[str, Any], str]] = [
     (Format.RLHF_V, RLAIF_V | {"rejected": "A cup."}, "the same answer"),
     (Format.MM_RLHF, MM_RLHF | {"video": "v.mp4"}, "video"),
     (Format.MM_RLHF, MM_RLHF | {"prompt": "<image><image>"}, "2 places for 1 images"),
+    (Format.MM_RLHF, MM_RLHF_SCORES | {"video": "v.mp4"}, "video"),
+    (Format.MM_RLHF, MM_RLHF_SCORES | {"models_output": "A cup."}, "models_output is not a list"),
+    (Format.MM_RLHF, MM_RLHF_SCORES | {"faithfulness": [1, 1, 1], "helpfulness": None}, "no answer is rated higher"),
+    (Format.MM_RLHF, MM_RLHF_SCORES | {"question": ""}, "question is empty"),
     (Format.VLFEEDBACK, VLFEEDBACK | {"completions": COMPLETIONS[:1]}, "no answer is rated higher"),
     (Format.VLFEEDBACK, VLFEEDBACK | {"completions": 3}, "completions"),
     (Format.PREFERENCE_10K, PREFERENCE_10K | {"preference": 0}, "preference"),

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from statistics import fmean
 
-from clients.exchange.groups import Better, ImportedGroup, Row, UnreadableRow, picture_of, question, text_of
+from clients.exchange.groups import ImportedGroup, Row, UnreadableRow, graded, picture_of, question, text_of
 
 
 def read_vlfeedback(row: Row) -> ImportedGroup:
@@ -20,16 +20,7 @@ def read_vlfeedback(row: Row) -> ImportedGroup:
         raise UnreadableRow("img_path is missing")
     worth = {text_of(one, "response"): _worth(one.get("annotations")) for one in _completions(row)}
     rated = {text: value for text, value in worth.items() if value is not None}
-    answers = tuple(rated)
-    opinions = tuple(
-        Better(better, worse, source="ai")
-        for better in range(len(answers))
-        for worse in range(len(answers))
-        if rated[answers[better]] > rated[answers[worse]]
-    )
-    if not opinions:
-        raise UnreadableRow("no answer is rated higher than another")
-    return ImportedGroup(question(text_of(row, "prompt"), [picture_of(image)]), answers, opinions)
+    return graded(question(text_of(row, "prompt"), [picture_of(image)]), rated, "ai")
 
 
 def _completions(row: Row) -> list[Row]:
