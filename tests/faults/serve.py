@@ -16,7 +16,7 @@ from tests.faults import disk
 
 
 def connect(config: Config) -> tuple[Engine, EngineSupervisor]:
-    engine = FakeEngine(base_model=config.engine.model)
+    engine = FakeEngine(base_model=config.engine.model, adapters_dir=config.store.directory / "adapters")
     return engine, EngineSupervisor(engine, None, probe_interval_s=0.1)
 
 
