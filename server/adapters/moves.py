@@ -54,6 +54,8 @@ def start_canary(routing: Routing, adapter: str, share: float) -> Plan:
 
 
 def promote(routing: Routing, adapter: str) -> Plan:
+    if routing.active == adapter:  # it would become its own way back
+        raise BadRequest(f"{adapter} is active already.", code="illegal_move")
     if routing.canary != adapter:
         _require_no_canary(routing)
     after = replace(routing, active=adapter, previous=routing.active, canary=None, canary_share=0.0)

@@ -353,6 +353,7 @@ class Router:
 
         def run(connection: Connection) -> None:
             standing = _require_generation(connection, record.alias, expected)
+            states.require_move(record.state, state, order.mover)
             is_way_back = record.id == standing.previous and state is AdapterState.QUARANTINED
             if record.id in (standing.active, standing.canary) or is_way_back:
                 raise _stale()  # routing moved between the look and now

@@ -17,7 +17,7 @@ from tests.faults import disk
 
 
 def connect(config: Config) -> list[tuple[Replica, EngineSupervisor]]:
-    engine = FakeEngine(base_model=config.engine.model)
+    engine = FakeEngine(base_model=config.engine.model, adapters_dir=config.store.directory / "adapters")
     return [(engine, EngineSupervisor(engine, None, probe_interval_s=0.1))]
 
 

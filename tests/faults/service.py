@@ -41,7 +41,7 @@ COLOURS = ("red", "green", "blue", "white", "black", "grey")
 @contextlib.asynccontextmanager
 async def running(config: Config) -> AsyncIterator[Stack]:
     """The application in this process, on the fake engine, for the length of a block."""
-    engine = FakeEngine(base_model=config.engine.model)
+    engine = FakeEngine(base_model=config.engine.model, adapters_dir=config.store.directory / "adapters")
     installation = Installation(config, lambda _: [(engine, EngineSupervisor(engine, None, probe_interval_s=0.05))])
     try:
         services = await installation.open()
@@ -67,12 +67,17 @@ class Service:
     database_url: str = ""
     port: int = field(default_factory=free_port)
     process: subprocess.Popen[bytes] | None = None
+    settings: dict[str, Any] = field(default_factory=dict)
+    """Sections beside the usual ones."""
+    alias: dict[str, Any] = field(default_factory=dict)
+    """Settings of the alias beside the usual ones."""
 
     def __post_init__(self) -> None:
         self.config_file = self.directory / "plumbline.toml"
         self.log_file = self.directory / "server.log"
         store = {"directory": str(self.directory / "state"), "min_free_bytes": 0, "retention_days": 30}
         settings = {
+            **self.settings,
             "http": {"port": self.port, "metrics_port": 0},
             "store": {**store, **({"url": self.database_url} if self.database_url else {})},
             "aliases": [
@@ -80,6 +85,7 @@ class Service:
                     "name": "default",
                     "scorers": [{"kind": "logprob"}],
                     "signals": {"holdout_share": 0.2},
+                    **self.alias,
                 }
             ],
         }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,19 @@ HEADERS = {
     "is shorter than a length": b"\x01\x02",
     "is not JSON": with_header(b"{'a'}", b""),
     "is a list": with_header([], b""),
+    "is UTF-16": with_header("{}".encode("utf-16"), b""),
+    "begins with a byte order mark": with_header(b"\xef\xbb\xbf{}", b""),
+    "begins with a space": with_header(b" {}", b""),
+    "is not UTF-8": with_header(b'{"\xff": 1}', b""),
+    "has an offset beyond 64 bits": with_header({A: entry([2, 6], 0, 2**64 + 48)}, floats(12)),
+    "has offsets the wrong way round": with_header({A: entry([2, 6], 48, 0)}, floats(12)),
+    "has a number with a fraction": with_header({A: entry([2, 6], 0, 48.0)}, floats(12)),  # type: ignore[arg-type]
+    "has metadata that is no text": with_header({"__metadata__": {"format": 1}}, b""),
+    "has metadata that is a list": with_header({"__metadata__": []}, b""),
+    "names a key of an entry twice": with_header(
+        b'{"a": {"dtype": "F32", "dtype": "F16", "shape": [1], "data_offsets": [0, 4]}}', bytes(4)
+    ),
+    "is longer than any header": struct.pack("<Q", 17 * 2**20) + b" " * 17 * 2**20,
     "is nested without end": with_header(b"[" * 100_000, b""),
     "holds a number without end": with_header(b'{"a": ' + b"1" * 10_000 + b"}", b""),
     "names a tensor twice": with_header(
@@ -78,12 +92,27 @@ def test_a_file_whose_header_lies_is_refused(data: bytes, tmp_path: Path) -> Non
     assert caught.value.code == "adapter_rejected"
 
 
+def test_a_header_of_brackets_is_not_parsed(tmp_path: Path) -> None:
+    """Sixteen megabytes that would be hundreds in memory are refused for less than twice their size."""
+    path = tmp_path / "huge.safetensors"
+    path.write_bytes(with_header(b'{"a":[' + b"[]," * 5_500_000 + b"0]}", b""))
+    tracemalloc.start()
+    try:
+        with pytest.raises(MalformedFile, match="too many"):
+            read_header(path)
+        assert tracemalloc.get_traced_memory()[1] < 2 * path.stat().st_size
+    finally:
+        tracemalloc.stop()
+
+
 NAN, INFINITE = struct.pack("<f", float("nan")), struct.pack("<f", float("inf"))
 
 TENSOR_FILES = {
     "NaN": (pair(a=("F32", [2, 6], floats(11) + NAN)), "not finite"),
     "infinite": (pair(a=("F32", [2, 6], floats(11) + INFINITE)), "not finite"),
     "NaN in float16": (pair(a=("F16", [2, 6], bytes(22) + struct.pack("<e", float("nan")))), "not finite"),
+    "NaN in bfloat16": (pair(a=("BF16", [2, 6], bytes(22) + b"\xc0\x7f")), "not finite"),
+    "infinite in float16": (pair(b=("F16", [4, 2], struct.pack("<e", float("-inf")) + bytes(14))), "not finite"),
     "infinite in bfloat16": (pair(a=("BF16", [2, 6], bytes(22) + b"\x80\x7f")), "not finite"),
     "a million times too large": (pair(b=("F32", [4, 2], floats(8, scale=5e4))), "root mean square"),
     "integers": (pair(a=("I32", [2, 6], bytes(48))), "float32"),

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from server import faults
 from server.config import StoreConfig
 from server.errors import StorageUnavailable
 from server.store.blobs import BlobStore, LocalBlobs, RemoteBlobs
@@ -18,6 +19,10 @@ from server.store.remote import RemoteFiles
 
 DATA = b"the bytes of an image"
 SHA256 = hashlib.sha256(DATA).hexdigest()
+
+
+def sha256_of(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
 
 
 class Clock:
@@ -157,6 +162,43 @@ async def test_a_full_or_broken_disk_says_so(tmp_path: Path) -> None:
         with pytest.raises(StorageUnavailable):
             await call
     assert place.names() == {folder.name}
+
+
+async def test_a_name_that_was_not_synced_is_synced_by_the_next_put(tmp_path: Path) -> None:
+    """Between a rename and the sync of its directory a write may fail: the name is there and may not last."""
+    blobs = local_place(tmp_path / "media", Clock()).blobs
+    for fault in ("file.after_rename=fail", "file.sync_names=fail", "file.sync_names=fail"):
+        with faults.armed(fault), pytest.raises(StorageUnavailable):
+            await blobs.put(SHA256, DATA)
+    await blobs.put(SHA256, DATA)
+    with faults.armed("file.*=fail") as plan:
+        await blobs.put(SHA256, DATA)  # known, and known to last: one look
+    assert plan.acted == 0
+
+
+async def test_a_name_of_an_earlier_process_is_synced_once(tmp_path: Path) -> None:
+    """Whoever gave it may have died before it synced; a look costs a sync only the first time."""
+    await local_place(tmp_path / "media", Clock()).blobs.put(SHA256, DATA)
+    blobs = local_place(tmp_path / "media", Clock()).blobs
+    with faults.armed("file.sync_names=fail"), pytest.raises(StorageUnavailable):
+        await blobs.put(SHA256, DATA)
+    await blobs.put(SHA256, DATA)
+    with faults.armed("file.sync_names=fail"):
+        await blobs.put(SHA256, DATA)
+
+
+async def test_a_name_that_is_being_given_is_synced_by_whoever_finds_it(tmp_path: Path) -> None:
+    """The first writer has renamed and not synced yet: the second confirms nothing before its own sync."""
+    blobs = local_place(tmp_path / "media", Clock()).blobs
+    await blobs.put(SHA256, DATA)
+    await blobs.put(SHA256, DATA)  # its folder is known to last
+    other = next(data for n in range(10_000) if sha256_of(data := b"%d" % n)[:2] == SHA256[:2])
+    with faults.armed("file.after_rename=delay:300"):
+        first = asyncio.create_task(blobs.put(sha256_of(other), other))
+        await asyncio.sleep(0.1)
+        with faults.armed("file.sync_names=fail"), pytest.raises(StorageUnavailable):
+            await blobs.put(sha256_of(other), other)
+        await first
 
 
 async def test_a_store_that_does_not_answer_says_so(s3_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
