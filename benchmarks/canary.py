@@ -356,9 +356,8 @@ def median_signals(found: Sequence[Decision], verdict: Verdict) -> float:
 
 def fixed_horizon(outcomes: Sequence[Outcome], power: float) -> int | None:
     """Thumbs after which a test that looks once finds as many of the bad ones; None: not within the run."""
-    rows = [one for one in outcomes if one.on_means is not None]
-    on_means = np.mean([one.on_means for one in rows], axis=0)
-    on_first = np.mean([one.on_first for one in rows if one.on_first is not None], axis=0)
+    on_means = np.mean([one.on_means for one in outcomes if one.on_means is not None], axis=0)
+    on_first = np.mean([one.on_first for one in outcomes if one.on_first is not None], axis=0)
     enough = np.flatnonzero(np.maximum(on_means, on_first) >= power)
     return int(enough[0] + 1) * LOOK_EVERY if len(enough) else None
 
@@ -399,7 +398,8 @@ def report(outcomes: Sequence[Outcome], result: dict[str, Any]) -> None:
         main.add_row(name, TARGETS.get(name, ""), f"{value:.4g}")
     console.print(main)
     why = Table("users", "evidence", "same rolled back", "bad promoted", "bad rolled back", "median", title="why users")
-    for users, bad, same in (("differ", BAD, SAME), ("alike", *ALIKE), ("differ, few", *FEW)):
+    groups = {"differ": (BAD, SAME), "alike": (ALIKE[0], ALIKE[1]), "differ, few": (FEW[0], FEW[1])}
+    for users, (bad, same) in groups.items():
         for test in THUMBS:
             found, equal = decisions(outcomes, bad.name, test), decisions(outcomes, same.name, test)
             why.add_row(
