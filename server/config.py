@@ -108,8 +108,8 @@ class EngineConfig(Section):
     max_loras: int = Field(6, ge=1)
     """Adapters resident at once: active + previous + canary + staged + ephemeral."""
     cpu_lora_slots: int = Field(64, ge=2)
-    """Adapters that one CPU engine process may load in its life, plus one. vLLM's CPU kernels read the last slot for
-    requests without an adapter that share a batch with others; it has to stay empty (CPU only)."""
+    """Adapters resident at once on a CPU engine, plus one. vLLM's CPU kernels read the last slot for requests without
+    an adapter that share a batch with others, so an adapter that changes nothing is kept there (CPU only)."""
     max_lora_rank: int = Field(16, ge=1)
     """Largest adapter rank."""
     gpu_memory_utilization: Share = 0.6

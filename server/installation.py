@@ -120,6 +120,7 @@ def _replica(config: Config, url: str, process: EngineProcess | None) -> tuple[R
         settings.model,
         timeout_s=config.chat.engine_timeout_s,
         probe_timeout_s=settings.probe_timeout_s,
+        kept_adapter=lambda: process.kept_adapter if process else "",
     )
     supervisor = EngineSupervisor(
         engine,

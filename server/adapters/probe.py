@@ -27,6 +27,8 @@ from server.wire.adapters import CheckReply, Fingerprint
 
 MAX_TRIPLES = 16
 """Answers that are scored; a fingerprint may hold more."""
+MAX_RECENT = 4
+"""Stored answers that stand in for a fingerprint: only one has to show a difference, and users wait meanwhile."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +166,7 @@ class Prober:
 
     async def _from_recent(self, alias: str) -> list[_Triple]:
         def read(connection: Connection) -> list[GroupRecord]:
-            return groups.get_groups(connection, rows.recent_groups(connection, alias, MAX_TRIPLES))
+            return groups.get_groups(connection, rows.recent_groups(connection, alias, MAX_RECENT))
 
         triples = []
         for group in await self._database.read(read):

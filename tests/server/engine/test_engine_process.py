@@ -16,7 +16,7 @@ from server.engine.health import EngineState
 from server.engine.launcher import EngineProcess
 from server.engine.port import EngineError, Sampling
 from server.engine.supervisor import EngineSupervisor
-from tests.engine_fixture import START_TIMEOUT_S, engine_config, model_directory
+from tests.engine_fixture import START_TIMEOUT_S, engine_config, model_directory, write_random_adapter
 from tests.server.engine.waiting import until
 
 PROMPT = Prompt((Message("user", ("What is it?",)),))
@@ -107,3 +107,32 @@ async def test_an_engine_dies_with_its_server(tmp_path: Path) -> None:
         server.kill()
         await server.wait()
     await until(lambda: not members(int(pid)), 60)
+
+
+@pytest.mark.engine
+@pytest.mark.slow
+async def test_base_stays_base_however_old_a_cpu_engine_is(tmp_path: Path) -> None:
+    """Three times as many adapters as there are slots: requests for base that share their batches are exact."""
+    model = str(model_directory())
+    config = engine_config(model, cpu_lora_slots=4, max_loras=2)
+    process = EngineProcess(config, tmp_path / "adapters", tmp_path)
+    await process.start()
+    engine = VllmEngine(process.url, model, probe_timeout_s=60, kept_adapter=lambda: process.kept_adapter)
+    try:
+        async with asyncio.timeout(START_TIMEOUT_S):
+            while not await engine.is_ready():  # noqa: ASYNC110 - the state of another process
+                await asyncio.sleep(0.3)
+        alone = await engine.score(model, PROMPT, "a red cup")
+        for number in range(12):
+            adapter = f"a{number:05d}-000000000000"
+            write_random_adapter(tmp_path / "adapters", adapter, model, 0.3, number)
+            own, *base = await asyncio.gather(
+                engine.score(adapter, PROMPT, "a red cup"),
+                *(engine.score(model, PROMPT, "a red cup") for _ in range(3)),
+            )
+            assert abs(own.total - alone.total) > 1
+            assert all(one.logprobs == pytest.approx(alone.logprobs, abs=1e-4) for one in base)
+            assert await engine.is_ready()
+    finally:
+        await engine.close()
+        await process.stop()
