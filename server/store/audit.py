@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy import Connection, insert, select
 
 from server.store import schema
 from server.wire.operate import AuditEntry
+
+MOVES: Final = ("canary", "promote", "end_canary", "rollback", "undo", "quarantine", "roll_back", "retrain")
+"""Actions that change routing."""
 
 
 def record(
@@ -21,6 +24,14 @@ def erased_from(connection: Connection, user_hash: str) -> set[str]:
     table = schema.audit
     query = select(table.c.detail).where(table.c.subject == user_hash, table.c.action == "erase")
     return {adapter for detail in connection.execute(query).scalars() for adapter in detail["adapters"]}
+
+
+def about_adapter(connection: Connection, adapter: str, limit: int) -> list[AuditEntry]:
+    """Every entry of the adapter's own, and the newest moves of routing, whosever they are; oldest first."""
+    table = schema.audit
+    moves = select(table.c.id).where(table.c.action.in_(MOVES)).order_by(table.c.id.desc()).limit(limit)
+    query = select(table).where((table.c.subject == adapter) | table.c.id.in_(moves)).order_by(table.c.id)
+    return [AuditEntry(**row) for row in connection.execute(query).mappings()]
 
 
 def newest(connection: Connection, limit: int, subject: str | None = None) -> list[AuditEntry]:

@@ -48,7 +48,7 @@ async def test_the_newest_clean_ancestor_takes_over(world: World) -> None:
 
 async def test_without_a_clean_ancestor_base_takes_over(world: World) -> None:
     """And what was undone by a rollback before does not come back by its undo."""
-    first, second, third, _ = await chain(world)
+    first, second, _, _ = await chain(world)
     await world.router.rollback(ALIAS, OPERATOR)
     assert world.router.current(ALIAS).active == second
     routing = await world.router.forget(ALIAS, [first], "retrain", OPERATOR)
