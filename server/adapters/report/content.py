@@ -114,7 +114,7 @@ def figures_section(title: str, body: Mapping[str, Any]) -> Section:
         title,
         words=tuple(words),
         plot=plot,
-        plot_title="; ".join([*(one[0] for one in shown), *curves]),
+        plot_title="; ".join([*(one.name for one in shown), *curves]),
         folded=_table(rest),
     )
 
@@ -135,7 +135,7 @@ def _check_table(checks: Sequence[CheckReply]) -> Table:
     return Table(("check", "outcome", "value", "95% interval", "margin", "n", "detail"), tuple(rows))
 
 
-def _evidence(body: Mapping[str, Any]) -> list[tuple[str, float, float]]:
+def _evidence(body: Mapping[str, Any]) -> list[svg.Evidence]:
     """Each metric's e-values against what is asked for, as a canary's summary has them."""
     found = []
     metrics = body.get("metrics")
@@ -143,7 +143,8 @@ def _evidence(body: Mapping[str, Any]) -> list[tuple[str, float, float]]:
         for kind, needed in (("harm", "harm_needed"), ("non_inferiority", "non_inferiority_needed")):
             value: Any = figures.get(f"evidence_of_{kind}") if isinstance(figures, dict) else None
             if _is_number(value) and _is_number(body.get(needed)):
-                found.append((f"{name}: {kind.replace('_', '-')}", float(value), float(body[needed])))
+                shown = f"{name}: {kind.replace('_', '-')}"
+                found.append(svg.Evidence(shown, float(value), float(body[needed]), is_of_harm=kind == "harm"))
     return found
 
 

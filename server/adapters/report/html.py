@@ -23,7 +23,8 @@ dd{margin:0;overflow-wrap:anywhere}
 svg{display:block;width:100%;max-width:30rem;height:auto;margin:.8rem 0}
 .scroll{overflow-x:auto}table{border-collapse:collapse;font-size:.85rem;width:100%}
 th,td{text-align:left;vertical-align:top;padding:.3rem .8rem .3rem 0;border-bottom:1px solid var(--line)}
-th{color:var(--soft);font-weight:500}td{overflow-wrap:anywhere;min-width:3rem}td:last-child{min-width:9rem}
+th{color:var(--soft);font-weight:500}td{white-space:nowrap}
+td:last-child{white-space:normal;overflow-wrap:anywhere;min-width:9rem}
 details{margin-top:.8rem}summary{color:var(--soft);cursor:pointer}
 """.strip()
 

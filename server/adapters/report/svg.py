@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from html import escape
 from typing import Final
 
@@ -43,28 +44,41 @@ def forest(checks: Sequence[CheckReply]) -> str:
         if check.value is not None and (check.at_least is not None or check.at_most is not None):
             parts.append(_strip(check, top + 18))
             top += 14
-        top += 40
+        top += 48
     parts.append(_text(0, top + 6, LEGEND, "s"))
     return _svg(top + 14, parts, "Checks as 95% intervals against their margins")
 
 
-def evidence(rows: Sequence[tuple[str, float, float]]) -> str:
-    """(name, e-value, what is asked for): bars on a logarithmic scale from 1; the dashed line is where it suffices."""
-    highest = max([10.0, *(max(value, needed) * 2 for _, value, needed in rows)])
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """One test's e-value and what is asked of it. Of harm it is bad news when it is enough."""
+
+    name: str
+    value: float
+    needed: float
+    is_of_harm: bool = False
+
+
+def evidence(rows: Sequence[Evidence]) -> str:
+    """Bars on a logarithmic scale from 1; the dashed line is where the evidence suffices."""
+    highest = max([10.0, *(max(one.value, one.needed) * 2 for one in rows)])
 
     def x(value: float) -> float:
         return min(1.0, math.log(max(value, 1.0)) / math.log(highest)) * (WIDTH - 2)
 
     parts = []
-    for place, (name, value, needed) in enumerate(rows):
+    for place, one in enumerate(rows):
         top = place * 40
-        enough = value >= needed
+        kind, shown = "inconclusive", ""
+        if one.value >= one.needed:
+            kind = "failed" if one.is_of_harm else "passed"
+            shown = f" {MARKS[kind]} shown"
         parts += [
-            _text(0, top + 12, name, "b"),
-            _text(WIDTH, top + 12, f"{number(value)} of {number(needed)}{' ● enough' if enough else ''}", end=True),
+            _text(0, top + 12, _clipped(one.name, 30), "b"),
+            _text(WIDTH, top + 12, f"{number(one.value)} of {number(one.needed)}{shown}", end=True),
             _line(0, top + 24, WIDTH, top + 24, "axis"),
-            _line(0, top + 24, x(value), top + 24, f"bar {'passed' if enough else 'inconclusive'}"),
-            _line(x(needed), top + 17, x(needed), top + 31, "margin"),
+            _line(0, top + 24, x(one.value), top + 24, f"bar {kind}"),
+            _line(x(one.needed), top + 17, x(one.needed), top + 31, "margin"),
         ]
     parts.append(_text(0, len(rows) * 40 + 6, "logarithmic, from 1; at the dashed line it is shown", "s"))
     return _svg(len(rows) * 40 + 14, parts, "Evidence against what is asked for")
@@ -83,7 +97,7 @@ def curves(series: Mapping[str, Sequence[float]]) -> str:
             for index, value in enumerate(values)
         )
         parts += [
-            _text(0, top + 12, name, "b"),
+            _text(0, top + 12, _clipped(name, 30), "b"),
             _text(WIDTH, top + 12, f"{number(values[0])} → {number(values[-1])}", end=True),
             _line(0, top + 68, WIDTH, top + 68, "axis"),
             f'<polyline class="line" points="{points}"/>',
@@ -98,13 +112,19 @@ def _heading(check: CheckReply, top: float) -> str:
     figures = check.detail
     if check.value is not None:
         bounds = f" ({number(check.low)} to {number(check.high)})" if check.low is not None else ""
-        sides = (("least", check.at_least), ("most", check.at_most))
-        within = " and ".join(f"at {side} {number(bound)}" for side, bound in sides if bound is not None)
-        figures = f"{number(check.value)}{bounds}" + (f", asked: {within}" if within else "") + f", n = {check.count}"
+        figures = f"{number(check.value)}{bounds}{_asked(check)}, n = {check.count}"
     below = top + (48 if check.at_least is not None or check.at_most is not None else 28)
     outcome = f"{MARKS.get(check.outcome, '')} {check.outcome}"
-    words = _text(WIDTH, top + 12, outcome, "b", end=True) + _text(0, top + 12, check.name, "b")
-    return words + _text(0, below if check.value is not None else top + 28, _clipped(figures), "s")
+    words = _text(WIDTH, top + 12, outcome, "b", end=True) + _text(0, top + 12, _clipped(check.name, 34), "b")
+    return words + _text(0, below if check.value is not None else top + 28, _clipped(figures, 68), "s")
+
+
+def _asked(check: CheckReply) -> str:
+    if check.at_least is not None and check.at_most is not None:
+        return f", asked: {number(check.at_least)} to {number(check.at_most)}"
+    if check.at_least is not None:
+        return f", asked: at least {number(check.at_least)}"
+    return f", asked: at most {number(check.at_most)}" if check.at_most is not None else ""
 
 
 def _strip(check: CheckReply, top: float) -> str:
@@ -164,5 +184,5 @@ def _rect(x: float, y: float, width: float, height: float) -> str:
     return f'<rect x="{x:.1f}" y="{y:.1f}" width="{max(0.0, width):.1f}" height="{height:.1f}" class="zone"/>'
 
 
-def _clipped(text: str) -> str:
-    return text if len(text) <= 68 else f"{text[:67]}…"
+def _clipped(text: str, most: int) -> str:
+    return text if len(text) <= most else f"{text[: most - 1]}…"
