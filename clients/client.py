@@ -203,6 +203,10 @@ class PlumblineClient:
     def adapter_report(self, adapter: str) -> AdapterReportReply:
         return self._get(f"/v1/adapters/{adapter}/report", AdapterReportReply)
 
+    def adapter_page(self, adapter: str, format: Literal["markdown", "html"]) -> str:
+        """The report as a page for people."""
+        return self._call("GET", f"/v1/adapters/{adapter}/report", params={"format": format}).text
+
     def adapter_lineage(self, adapter: str) -> LineageReply:
         return self._get(f"/v1/adapters/{adapter}/lineage", LineageReply)
 

@@ -7,20 +7,22 @@ octet streams; everything else is JSON.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Awaitable, Callable
-from typing import Annotated, Literal
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Header, Query, Request
-from fastapi.responses import FileResponse, PlainTextResponse, Response
+from fastapi.responses import FileResponse, HTMLResponse, PlainTextResponse, Response
 
-from server.adapters.gate.report import markdown
+from server.adapters.report import content, html, markdown
+from server.adapters.report.content import Page
 from server.adapters.restraint import Wait
 from server.adapters.routing import Order
 from server.adapters.uploads import Upload
 from server.api.deps import LearnerCaller, OperatorCaller, ServicesDep, json_body
 from server.errors import NotFound, UnsupportedMedia
 from server.services import Services
-from server.store.records import AdapterRecord, Routing
+from server.store import audit
+from server.store.records import AdapterRecord, Report, Routing
 from server.wire.adapters import (
     AdapterList,
     AdapterManifest,
@@ -34,6 +36,9 @@ from server.wire.adapters import (
 )
 
 router = APIRouter()
+
+MAX_MOVES = 1000
+"""Newest moves that an adapter's page looks through."""
 
 
 def adapter_reply(record: AdapterRecord, progress: str | None = None, *, with_manifest: bool = False) -> AdapterReply:
@@ -122,19 +127,35 @@ async def get_report(
     caller: LearnerCaller,
     services: ServicesDep,
     adapter: str,
-    report_format: Annotated[Literal["json", "markdown"], Query(alias="format")] = "json",
+    report_format: Annotated[Literal["json", "markdown", "html"], Query(alias="format")] = "json",
 ) -> AdapterReportReply | Response:
-    """What was checked and decided, oldest first; `?format=markdown` for reading."""
+    """What was checked and decided, oldest first; `?format=markdown` or `html` as a page for reading."""
     record = await services.registry.get(adapter)
     reports = await services.registry.reports(adapter)
+    if report_format == "json":
+        return AdapterReportReply(
+            adapter=adapter,
+            reports=[dataclasses.asdict(report) for report in reports],
+            evidence=_evidence(services, record),
+        )
+    page = await _page(services, record, reports)
     if report_format == "markdown":
-        return PlainTextResponse(markdown(record, reports), media_type="text/markdown")
+        return PlainTextResponse(markdown.render(page), media_type="text/markdown")
+    headers = {"content-security-policy": html.POLICY, "x-content-type-options": "nosniff"}
+    return HTMLResponse(html.render(page), headers=headers)
+
+
+async def _page(services: Services, record: AdapterRecord, reports: Sequence[Report]) -> Page:
+    known = {one.id: one for one in await services.registry.find(alias=record.alias)}
+    told = await services.database.read(lambda c: audit.about_adapter(c, record.id, MAX_MOVES))
+    history = [entry for entry in told if content.concerns(record.id, entry)]
+    return content.page(record, reports, history, known, evidence=_evidence(services, record))
+
+
+def _evidence(services: Services, record: AdapterRecord) -> dict[str, Any] | None:
+    """What is known of the adapter as the canary that runs."""
     run = services.rollout.evidence(record.alias)
-    return AdapterReportReply(
-        adapter=adapter,
-        reports=[dataclasses.asdict(report) for report in reports],
-        evidence=run.trial.summary() if run is not None and run.record.canary == adapter else None,
-    )
+    return run.trial.summary() if run is not None and run.record.canary == record.id else None
 
 
 @router.get("/v1/adapters/{adapter}/lineage")

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy import Connection, insert, select
 
 from server.store import schema
 from server.wire.operate import AuditEntry
 
-MOVES = ("canary", "promote", "end_canary")
-"""Actions by which the server moves routing on its own; their detail holds the row before and after."""
+MOVES: Final = ("canary", "promote", "end_canary", "rollback", "undo", "quarantine", "roll_back", "retrain")
+"""Actions that change routing."""
+OWN_MOVES: Final = ("canary", "promote", "end_canary")
+"""Those that the server makes by itself; their detail holds the row before and after."""
 
 
 def record(
@@ -31,11 +33,19 @@ def moves_by(connection: Connection, actor: str, alias: str, since: float) -> li
     table = schema.audit
     query = (
         select(table)
-        .where(table.c.actor == actor, table.c.at >= since, table.c.action.in_(MOVES))
+        .where(table.c.actor == actor, table.c.at >= since, table.c.action.in_(OWN_MOVES))
         .order_by(table.c.at.desc(), table.c.id.desc())
     )
     entries = [AuditEntry(**row) for row in connection.execute(query).mappings()]
     return [one for one in entries if one.detail["after"]["alias"] == alias]
+
+
+def about_adapter(connection: Connection, adapter: str, limit: int) -> list[AuditEntry]:
+    """Every entry of the adapter's own, and the newest moves of routing, whosever they are; oldest first."""
+    table = schema.audit
+    moves = select(table.c.id).where(table.c.action.in_(MOVES)).order_by(table.c.id.desc()).limit(limit)
+    query = select(table).where((table.c.subject == adapter) | table.c.id.in_(moves)).order_by(table.c.id)
+    return [AuditEntry(**row) for row in connection.execute(query).mappings()]
 
 
 def newest(connection: Connection, limit: int, subject: str | None = None) -> list[AuditEntry]:

@@ -163,6 +163,47 @@ async def test_what_was_erased_is_not_left_on_the_disk(open_stack: Opener, tmp_p
     assert files_that_hold(tmp_path, b"erase"), "the audit entry is to be found there"
 
 
+async def test_what_to_do_about_adapters_is_offered_and_done(each_stack: Stack) -> None:
+    """At the erasure or by the same call later; exactly what was offered; the learner is told where to begin again."""
+    stack = each_stack
+    anns, bobs = await ask(stack, user="ann"), await ask(stack, user="bob")
+    for user, reply in (("bob", bobs), ("ann", anns)):
+        await rate(stack, reply, user=user)
+    clean = await put_adapter(stack, 1, AdapterState.RETIRED, [bobs["id"]], manifest={"feed_upto": 1})
+    tainted = await put_adapter(stack, 2, AdapterState.RETIRED, [bobs["id"], anns["id"]], parent=clean)
+    child = await put_adapter(stack, 3, AdapterState.RETIRED, [bobs["id"]], parent=tainted)
+
+    async def erase(**params: str) -> dict[str, Any]:
+        response = await call(stack, "local", "DELETE", "/v1/users/ann/data", params=params)
+        assert response.status_code == 200, response.text
+        return response.json()
+
+    async def config() -> dict[str, Any]:
+        return (await call(stack, "local", "GET", "/v1/training/config", params={"alias": "default"})).json()
+
+    offered = await erase()
+    assert offered["adapters"] == [tainted, child]
+    (alias,) = offered["remedies"]
+    assert (alias["alias"], alias["taken"]) == ("default", None)
+    roll_back, retrain = alias["remedies"]
+    assert (roll_back["action"], roll_back["active"], roll_back["adapters"]) == ("roll_back", BASE, [tainted, child])
+    assert (retrain["action"], retrain["feed_after"]) == ("retrain", 0)
+    assert (await config())["retraining"] is None
+    bad = await call(stack, "local", "DELETE", "/v1/users/ann/data", params={"adapters": "unlearn"})
+    assert_openai_error(bad, 400, "invalid_request", "adapters")
+    done = await erase(adapters="retrain")
+    assert (done["groups"], done["adapters"]) == (0, [tainted, child]), "it is known from the first time"
+    assert done["remedies"] == [{**alias, "taken": "retrain"}]
+    order = (await config())["retraining"]
+    assert order["feed_after"] == 0 and order["number"] > 0
+    states = {one["id"]: one["state"] for one in (await call(stack, "local", "GET", "/v1/adapters")).json()["data"]}
+    assert states == {clean: "retired", tainted: "quarantined", child: "quarantined"}
+    assert (await erase(adapters="retrain"))["remedies"] == []
+    assert (await config())["retraining"] == order, "nothing was left to do"
+    said = (await feed(stack))[-1]
+    assert (said["group_id"], said["kind"]) == (anns["id"], "erase"), "others' signals are not set aside"
+
+
 # --- what is never kept -----------------------------------------------------------------------------------
 
 

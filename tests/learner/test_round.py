@@ -186,6 +186,57 @@ def test_the_loop_runs_a_round_when_enough_people_spoke(server: FakeServer, make
     assert [report.detail["feed_after"] for report in server.reports] == [0, 12]
 
 
+def test_an_order_to_retrain_makes_a_round_without_what_was_erased(
+    server: FakeServer, make_learner: MakeLearner, tmp_path: Path
+) -> None:
+    """From the clean ancestor, behind its place in the feed, at once, without a new signal; and only once."""
+    stop = threading.Event()
+    ids: list[str] = []
+
+    def at(point: str) -> None:
+        if point == "reported" and len(server.reports) == 1:
+            (tainted,) = server.adapters
+            server.states[tainted] = "active"
+            server.active = tainted
+            ids.append(tainted)
+            for number in range(20, 26):
+                server.tell(make_group(number, server.base_digest, server))
+        elif point == "reported" and len(server.reports) == 2:  # what the server does for `adapters=retrain`
+            server.states |= dict.fromkeys(server.adapters, "quarantined")
+            server.active = "base"
+            server.erase("g021")
+            server.erase("g001")
+            server.config["retraining"] = {"number": 7, "feed_after": 12}
+        elif point == "reported":
+            threading.Timer(0.3, stop.set).start()
+
+    assert make_learner(once=False, at=at, stop=stop).run() == 0
+    _, second, third = server.reports
+    assert (second.detail["parent"], second.detail["feed_after"]) == (ids[0], 12)
+    assert (third.detail["parent"], third.detail["feed_after"], third.detail["feed_upto"]) == ("base", 12, 20)
+    assert third.detail["signals"] == 5, "what is left of the six that came behind 12"
+    manifest, _ = server.adapters[third.adapter or ""]
+    assert set(manifest.groups) == set(server.groups) - {"g001", "g021"}
+    assert len(server.reports) == 3
+    replay = tmp_path / "state" / ALIAS / "replay"
+    assert {file.stem for file in replay.iterdir()} == set(server.groups) - {"g001", "g021"}
+    assert state_of(tmp_path)["retraining"] == 7
+
+
+def test_an_order_that_comes_in_mid_round_ends_that_round(server: FakeServer, make_learner: MakeLearner) -> None:
+    """A killed round of before the order is not resumed: its signals are counted once."""
+    _, at = killer("step")
+    with pytest.raises(Killed):
+        make_learner(at=at).run()
+    server.erase("g003")
+    server.config["retraining"] = {"number": 1, "feed_after": 0}
+    assert make_learner().run() == 0
+    (report,) = server.reports
+    assert (report.detail["signals"], report.detail["groups"]) == (11, 11)
+    ((manifest, _),) = server.adapters.values()
+    assert "g003" not in manifest.groups
+
+
 def test_erased_groups_leave_replay_and_caches_in_mid_round(
     server: FakeServer, make_learner: MakeLearner, tmp_path: Path
 ) -> None:

@@ -30,6 +30,23 @@ def test_erase_shows_what_went_and_who_learned_from_it(options: list[str], answe
         assert shown in result.stdout
 
 
+def test_erase_shows_the_remedies_and_asks_for_one() -> None:
+    """With their exact effect; the one that was asked for is named as done."""
+    remedies = [
+        {"action": action, "active": "a-1", "adapters": ["a-2"], "what": f"what {action} does"}
+        for action in ("roll_back", "retrain")
+    ]
+    alias = {"alias": "pets", "remedies": remedies, "taken": None}
+    offered = Server({"DELETE /v1/users/ann/data": {**ERASED, "remedies": [alias]}})
+    shown = run(offered, "erase", "ann", "--yes").stdout
+    assert "--adapters roll_back: what roll_back does" in shown and "--adapters retrain: what retrain does" in shown
+    done = Server({"DELETE /v1/users/ann/data": {**ERASED, "remedies": [{**alias, "taken": "retrain"}]}})
+    shown = run(done, "erase", "ann", "--yes", "--adapters", "retrain").stdout
+    assert done.requests[-1].url.query == b"adapters=retrain"
+    assert "done: what retrain does" in shown and "roll_back" not in shown
+    assert run(Server({}), "erase", "ann", "--yes", "--adapters", "unlearn").exit_code == 2
+
+
 def test_erase_asks_first() -> None:
     """Without a yes nobody is called."""
     server = Server({})

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import dataclasses
 import json
 import logging
 import re
@@ -18,12 +17,11 @@ from reward.ensemble import Ensemble, Member
 from reward.types import Candidate, Prompt
 from server.adapters.gate import rewards
 from server.adapters.gate.gate import Gate
-from server.adapters.gate.report import markdown
 from server.adapters.gate.suites import Checks, SuiteError, load_suite, mentions
 from server.config import AliasConfig, GateConfig, ScorerConfig, SuiteConfig
 from server.engine.port import EngineError
 from server.store import signals
-from server.store.records import Report, SignalKind, SignalRecord
+from server.store.records import SignalKind, SignalRecord
 from server.wire.adapters import CheckReply
 from server.wire.base import BASE
 from tests.server.adapters.support import World
@@ -360,16 +358,3 @@ async def test_an_engine_that_goes_away_ends_the_run_and_not_the_memory(world: W
     with pytest.raises(EngineError):
         await gate.run(GOOD, BASE)
     assert (await gate.run(GOOD, BASE)).outcome == "inconclusive"
-
-
-async def test_the_report_is_readable(world: World) -> None:
-    """Markdown with one line a check, whatever the texts hold."""
-    record = await world.upload()
-    result = await gate_for(world).run(LOSSY, BASE)
-    checks = [check.model_dump() for check in result.checks]
-    checks[0]["detail"] = "a | b\nc"
-    text = markdown(record, [Report("gate", result.outcome, {"checks": checks, "active": BASE}, 0.0)])
-    assert "## gate: failed (1970-01-01 00:00:00 UTC)" in text
-    assert r"a \| b c" in text
-    assert text.count("| suite:") == 3
-    assert dataclasses.is_dataclass(result)
