@@ -73,10 +73,22 @@ async def find_principal(request: Request, services: Services) -> Principal:
     return Principal(found.tenant, Role(found.role), found.id)
 
 
+def _is_from_another_site(request: Request) -> bool:
+    """Whether a browser sends this for a page that is not ours. Without keys nothing else would tell it from its user;
+    and a body without a content type needs no leave of ours.
+    """
+    if request.headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):
+        return True
+    origin = request.headers.get("origin")
+    return origin is not None and origin.partition("://")[2] != request.headers.get("host")
+
+
 def require(role: Role) -> Any:
     """A dependency that lets only callers of the role through."""
 
     async def check(request: Request, services: ServicesDep) -> Principal:
+        if role is not Role.APP and _is_from_another_site(request):
+            raise Forbidden("Pages of other sites cannot do this.", code="cross_origin")
         principal = await find_principal(request, services)
         if principal.role not in ALLOWED[role]:
             raise Forbidden(f"This needs a key of the role {role.value}.")

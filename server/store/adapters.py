@@ -91,7 +91,8 @@ def without_sources(connection: Connection, aliases: Collection[str]) -> set[str
 
 
 def delete_adapter(connection: Connection, adapter_id: str) -> None:
-    """Forget an ephemeral adapter."""
+    """Forget an ephemeral adapter, and what was reported about it."""
+    connection.execute(schema.reports.delete().where(schema.reports.c.subject == adapter_id))
     connection.execute(schema.adapter_sources.delete().where(schema.adapter_sources.c.adapter == adapter_id))
     connection.execute(schema.adapters.delete().where(schema.adapters.c.id == adapter_id))
 

@@ -147,10 +147,15 @@ def feed_of_holdout(connection: Connection) -> list[str]:
 
 
 def misrouted(connection: Connection) -> list[str]:
-    """Routing rows that point to adapters which may not stand there."""
-    states = dict(connection.execute(select(schema.adapters.c.id, schema.adapters.c.state)).all())
+    """Routing rows that point to adapters which may not stand there, and adapters that say they stand in routing."""
+    adapters = list(connection.execute(select(schema.adapters.c.id, schema.adapters.c.alias, schema.adapters.c.state)))
+    states, aliases = {one.id: one.state for one in adapters}, {one.id: one.alias for one in adapters}
     found = []
+    routed = set()
     for row in connection.execute(select(schema.routing)).mappings():
+        routed |= {(AdapterState.ACTIVE, row["active"]), (AdapterState.CANARY, row["canary"])}
+        if not 0 <= row["canary_share"] <= 1 or (row["canary"] is None and row["canary_share"] > 0):
+            found.append(f"{row['alias']}: a share of {row['canary_share']:g} cannot be")
         wanted = {
             "active": (row["active"], {AdapterState.ACTIVE}),
             "canary": (row["canary"], {AdapterState.CANARY}),
@@ -163,7 +168,35 @@ def misrouted(connection: Connection) -> list[str]:
                 found.append(f"{row['alias']}: {adapter} is {place}, and there is no such adapter")
             elif states[adapter] not in allowed:
                 found.append(f"{row['alias']}: {adapter} is {place}, and its state is {states[adapter]}")
-    return found
+            elif aliases[adapter] != row["alias"]:
+                found.append(f"{row['alias']}: {adapter} is {place}, and belongs to {aliases[adapter]}")
+    found += [
+        f"{one.alias}: {one.id} is {one.state}, and routing does not say so"
+        for one in adapters
+        if one.state in (AdapterState.ACTIVE, AdapterState.CANARY) and (one.state, one.id) not in routed
+    ]
+    return found[:MOST]
+
+
+def strange_adapters(connection: Connection) -> list[str]:
+    """Adapters without their origin, numbers that could be given again, reports about nobody."""
+    adapters, counters, reports, routing = schema.adapters, schema.counters, schema.reports, schema.routing
+    parent = adapters.alias()
+    orphans = (
+        select(adapters.c.id)
+        .outerjoin(parent, parent.c.id == adapters.c.parent)
+        .where(adapters.c.parent != BASE, parent.c.id.is_(None))
+    )
+    found = [f"{one} grew out of an adapter that is not there" for one in _some(connection, orphans)]
+    given = select(counters.c.value).where(counters.c.name == "adapters").scalar_subquery()
+    ahead = select(adapters.c.id).where(adapters.c.number > func.coalesce(given, 0))
+    found += [f"{one} has a number that was never given, and may be given again" for one in _some(connection, ahead)]
+    strangers = (
+        select(reports.c.subject)
+        .where(~reports.c.subject.in_(select(adapters.c.id)), ~reports.c.subject.in_(select(routing.c.alias)))
+        .distinct()
+    )
+    return found + [f"a report is about {one}, which is not there" for one in _some(connection, strangers)]
 
 
 def media_rows(connection: Connection) -> dict[str, int]:
@@ -182,6 +215,7 @@ QUESTIONS: Final[dict[str, tuple[Callable[[Connection], list[str]], str]]] = {
     "revisions": (feed_ahead, "restore the state from a backup"),
     "hold-out": (feed_of_holdout, "quarantine the adapters that were trained since; the gate has seen these prompts"),
     "routing": (misrouted, "plumbline rollback"),
+    "adapter rows": (strange_adapters, "restore the state from a backup; until then upload nothing"),
 }
 """What is asked: name → the question, and what to do about a finding."""
 

@@ -17,8 +17,6 @@ import pytest
 from tests.faults.service import RESTART_LIMIT_S, Ledger, Service, assert_all_there, settle, use
 from tests.faults.story import ALIAS, SETTINGS, Told, assert_ended_well, tell
 
-MOVES = ["canary", "promotion", "second canary", "second promotion", "rollback"]
-
 POINTS = {
     "K13 files written, not in place": "adapter.before_rename=kill@1",
     "K13 while another serves": "adapter.before_rename=kill@2",
@@ -34,6 +32,7 @@ POINTS = {
     "K19 rolled back, nobody knows": "move.after_commit=kill@5",
     "K13 in the middle of a file": "upload.write=kill@2",
 }
+"""Of the story's moves the first is a canary, the fourth the second promotion, the fifth the rollback."""
 QUICK = {"K14 in place, no row", "K19 in the middle of a rollback"}
 
 
@@ -110,7 +109,7 @@ async def test_killed_at_each_point_in_turn(service: Service, ledger: Ledger) ->
     """One installation that dies at every point of its adapters' life, one after the other, and comes to its end."""
     told = Told()
     for life, point in enumerate(POINTS.values()):
-        service.start(at=point.replace(point[-1], "1"))
-        if await live(service, ledger, told, life=life):
+        at = f"{point.rpartition('@')[0]}@1"
+        if not service.dies(service.launch(at=at)) and await live(service, ledger, told, life=life):
             service.kill()
     await goes_on(service, ledger, told)

@@ -279,7 +279,7 @@ class Adapters(RuleBasedStateMachine):
         """The learner uploads; the server takes it so many steps further."""
         if len(self.model.states) == MOST:
             return
-        number = len(self.model.states) + 1
+        number = self.loop.run(self.database.write(rows.next_number))
         adapter = f"a{number:05d}-{number:012d}"
         origin = ([BASE, *self.model.states] * MOST)[parent]
         now = self.clock()
@@ -287,7 +287,7 @@ class Adapters(RuleBasedStateMachine):
         self.loop.run(self.database.write(lambda c: rows.insert_adapter(c, record)))
         self.model.states[adapter], self.model.parents[adapter] = S.STAGED, origin
         for state in (S.VERIFIED, S.GATED)[:steps]:
-            self.advance(number - 1, state)
+            self.advance(len(self.model.states) - 1, state)
 
     @rule(which=st.integers(0, MOST - 1), state=st.sampled_from([S.VERIFIED, S.GATED, S.REJECTED]))
     def advance(self, which: int, state: S) -> None:

@@ -24,6 +24,7 @@ from server.store.records import (
     AdapterState,
     FeedKind,
     MediaRecord,
+    Report,
     Routing,
     SignalKind,
     SignalRecord,
@@ -115,7 +116,10 @@ async def state(database: Database, tmp_path: Path) -> State:
                 feed.append(connection, "default", name, FeedKind.SIGNAL, 1.0)
         erasure.erase(connection, ["gone"], "nobody", 2.0)
         record = AdapterRecord(ADAPTER, 1, "default", AdapterState.ACTIVE, BASE, manifest, 1.0, 1.0)
+        assert adapters.next_number(connection) == record.number
         adapters.insert_adapter(connection, record)
+        for subject in (ADAPTER, "default"):
+            adapters.add_report(connection, subject, Report("integrity", "passed", {}, 1.0))
         routing.create_routing(connection, Routing("default", updated_at=1.0, active=ADAPTER))
         audit.record(connection, actor="a", action="b", subject="c", detail={}, now=1.0)
 
@@ -156,6 +160,14 @@ BROKEN = [
     ("routing", "UPDATE adapters SET state = 'rejected'"),
     ("routing", "UPDATE routing SET canary = 'nobody'"),
     ("routing", f"UPDATE routing SET active = 'base', canary = '{ADAPTER}'"),
+    ("routing", "UPDATE routing SET active = 'base'"),
+    ("routing", "UPDATE routing SET active = 'base'; UPDATE adapters SET state = 'canary'"),
+    ("routing", "UPDATE routing SET canary_share = 0.5"),
+    ("routing", "UPDATE adapters SET alias = 'other'"),
+    ("adapter rows", "UPDATE adapters SET parent = 'a00000-nobody'"),
+    ("adapter rows", "UPDATE counters SET value = 0"),
+    ("adapter rows", "DELETE FROM counters"),
+    ("adapter rows", "UPDATE reports SET subject = 'a00007-nobody' WHERE subject <> 'default'"),
 ]
 """Question, what gives it something to find."""
 
