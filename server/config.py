@@ -144,6 +144,9 @@ class StoreConfig(Section):
     """Holds the database, `media/`, `adapters/`, `uploads/` and the token secret."""
     url: SecretStr = SecretStr("")
     """PostgreSQL, as `postgresql://user:password@host:5432/name`, for several servers. Empty: SQLite in `directory`."""
+    routing_lease_s: Seconds = 1.0
+    """With several servers (`url`): a move made on one is followed by the others within this time; a server that cannot
+    read routing for so long refuses chat with 503."""
     idempotency_ttl_s: Seconds = 24 * 3600.0
     """How long the reply to an Idempotency-Key is kept at least."""
     blobs: str = Field("", pattern=r"^$|^[a-z][a-z0-9+.-]*://[^\s?#@]+$")

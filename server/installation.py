@@ -18,6 +18,7 @@ from reward.types import Prompt
 from server.adapters.gate import rewards
 from server.adapters.gate.gate import Gate
 from server.adapters.gate.suites import SuiteError
+from server.adapters.lease import RoutingLease
 from server.adapters.mirror import AdapterMirror
 from server.adapters.probe import Prober
 from server.adapters.registry import AdapterRegistry
@@ -182,6 +183,18 @@ class Installation:
             await router.heal()
         except StorageUnavailable as error:
             raise StartError(f"an adapter cannot be fetched: {error.cause}") from error
+
+        async def arrive(adapter: str) -> None:
+            await registry.verify(adapter)  # fetches what another server published
+            await prober.arrive(adapter)
+
+        lease = RoutingLease(
+            database,
+            router,
+            [alias.name for alias in config.aliases],
+            lease_s=config.store.routing_lease_s if config.store.url.get_secret_value() else 0.0,
+            arrive=arrive,
+        )
         rollout = Rollout(
             database=database,
             registry=registry,
@@ -214,6 +227,7 @@ class Installation:
             engine=engine,
             registry=registry,
             router=router,
+            lease=lease,
             rollout=rollout,
             admission=Admission(concurrent=config.http.max_concurrent_requests, queued=config.http.max_queued_requests),
             assembler=assembler,
@@ -259,6 +273,8 @@ class Installation:
         unloader = Unloader(engine, live=prober.live, find=lambda states: registry.find(states=states))
         unloader.start()
         self._stack.push_async_callback(unloader.stop)
+        await lease.start()
+        self._stack.push_async_callback(lease.stop)
         await rollout.start()
         self._stack.push_async_callback(rollout.stop)
         retention = Retention(config.store, database, blobs, time.time)

@@ -14,6 +14,7 @@ from server.wire.chat import ChatMessage
 
 if TYPE_CHECKING:
     from reward.types import Prompt
+    from server.adapters.lease import RoutingLease
     from server.adapters.registry import AdapterRegistry
     from server.adapters.rollout import Rollout
     from server.adapters.routing import Router
@@ -39,6 +40,7 @@ class Services:
     engine: EnginePool
     registry: AdapterRegistry
     router: Router
+    lease: RoutingLease
     rollout: Rollout
     admission: Admission
     assembler: Callable[[Sequence[ChatMessage]], Awaitable[Prompt]]

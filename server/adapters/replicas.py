@@ -88,6 +88,11 @@ class ReplicaProber:
         count = CheckReply(name="replicas", outcome="passed", value=len(passed), count=len(members))
         return ProbeResult("passed", (*passed[0].checks, count))
 
+    async def arrive(self, adapter_id: str) -> None:
+        """Get the replicas ready for an adapter that another server routes to. Never refuses: routing has moved."""
+        async with self.moving_to(adapter_id, True):
+            pass
+
     @contextlib.asynccontextmanager
     async def moving_to(self, adapter_id: str | None, is_way_back: bool) -> AsyncIterator[None]:
         """Around a routing move: raises `EngineUnavailable` where too few replicas serve the target."""

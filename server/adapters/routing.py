@@ -156,6 +156,10 @@ class Router:
             return Assignment(routing.canary, routing.generation, is_canary=True)
         return Assignment(routing.active, routing.generation)
 
+    def adopt(self, routing: Routing) -> None:
+        """Take over a row that another server has moved; an older one changes nothing."""
+        self._keep(routing)
+
     # --- moves --------------------------------------------------------------------------------------------
 
     async def start_canary(self, adapter_id: str, share: float, order: Order) -> Routing:

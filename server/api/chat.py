@@ -86,6 +86,7 @@ async def build_task(body: ChatRequest, caller: Principal, services: Services) -
     user_hash = services.signer.user_hash(caller.tenant, body.user) if body.user else None
     if body.plumbline.regenerate_of is not None:
         await _require_group(body.plumbline.regenerate_of, caller, services)
+    await services.lease.renew()
     return ChatTask(
         completion_id=services.signer.completion_id(caller.tenant) if body.store else new_id("cmpl"),
         created_at=now(),
