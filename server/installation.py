@@ -268,19 +268,25 @@ class Installation:
             metrics=metrics,
         )
         self._watch(services)
-        engine.start(prober.live, prober.prove)
-        self._stack.push_async_callback(engine.stop)
-        unloader = Unloader(engine, live=prober.live, find=lambda states: registry.find(states=states))
+        await self._begin(services, prober)
+        return services
+
+    async def _begin(self, services: Services, prober: ReplicaProber) -> None:
+        """What goes on beside the requests, until `close`."""
+        services.engine.start(prober.live, prober.prove)
+        self._stack.push_async_callback(services.engine.stop)
+        unloader = Unloader(
+            services.engine, live=prober.live, find=lambda states: services.registry.find(states=states)
+        )
         unloader.start()
         self._stack.push_async_callback(unloader.stop)
-        await lease.start()
-        self._stack.push_async_callback(lease.stop)
-        await rollout.start()
-        self._stack.push_async_callback(rollout.stop)
-        retention = Retention(config.store, database, blobs, time.time)
+        await services.lease.start()
+        self._stack.push_async_callback(services.lease.stop)
+        await services.rollout.start()
+        self._stack.push_async_callback(services.rollout.stop)
+        retention = Retention(self._config.store, services.database, services.blobs, time.time)
         retention.start()
         self._stack.push_async_callback(retention.stop)
-        return services
 
     async def close(self) -> None:
         await self._stack.aclose()

@@ -50,7 +50,9 @@ class Other:
     def __init__(self, world: World, lease_s: float) -> None:
         self.now, self.arrived = Now(), []
         self.database = Flaky(world.database)
-        self.router = Router(world.database, [ALIAS], clock=world.clock, is_intact=world.registry.is_intact)
+        self.router = Router(
+            world.database, [ALIAS], clock=world.clock, verify=world.registry.verify, is_intact=world.registry.is_intact
+        )
         database: Database = self.database  # type: ignore[assignment]
         self.lease = RoutingLease(database, self.router, [ALIAS], lease_s=lease_s, arrive=self._arrive, clock=self.now)
 
