@@ -215,6 +215,7 @@ COMMANDS = [
     "routing",
     "adapters",
     "report",
+    "lineage",
     "promote",
     "reject",
     "canary",
