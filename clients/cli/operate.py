@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Final
+from collections.abc import Mapping
+from itertools import pairwise
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal
 
 import typer
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from rich.text import Text
+from rich.tree import Tree
 
-from clients.cli.session import REFUSED, Session, command, short_json, table, when
+from clients.cli.session import REFUSED, WRONG_ARGUMENTS, Session, command, fail, short_json, table, when
 from clients.client import AdapterAction
-from server.wire.adapters import AdapterReply, MoveRequest, RollbackRequest, RoutingReply
+from server.wire.adapters import AdapterReply, LineageReply, MoveRequest, RollbackRequest, RoutingReply
 
 AdapterArgument = Annotated[str, typer.Argument(metavar="ID", help="An adapter, as `plumbline adapters` lists it.")]
+PAGES: Final[dict[str, Literal["html", "markdown"]]] = {".html": "html", ".md": "markdown"}
 CHECK_TIMEOUT_S: Final = 24 * 3600.0
 CHECK_COLUMNS: Final = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
 
@@ -25,7 +31,7 @@ ExpectOption = Annotated[
 
 def register(app: typer.Typer) -> None:
     """Add the commands to the tree."""
-    for function in (routing, adapters, report, promote, reject, quarantine, canary, rollback, audit, check):
+    for function in (routing, adapters, report, lineage, promote, reject, quarantine, canary, rollback, audit, check):
         command(app)(function)
 
 
@@ -50,11 +56,40 @@ def adapters(
     return session.show(found, lambda: _adapter_table(found.data))
 
 
-def report(session: Session, adapter: AdapterArgument) -> None:
-    """Show an adapter's reports: integrity, probe, gate, canary."""
+def report(
+    session: Session,
+    adapter: AdapterArgument,
+    out: Annotated[
+        Path | None,
+        typer.Option(dir_okay=False, help="Write the page with plots and history here: .html or .md; .json: the rows."),
+    ] = None,
+) -> None:
+    """Show an adapter's reports: integrity, probe, gate, canary; or write them as a page for a browser."""
+    if out is not None and out.suffix not in {*PAGES, ".json"}:
+        return fail(f"{out}: give a name that ends in .html, .md or .json", WRONG_ARGUMENTS)
     with session.client() as client:
+        if out is not None and out.suffix in PAGES:
+            return _write(out, client.adapter_page(adapter, PAGES[out.suffix]))
         reply = client.adapter_report(adapter)
-    session.show(reply, lambda: report_table(reply.adapter, reply.reports))
+    if out is not None:
+        return _write(out, reply.model_dump_json(indent=2) + "\n")
+    return session.show(reply, lambda: report_table(reply.adapter, reply.reports))
+
+
+def _write(out: Path, text: str) -> None:
+    try:
+        out.write_text(text, encoding="utf-8")
+    except OSError as error:
+        return fail(f"{out}: {error.strerror}")
+    return print(f"written to {out}")
+
+
+def lineage(session: Session, adapter: AdapterArgument) -> None:
+    """Show what an adapter grew out of, and what grew out of it, as a tree."""
+    with session.client() as client:
+        reply = client.adapter_lineage(adapter)
+        family = client.adapters(client.adapter(adapter).alias).data
+    session.show(reply, lambda: lineage_tree(reply, {one.id: one for one in family}))
 
 
 def promote(session: Session, adapter: AdapterArgument, reason: ReasonOption = "", expect: ExpectOption = None) -> None:
@@ -149,6 +184,26 @@ def _check_row(check: dict[str, Any]) -> tuple[object, ...]:
     interval = "" if low is None or high is None else f"{low:.3f} to {high:.3f}"
     figures = (_figure(check.get("value")), interval, _figure(check.get("margin")), check.get("count"))
     return ("", check.get("outcome"), check.get("name"), *figures, check.get("detail"))
+
+
+def lineage_tree(reply: LineageReply, family: Mapping[str, AdapterReply]) -> Tree:
+    """From the oldest ancestor down; the adapter itself stands out."""
+
+    def label(name: str) -> Text:
+        record = family.get(name)
+        words = f"{name}  {record.state}, {when(record.created_at)}" if record is not None else name
+        return Text(f"{words}  ← this one" if name == reply.adapter else words, "bold" if name == reply.adapter else "")
+
+    line = [*reversed(reply.ancestors), reply.adapter]
+    tree = Tree(label(line[0]))
+    branches = {line[0]: tree}
+    for parent, name in pairwise(line):
+        branches[name] = branches[parent].add(label(name))
+    for name in reply.descendants:  # oldest first, so a parent comes before its children
+        record = family.get(name)
+        parent = record.parent if record is not None and record.parent in branches else reply.adapter
+        branches[name] = branches[parent].add(label(name))
+    return tree
 
 
 def _move(session: Session, adapter: str, action: AdapterAction, request: MoveRequest) -> None:

@@ -8,10 +8,8 @@ from typing import Annotated, Any
 import typer
 from pydantic import ValidationError
 
-from clients.cli.session import Session, command, fail
+from clients.cli.session import WRONG_ARGUMENTS, Session, command, fail
 from server.wire.operate import ErasureReply, QuarantineRequest
-
-WRONG_ARGUMENTS = 2
 
 
 class Remedy(StrEnum):

@@ -14,13 +14,14 @@ import httpx
 import typer
 from openai import OpenAI
 from pydantic import BaseModel
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.table import Table
 
 from clients.client import PlumblineClient, PlumblineError
 
 DEFAULT_SERVER: Final = "http://127.0.0.1:8400"
 REFUSED: Final = 1
+WRONG_ARGUMENTS: Final = 2
 NO_CONNECTION: Final = 3
 
 ServerOption = Annotated[str, typer.Option("--server", envvar="PLUMBLINE_SERVER", help="The server's URL.")]
@@ -49,7 +50,7 @@ class Session:
         base_url = f"{self.server.rstrip('/').removesuffix('/v1')}/v1"
         return OpenAI(base_url=base_url, api_key=self.key or "none", max_retries=0)
 
-    def show(self, reply: BaseModel, table: Callable[[], Table | str]) -> None:
+    def show(self, reply: BaseModel, table: Callable[[], RenderableType]) -> None:
         """Print a reply: as JSON when asked to, else as people read it."""
         if self.as_json:
             print(reply.model_dump_json(indent=2))

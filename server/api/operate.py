@@ -10,6 +10,7 @@ from fastapi import APIRouter, Query
 from server.adapters.routing import Order
 from server.api.adapters import routing_reply
 from server.api.deps import OperatorCaller, Principal, ServicesDep, json_body, now
+from server.errors import BadRequest
 from server.integrity import check_state
 from server.services import Services
 from server.store import audit
@@ -66,7 +67,12 @@ async def check(caller: OperatorCaller, services: ServicesDep) -> StateReply:
 
 
 def _alias(body: RollbackRequest, services: Services) -> str:
-    return body.alias if body.alias is not None else services.config.aliases[0].name
+    if body.alias is not None:
+        return body.alias
+    names = [alias.name for alias in services.config.aliases]
+    if len(names) > 1:
+        raise BadRequest(f"There are several aliases; name one of {', '.join(names)}.", param="alias")
+    return names[0]
 
 
 def _order(caller: Principal, body: RollbackRequest) -> Order:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -82,6 +84,70 @@ def test_a_command_calls_its_route_and_shows_the_reply(
     assert answer.items() <= as_json.items() or "data" in as_json or "reports" in as_json
 
 
+def test_lineage_is_a_tree() -> None:
+    """Ancestors above, branches below, each with its state; with --json the reply."""
+    family = [
+        {**ADAPTER, "id": name, "parent": parent, "state": state}
+        for name, parent, state in (
+            ("a-1", "base", "retired"),
+            ("a-2", "a-1", "active"),
+            ("a-3", "a-2", "canary"),
+            ("a-4", "a-2", "rejected"),
+            ("a-5", "a-3", "staged"),
+        )
+    ]
+    reply = {"adapter": "a-2", "ancestors": ["a-1", "base"], "descendants": ["a-3", "a-4", "a-5"]}
+    server = Server(
+        {"GET /v1/adapters/a-2/lineage": reply, "GET /v1/adapters/a-2": ADAPTER, "GET /v1/adapters": {"data": family}}
+    )
+    result = server.run("lineage", "a-2")
+    assert result.exit_code == 0, result.output
+    lines = [line.rstrip() for line in result.stdout.splitlines()]
+    assert [re.sub(r", [0-9-]+ [0-9:]+", "", line) for line in lines] == [
+        "base",
+        "└── a-1  retired",
+        "    └── a-2  active  ← this one",
+        "        ├── a-3  canary",
+        "        │   └── a-5  staged",
+        "        └── a-4  rejected",
+    ]
+    assert json.loads(server.run("lineage", "a-2", "--json").stdout) == reply
+
+
+@pytest.mark.parametrize(("name", "query"), [("page.html", b"format=html"), ("page.md", b"format=markdown")])
+def test_a_report_is_written_as_a_page(name: str, query: bytes, tmp_path: Path) -> None:
+    """In the form that the file's name asks for, as the server made it."""
+    seen: list[bytes] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        seen.append(request.url.query)
+        return httpx.Response(200, text="<p>péople</p>")
+
+    arguments = ["report", "a-2", "--out", str(tmp_path / name)]
+    result = CliRunner().invoke(app, arguments, obj=httpx.MockTransport(answer))
+    assert (result.exit_code, seen) == (0, [query]), result.output
+    assert (tmp_path / name).read_text(encoding="utf-8") == "<p>péople</p>"
+    assert CliRunner().invoke(app, ["report", "a-2", "--out", "page.pdf"]).exit_code == 2
+    nowhere = ["report", "a-2", "--out", str(tmp_path / "none" / name)]
+    result = CliRunner().invoke(app, nowhere, obj=httpx.MockTransport(answer))
+    assert result.exit_code == 1 and "No such file" in result.stderr
+
+
+def test_quarantine_says_how_much_was_set_aside() -> None:
+    """As a line beside routing; with --json in the reply."""
+    server = Server({"POST /v1/adapters/a-2/quarantine": {**ROUTING, "signals_set_aside": 41}})
+    assert "41 signals behind a-2" in server.run("quarantine", "a-2").stdout
+    assert json.loads(server.run("quarantine", "a-2", "--json").stdout)["signals_set_aside"] == 41
+
+
+def test_a_gate_that_runs_shows_how_far_it_is() -> None:
+    """Beside the state."""
+    running = {**ADAPTER, "state": "verified", "progress": "gate: kl, check 4 of 9, 3 of 40 asked"}
+    assert (
+        "verified (gate: kl, check 4 of 9" in Server({"GET /v1/adapters": {"data": [running]}}).run("adapters").stdout
+    )
+
+
 def test_a_move_carries_its_options() -> None:
     """Only what was said goes over the wire, with the key."""
     server = Server({"POST /v1/adapters/a-3/canary": ROUTING})
@@ -149,6 +215,7 @@ COMMANDS = [
     "routing",
     "adapters",
     "report",
+    "lineage",
     "promote",
     "reject",
     "canary",

@@ -100,6 +100,10 @@ async def test_an_adapter_goes_all_the_way_over_http(app: App) -> None:
     markdown = await app.client.get(f"/v1/adapters/{adapter}/report?format=markdown")
     assert markdown.headers["content-type"].startswith("text/markdown")
     assert "## gate" in markdown.text
+    page = await app.client.get(f"/v1/adapters/{adapter}/report?format=html")
+    assert page.headers["content-type"].startswith("text/html")
+    assert "default-src 'none'" in page.headers["content-security-policy"]
+    assert adapter in page.text and "publish" in page.text and "<svg" in page.text
     assert await app.call("GET", f"/v1/adapters/{adapter}/lineage") == {
         "adapter": adapter,
         "ancestors": ["base"],
