@@ -199,6 +199,22 @@ def test_an_adapter_is_uploaded_in_three_steps() -> None:
     ]
 
 
+def test_only_the_piece_that_broke_off_is_sent_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file goes in pieces, each with its place and its hash."""
+    monkeypatch.setattr("clients.client.UPLOAD_PIECE_BYTES", 4)
+    seen: list[tuple[str, bytes]] = []
+
+    def handler(request: httpx.Request) -> httpx.Response:
+        assert request.headers["x-content-sha256"] == hashlib.sha256(request.content).hexdigest()
+        seen.append((request.url.params["offset"], request.content))
+        if len(seen) == 2:
+            raise httpx.ReadError("cut")
+        return httpx.Response(200, json={"upload": "u", "missing": []})
+
+    client(handler).put_adapter_file("u", "adapter_model.safetensors", b"0123456789")
+    assert seen == [("0", b"0123"), ("4", b"4567"), ("4", b"4567"), ("8", b"89")]
+
+
 def test_media_is_checked_against_its_digest() -> None:
     """Other bytes than asked for are an error, not an image."""
     digest = hashlib.sha256(b"image").hexdigest()

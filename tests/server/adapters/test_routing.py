@@ -9,12 +9,14 @@ from pathlib import Path
 
 import pytest
 
+from server import faults
 from server.adapters.routing import Order, Router
-from server.errors import BadRequest, NotFound, StaleGeneration
+from server.errors import BadRequest, NotFound, StaleGeneration, StorageUnavailable
 from server.store import audit
+from server.store.records import AdapterRecord
 from server.store.records import AdapterState as S
 from server.wire.base import BASE
-from tests.server.adapters.support import ALIAS, OPERATOR, SERVER, World, open_world
+from tests.server.adapters.support import ALIAS, OPERATOR, SERVER, World, open_world, until
 
 
 def forced(order: Order = OPERATOR) -> Order:
@@ -87,6 +89,51 @@ async def test_of_concurrent_moves_exactly_one_wins(world: World) -> None:
     )
     assert sum(isinstance(result, StaleGeneration) for result in results) == 2
     assert world.router.current(ALIAS).generation == 2
+    await world.check()
+
+
+async def test_what_is_active_is_not_promoted_again(world: World) -> None:
+    """It would become its own way back."""
+    adapter = await world.active()
+    for order in (OPERATOR, SERVER, forced()):
+        with pytest.raises(BadRequest, match="active already"):
+            await world.router.promote(adapter, order)
+    assert world.router.current(ALIAS).previous == BASE
+    with pytest.raises(BadRequest):  # for good, so it is no 412
+        await world.router.reject(adapter, OPERATOR)
+
+
+async def test_declining_a_canary_never_ends_another(world: World) -> None:
+    """Between the operator's look and the move one canary made room for the next."""
+    first, second = await world.gated(), await world.gated()
+    await world.router.start_canary(first, 0.2, OPERATOR)
+    other = Router(world.database, [ALIAS], clock=world.clock, verify=world.registry.verify)
+    await other.load()
+    looked = await world.registry.get(first)
+    await other.reject(first, OPERATOR)
+    await other.start_canary(second, 0.2, OPERATOR)
+    await world.router.load()
+    world.router._record = lambda adapter: _already(looked)  # type: ignore[method-assign]
+    with pytest.raises(StaleGeneration):
+        await world.router.reject(first, OPERATOR)
+    assert world.router.current(ALIAS).canary == second
+
+
+async def _already(record: AdapterRecord) -> AdapterRecord:
+    return record
+
+
+async def test_memory_follows_a_move_of_unknown_outcome(world: World) -> None:
+    """The caller got a 503, the row moved: requests follow it as soon as the database answers."""
+    adapter = await world.gated()
+    with faults.armed("store.after_commit=fail@1"), pytest.raises(StorageUnavailable):
+        await world.router.promote(adapter, OPERATOR)
+    await until(lambda: world.router.assign(ALIAS, "somebody").adapter == adapter)
+    assert world.router.current(ALIAS).generation == 1
+    with faults.armed("store.before_commit=fail@1"), pytest.raises(StorageUnavailable):
+        await world.router.rollback(ALIAS, OPERATOR)
+    await until(lambda: world.database.is_healthy)
+    assert world.router.current(ALIAS).active == adapter
     await world.check()
 
 

@@ -8,6 +8,35 @@ from server.adapters.states import SERVABLE, TRANSITIONS, Mover, can_move, requi
 from server.errors import BadRequest
 from server.store.records import AdapterState as S
 
+TABLE = """
+staged       verified     server
+verified     gated        server
+staged       rejected     server operator
+verified     rejected     server operator
+gated        rejected     server operator
+gated        canary       server operator
+gated        active       operator
+rejected     canary       operator
+canary       active       server operator
+canary       rolled_back  server operator
+active       rolled_back  server operator
+active       retired      server operator
+retired      active       server operator
+rolled_back  active       operator
+"""
+"""The design's table with its two deviations, in full but for quarantine, which an operator may reach from anywhere."""
+
+
+def test_the_whole_table() -> None:
+    """What is listed can happen, by whom it says; nothing else can."""
+    listed = {(before, after): set(movers) for before, after, *movers in map(str.split, TABLE.strip().splitlines())}
+    for before in S:
+        for after in S:
+            expected = listed.get((before.value, after.value), set())
+            if after is S.QUARANTINED and before is not after:
+                expected = {"operator"}
+            assert {mover.value for mover in Mover if can_move(before, after, mover)} == expected, (before, after)
+
 
 def test_the_way_up_is_walked_step_by_step() -> None:
     """Nobody skips the probe or the gate; only an operator promotes without a canary."""
