@@ -65,6 +65,8 @@ class Asked:
     generation: int = -1
     candidates: frozenset[str] = frozenset()
     """The adapters of all candidates, where more than one was generated."""
+    is_whole: bool = False
+    """The end was told: an answer may have no text."""
     error: str = ""
 
     @property
@@ -128,8 +130,8 @@ class Crowd:
         except (aiohttp.ClientError, TimeoutError) as error:
             one.error = type(error).__name__
         one.ended_at = time.perf_counter()
-        if not one.error and not one.text:
-            one.error = "empty"
+        if not one.error and not one.is_whole:
+            one.error = "no end"
         self.asked.append(one)
         self.on_answer(one)
         return one
@@ -141,6 +143,7 @@ def _note(one: Asked, event: dict[str, Any]) -> None:
         return
     for choice in event.get("choices", ()):
         one.text += choice.get("delta", {}).get("content") or ""
+        one.is_whole = one.is_whole or choice.get("finish_reason") is not None
     if alignment := event.get("plumbline"):
         one.adapter, one.generation = alignment["adapter"], alignment["generation"]
         if explanation := alignment.get("explanation"):

@@ -177,7 +177,7 @@ async def learn_answers(operator: Operator, crowd: Crowd) -> Detector:
 
 
 async def measure_service(
-    stack: Stack, directory: Path, *, cycles: int, progress: Progress
+    stack: Stack, directory: Path, *, cycles: int, requests: int, progress: Progress
 ) -> tuple[dict[str, float], Detector]:
     crowd = Crowd(stack.url, ALIAS, pairs=True)
     operator = Operator(stack, crowd, directory)
@@ -193,6 +193,8 @@ async def measure_service(
             # As much time outside of swap windows as inside.
             await asyncio.sleep(time.perf_counter() - before)
             progress.advance(task)
+        while len(crowd.asked) < requests:  # noqa: ASYNC110 - what is waited for is the count
+            await asyncio.sleep(0.5)
     return figures(crowd.asked, operator, detector), detector
 
 
@@ -346,7 +348,8 @@ def report(result: dict[str, float]) -> None:
 async def measure(stack: Stack, directory: Path, engine_url: str, *, quick: bool) -> dict[str, float]:
     with Progress() as progress:
         made = directory / "made"
-        result, detector = await measure_service(stack, made, cycles=4 if quick else 20, progress=progress)
+        plan = {"cycles": 4, "requests": 0} if quick else {"cycles": 20, "requests": 3000}
+        result, detector = await measure_service(stack, made, **plan, progress=progress)
         for way in ("in_place", "unload_load"):
             peer = directory / "peer"
             result |= await measure_peer(engine_url, peer, detector, way, swaps=6 if quick else 20, progress=progress)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -10,7 +11,9 @@ from typing import Any
 
 import httpx
 import pytest
+from pydantic import SecretStr
 
+from benchmarks._postgres import Cluster
 from server.api.deps import hash_key
 from server.app import create_app
 from server.config import AliasConfig, Config, HttpConfig, RolloutConfig, StoreConfig
@@ -63,13 +66,13 @@ class App:
         return adapter
 
 
-async def open_app(directory: Path, **http: Any) -> tuple[Installation, App]:
+async def open_app(directory: Path, *, store: dict[str, Any] | None = None, **http: Any) -> tuple[Installation, App]:
     engine = FakeEngine(base_model="some/model", adapters_dir=directory / "adapters")
     config = Config.model_validate(
         {
             "http": HttpConfig(metrics_port=0, **http),
             "engine": {"model": "some/model"},
-            "store": StoreConfig(directory=directory),
+            "store": StoreConfig(directory=directory, **(store or {})),
             "aliases": (AliasConfig(rollout=RolloutConfig(automatic=False)),),
         }
     )
@@ -214,3 +217,32 @@ async def test_each_role_may_do_its_own(tmp_path: Path) -> None:
         assert await status("operator", method, path, **options) in (200, 400, 404)
     await app.client.aclose()
     await installation.close()
+
+
+async def test_a_move_on_one_server_is_followed_by_the_other(postgres: Cluster, tmp_path: Path) -> None:
+    """One database, one store of files, two servers with an engine each: promotion and rollback, within the lease."""
+    url = postgres.create()
+    store = {"url": SecretStr(url), "blobs": f"memory://{tmp_path.name}", "routing_lease_s": 0.5}
+    opened = [await open_app(tmp_path / name, store=store) for name in ("one", "two")]
+    (_, here), (_, there) = opened
+    body = {"model": "default", "messages": [{"role": "user", "content": "What is this?"}], "best_of": 1}
+    try:
+        for app in (here, there):
+            await app.services.engine.wait_ready(5.0)
+
+        async def serves(adapter: str) -> bool:
+            """Whether the other server answers by it; the fake engine knows only files of its own server."""
+            return (await there.call("POST", "/v1/chat/completions", json=body))["plumbline"]["adapter"] == adapter
+
+        adapter = await here.gated()
+        await here.call("POST", f"/v1/adapters/{adapter}/promote", json={})
+        await until(lambda: serves(adapter))
+        assert adapter in there.engine.loaded
+        await here.call("POST", "/v1/rollback", json={})
+        await asyncio.sleep(0.5)
+        assert await serves("base")
+    finally:
+        for installation, app in opened:
+            await app.client.aclose()
+            await installation.close()
+        postgres.drop(url)

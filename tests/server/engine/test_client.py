@@ -14,7 +14,7 @@ from aiohttp import web
 from reward.types import Message, Prompt
 from server.engine.client import VllmEngine
 from server.engine.launcher import LOOPBACK, free_port
-from server.engine.port import EngineError, Sampling
+from server.engine.port import EngineError, EngineUnreachable, Sampling
 from tests.server.engine.waiting import until
 
 PROMPT = Prompt((Message("user", ("What is it?",)),))
@@ -268,3 +268,44 @@ async def test_an_answer_that_cannot_be_located_is_refused() -> None:
         with pytest.raises(EngineError) as caught:
             await engine.score("base", PROMPT, "an answer")
         assert not caught.value.retryable
+
+
+@pytest.mark.parametrize(("status", "is_fine"), [(200, True), (404, True), (400, False), (500, False)])
+async def test_unloading_what_is_not_loaded_is_no_error(status: int, is_fine: bool) -> None:
+    """The engine answers in plain text; anything but "done" and "unknown" is told."""
+    async with engine_that(answering(status, "Success: removed")) as engine:
+        if is_fine:
+            await engine.unload("a00001-000000000000")
+            return
+        with pytest.raises(EngineError, match=str(status)):
+            await engine.unload("a00001-000000000000")
+
+
+async def test_a_lost_connection_is_told_from_other_failures() -> None:
+    """What never answers is slow, what breaks off or refuses is gone."""
+    gone = VllmEngine("http://127.0.0.1:9", "base")
+    with pytest.raises(EngineUnreachable):
+        await gone.generate("base", PROMPT, 1, Sampling(max_tokens=1))
+    await gone.close()
+    async with engine_that(drop) as engine:
+        with pytest.raises(EngineUnreachable):
+            await engine.generate("base", PROMPT, 1, Sampling(max_tokens=1))
+    async with engine_that(hang, timeout_s=0.1) as engine:
+        with pytest.raises(EngineError) as slow:
+            await engine.generate("base", PROMPT, 1, Sampling(max_tokens=1))
+        assert not isinstance(slow.value, EngineUnreachable)
+
+
+async def test_readiness_asks_the_adapter_that_must_not_be_evicted() -> None:
+    """Base first, then it; without one, base alone."""
+    asked: list[str] = []
+
+    async def note(request: web.Request) -> web.StreamResponse:
+        asked.append((await request.json())["model"])
+        return web.json_response(REPLY)
+
+    async with engine_that(note, kept_adapter=lambda: "kept") as engine:
+        assert await engine.is_ready()
+    async with engine_that(note) as engine:
+        assert await engine.is_ready()
+    assert asked == ["base", "kept", "base"]

@@ -7,9 +7,18 @@ import sys
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from server.config import LORA_TARGET_MODULES, EngineConfig
-from server.engine.launcher import Device, EngineProcess, command_line, environment, free_port, installed_device
+from server.engine.launcher import (
+    Device,
+    EngineProcess,
+    command_line,
+    empty_adapter,
+    environment,
+    free_port,
+    installed_device,
+)
 from server.engine.port import EngineError
 
 CONFIG = EngineConfig(model="some/model", max_loras=5, max_lora_rank=32, extra_args=("--seed", "3"))
@@ -99,3 +108,34 @@ async def test_an_environment_without_vllm_is_refused(tmp_path: Path) -> None:
     silent.chmod(0o755)
     with pytest.raises(EngineError, match="not installed"):
         await EngineProcess(EngineConfig(python=str(silent)), tmp_path, tmp_path).start()
+
+
+def test_replicas_share_the_machine(tmp_path: Path) -> None:
+    """Cores and GPU memory are divided; ports follow each other, and each has a log of its own."""
+    config = EngineConfig(replicas=3, port=4321, gpu_memory_utilization=0.6)
+    assert environment(config, Device.CPU, tmp_path, {}, cores=10)["OMP_NUM_THREADS"] == "3"
+    assert environment(config, Device.CPU, tmp_path, {}, cores=2)["OMP_NUM_THREADS"] == "1"
+    command = command_line(config, Device.CUDA, 1, 1)
+    assert command[command.index("--gpu-memory-utilization") + 1] == "0.2"
+    processes = [EngineProcess(config, tmp_path, tmp_path, number=number) for number in range(3)]
+    assert [process.url.rpartition(":")[2] for process in processes] == ["4321", "4322", "4323"]
+    assert [process.log.name for process in processes] == ["engine.log", "engine-1.log", "engine-2.log"]
+
+
+def test_a_quorum_must_be_possible() -> None:
+    """And no replica is counted twice."""
+    assert EngineConfig(urls=("http://a", "http://b"), quorum=2).quorum == 2
+    with pytest.raises(ValidationError, match="there are 1 replicas"):
+        EngineConfig(quorum=2)
+    with pytest.raises(ValidationError, match="twice"):
+        EngineConfig(urls=("http://a", "http://a"))
+
+
+def test_the_empty_adapter_is_a_whole_file() -> None:
+    """Its header names every byte that follows, and they are zeros."""
+    files = empty_adapter("some/model")
+    tensors = files["adapter_model.safetensors"]
+    length = int.from_bytes(tensors[:8], "little")
+    header, data = json.loads(tensors[8 : 8 + length]), tensors[8 + length :]
+    assert data == bytes(max(one["data_offsets"][1] for one in header.values()))
+    assert json.loads(files["adapter_config.json"])["base_model_name_or_path"] == "some/model"
