@@ -54,7 +54,7 @@ MAX_ATTEMPTS: Final = 4
 FIRST_DELAY_S: Final = 0.25
 MAX_DELAY_S: Final = 8.0
 
-AdapterAction = Literal["canary", "promote", "reject", "quarantine"]
+AdapterAction = Literal["canary", "shadow", "promote", "reject", "quarantine"]
 Model = TypeVar("Model", bound=BaseModel)
 
 

@@ -38,6 +38,7 @@ from server.pipeline.judges import Judges, build_judges
 from server.pipeline.media import MediaIntake
 from server.pipeline.pipeline import Pipeline
 from server.pipeline.sanitise import Sanitiser, special_tokens
+from server.pipeline.shadow import Shadows
 from server.retention import Retention
 from server.services import Services
 from server.store.blobs import BlobStore
@@ -177,6 +178,18 @@ class Installation:
             return await assemble(messages, config.chat, intake, sanitiser)
 
         in_flight = InFlight(config.chat.feedback_wait_s)
+        admission = Admission(concurrent=config.http.max_concurrent_requests, queued=config.http.max_queued_requests)
+        shadows = Shadows(
+            engine=engine,
+            database=database,
+            judges=judges,
+            routing=router.current,
+            metrics=metrics,
+            settings=config.shadow,
+            is_busy=lambda: admission.present > config.shadow.busy_requests,
+            timeout_s=config.chat.engine_timeout_s,
+        )
+        self._stack.push_async_callback(shadows.stop)
         services = Services(
             config=config,
             started_at=int(time.time()),
@@ -188,7 +201,7 @@ class Installation:
             registry=registry,
             router=router,
             rollout=rollout,
-            admission=Admission(concurrent=config.http.max_concurrent_requests, queued=config.http.max_queued_requests),
+            admission=admission,
             assembler=assembler,
             in_flight=in_flight,
             pipeline=Pipeline(
@@ -197,6 +210,7 @@ class Installation:
                 blobs=blobs,
                 judges=judges,
                 in_flight=in_flight,
+                shadows=shadows,
                 metrics=metrics,
                 base_digest=base_digest,
                 engine_timeout_s=config.chat.engine_timeout_s,

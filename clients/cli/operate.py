@@ -11,7 +11,7 @@ from rich.table import Table
 
 from clients.cli.session import REFUSED, Session, command, short_json, table, when
 from clients.client import AdapterAction
-from server.wire.adapters import AdapterReply, MoveRequest, RollbackRequest, RoutingReply
+from server.wire.adapters import AdapterReply, IntervalReply, MoveRequest, RollbackRequest, RoutingReply, ShadowReply
 
 AdapterArgument = Annotated[str, typer.Argument(metavar="ID", help="An adapter, as `plumbline adapters` lists it.")]
 CHECK_TIMEOUT_S: Final = 24 * 3600.0
@@ -25,7 +25,7 @@ ExpectOption = Annotated[
 
 def register(app: typer.Typer) -> None:
     """Add the commands to the tree."""
-    for function in (routing, adapters, report, promote, reject, quarantine, canary, rollback, audit, check):
+    for function in (routing, adapters, report, promote, reject, quarantine, canary, shadow, rollback, audit, check):
         command(app)(function)
 
 
@@ -54,7 +54,7 @@ def report(session: Session, adapter: AdapterArgument) -> None:
     """Show an adapter's reports: integrity, probe, gate, canary."""
     with session.client() as client:
         reply = client.adapter_report(adapter)
-    session.show(reply, lambda: report_table(reply.adapter, reply.reports))
+    session.show(reply, lambda: report_table(reply.adapter, reply.reports, caption=_shadow_lines(reply.shadow)))
 
 
 def promote(session: Session, adapter: AdapterArgument, reason: ReasonOption = "", expect: ExpectOption = None) -> None:
@@ -87,6 +87,18 @@ def canary(
 ) -> None:
     """Try an adapter on a share of the users."""
     _move(session, adapter, "canary", MoveRequest(expect_generation=expect, share=share, force=force, reason=reason))
+
+
+def shadow(
+    session: Session,
+    adapter: AdapterArgument,
+    *,
+    share: Annotated[float, typer.Option(min=0.0, max=1.0, help="Share of the requests; 0 ends it.")],
+    reason: ReasonOption = "",
+    expect: ExpectOption = None,
+) -> None:
+    """Let an adapter answer a share of the requests too, unseen; `report` compares."""
+    _move(session, adapter, "shadow", MoveRequest(expect_generation=expect, share=share, reason=reason))
 
 
 def rollback(
@@ -129,7 +141,7 @@ def check(session: Session) -> None:
         raise typer.Exit(REFUSED)
 
 
-def report_table(adapter: str, reports: list[dict[str, Any]]) -> Table:
+def report_table(adapter: str, reports: list[dict[str, Any]], caption: str | None = None) -> Table:
     """Every report of an adapter, oldest first, one line for each of its checks."""
     columns = ("report", "outcome", "check", "value", "95% interval", "margin", "n", "detail")
     rows: list[tuple[object, ...]] = []
@@ -137,7 +149,27 @@ def report_table(adapter: str, reports: list[dict[str, Any]]) -> Table:
         body = one.get("body") or {}
         rows.append((one.get("kind"), one.get("outcome"), "", "", "", "", "", body.get("reason")))
         rows += [_check_row(check) for check in body.get("checks", [])]
-    return table(columns, rows, title=adapter)
+    made = table(columns, rows, title=adapter)
+    made.caption = caption
+    return made
+
+
+def _shadow_lines(reply: ShadowReply | None) -> str | None:
+    if reply is None:
+        return None
+    lines = [
+        f"As a shadow of {reply.active}: {reply.answers} answers to {reply.users} users.",
+        f"Reward against it: {_interval(reply.reward_difference)}. Blocked against it: "
+        f"{_interval(reply.blocked_difference)}. Failed: {_interval(reply.failed_share)}.",
+        f"Mean duration: {_figure(reply.mean_duration_s)} s; its own: {_figure(reply.active_mean_duration_s)} s.",
+    ]
+    return "\n".join(lines)
+
+
+def _interval(reply: IntervalReply | None) -> str:
+    if reply is None:
+        return "nothing known"
+    return f"{_figure(reply.value)} ({_figure(reply.low) or '?'} to {_figure(reply.high) or '?'})"
 
 
 def _check_row(check: dict[str, Any]) -> tuple[object, ...]:
@@ -154,7 +186,7 @@ def _move(session: Session, adapter: str, action: AdapterAction, request: MoveRe
 
 
 def _routing_table(*rows: RoutingReply) -> Table:
-    columns = ("alias", "active", "previous", "canary", "share", "generation", "since", "waiting")
+    columns = ("alias", "active", "previous", "canary", "share", "shadow", "share", "generation", "since", "waiting")
     return table(
         columns,
         (
@@ -164,6 +196,8 @@ def _routing_table(*rows: RoutingReply) -> Table:
                 one.previous,
                 one.canary,
                 f"{one.canary_share:.0%}" if one.canary else "",
+                one.shadow,
+                f"{one.shadow_share:.0%}" if one.shadow else "",
                 one.generation,
                 when(one.updated_at),
                 one.waiting,

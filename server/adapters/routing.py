@@ -103,6 +103,10 @@ class Router:
             if canary is not None and not await verify(canary):
                 log.error("canary %s is damaged; ending it", canary)
                 await self.end_canary(routing.alias, order)
+            shadow = self.current(routing.alias).shadow
+            if shadow is not None and not await verify(shadow):
+                log.error("shadow %s is damaged; ending it", shadow)
+                await self.set_shadow(shadow, 0.0, order)
 
     # --- reading ------------------------------------------------------------------------------------------
 
@@ -157,6 +161,21 @@ class Router:
 
         return await self._move((await self._record(adapter_id)).alias, "promote", adapter_id, plan, order)
 
+    async def set_shadow(self, adapter_id: str, share: float, order: Order) -> Routing:
+        """Let an adapter answer a share of the requests too, unseen; 0 ends it."""
+
+        def plan(connection: Connection, routing: Routing) -> Plan:
+            record = _require_adapter(connection, adapter_id)
+            if share > 0:
+                if record.state not in states.SHADOWABLE:
+                    raise BadRequest(
+                        f"An adapter that is {record.state.value} cannot be a shadow.", code="illegal_move"
+                    )
+                self._require_intact(adapter_id)
+            return moves.set_shadow(routing, adapter_id, share)
+
+        return await self._move((await self._record(adapter_id)).alias, "shadow", adapter_id, plan, order)
+
     async def end_canary(self, alias: str, order: Order) -> Routing:
         """Take the canary out of routing; it is `rolled_back`."""
         subject = self.current(alias).canary or alias
@@ -188,13 +207,19 @@ class Router:
         record = await self._record(adapter_id)
         if record.state is AdapterState.CANARY:
             return await self.end_canary(record.alias, order)
+        if self.current(record.alias).shadow == adapter_id:
+
+            def plan(_: Connection, routing: Routing) -> Plan:
+                return moves.reject_shadow(routing, adapter_id)
+
+            return await self._move(record.alias, "reject", adapter_id, plan, order)
         return await self._restate(record, AdapterState.REJECTED, "reject", order)
 
     async def quarantine(self, adapter_id: str, order: Order) -> Routing:
         """Never serve it again. What is routed is routed away from in the same move."""
         record = await self._record(adapter_id)
         routing = self.current(record.alias)
-        if adapter_id not in (routing.active, routing.canary, routing.previous):
+        if adapter_id not in (routing.active, routing.canary, routing.previous, routing.shadow):
             return await self._restate(record, AdapterState.QUARANTINED, "quarantine", order)
 
         def plan(connection: Connection, routing: Routing) -> Plan:
@@ -247,7 +272,7 @@ class Router:
 
         def run(connection: Connection) -> None:
             standing = _require_generation(connection, record.alias, expected)
-            if record.id in (standing.active, standing.canary):
+            if record.id in (standing.active, standing.canary, standing.shadow):
                 raise _stale()
             _change_state(connection, record.id, state, order.mover, now)
             detail = {"state": state.value, "reason": order.reason}

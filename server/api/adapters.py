@@ -13,13 +13,15 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Header, Query, Request
 from fastapi.responses import FileResponse, PlainTextResponse, Response
 
+from server.adapters import shadow_report
 from server.adapters.gate.report import markdown
 from server.adapters.restraint import Wait
 from server.adapters.routing import Order
 from server.adapters.uploads import Upload
 from server.api.deps import LearnerCaller, OperatorCaller, ServicesDep, json_body
-from server.errors import NotFound, UnsupportedMedia
+from server.errors import BadRequest, NotFound, UnsupportedMedia
 from server.services import Services
+from server.store import shadows
 from server.store.records import AdapterRecord, Routing
 from server.wire.adapters import (
     AdapterList,
@@ -119,13 +121,18 @@ async def get_report(
     """What was checked and decided, oldest first; `?format=markdown` for reading."""
     record = await services.registry.get(adapter)
     reports = await services.registry.reports(adapter)
+    active = services.router.current(record.alias).active
+    pairs = await services.database.read(lambda c: shadows.newest(c, adapter, active, shadow_report.MOST))
+    shadow = shadow_report.summarise(active, pairs)
     if report_format == "markdown":
-        return PlainTextResponse(markdown(record, reports), media_type="text/markdown")
+        page = markdown(record, reports) + (shadow_report.markdown(shadow) if shadow is not None else "")
+        return PlainTextResponse(page, media_type="text/markdown")
     run = services.rollout.evidence(record.alias)
     return AdapterReportReply(
         adapter=adapter,
         reports=[dataclasses.asdict(report) for report in reports],
         evidence=run.trial.summary() if run is not None and run.record.canary == adapter else None,
+        shadow=shadow,
     )
 
 
@@ -156,10 +163,11 @@ async def move_adapter(
     action: str,
     body: Annotated[MoveRequest, json_body(MoveRequest)],
 ) -> RoutingReply:
-    """`canary`, `promote`, `reject` or `quarantine`; answers with routing as it stands afterwards."""
+    """`canary`, `shadow`, `promote`, `reject` or `quarantine`; answers with routing as it stands afterwards."""
     order = Order(caller.key_id, reason=body.reason, expect_generation=body.expect_generation, force=body.force)
     moves: dict[str, Callable[[], Awaitable[Routing]]] = {
         "canary": lambda: _canary(services, adapter, body.share, order),
+        "shadow": lambda: _shadow(services, adapter, body.share, order),
         "promote": lambda: services.router.promote(adapter, order),
         "reject": lambda: services.router.reject(adapter, order),
         "quarantine": lambda: services.router.quarantine(adapter, order),
@@ -175,4 +183,12 @@ async def _canary(services: Services, adapter: str, share: float | None, order: 
     if share is None:
         alias = (await services.registry.get(adapter)).alias
         share = services.alias(alias).rollout.canary_share
+    if share <= 0:
+        raise BadRequest("A canary's share must be greater than 0; `reject` ends it.", param="share")
     return await services.router.start_canary(adapter, share, order)
+
+
+async def _shadow(services: Services, adapter: str, share: float | None, order: Order) -> Routing:
+    if share is None:
+        raise BadRequest("Name the share of the requests that the shadow answers; 0 ends it.", param="share")
+    return await services.router.set_shadow(adapter, share, order)
