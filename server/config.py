@@ -276,8 +276,6 @@ class RolloutConfig(Section):
     """How much higher the share of blocked answers may be."""
     errors_margin: float = Field(0.02, gt=0, lt=1)
     """How much higher the share of failed answers may be."""
-    rate_ratio: float = Field(1.25, ge=1)
-    """How many times as many of the users may meet a blocked or a failed answer before that is harm."""
     latency_ratio: float = Field(1.25, ge=1)
     """How many times as long a canary answer may take before it counts as slower."""
     latency_margin: float = Field(0.05, gt=0, lt=0.5)

@@ -5,7 +5,7 @@
 | thumbs | (1 - rating) / 2 of the first | a mean of at most the active one's | a mean higher by the margin |
 | rewards | minus the first reward | losing at most as often as winning | losing more often, by the margin |
 | latency | log of the first duration | the same, with a ratio allowed | the same, with a ratio allowed |
-| safety, errors | whether it happened in the first answer | odds of at most a ratio | a rate higher by the margin |
+| safety, errors | whether the first answer was | no more than its share of them | a rate higher by the margin |
 
 Rewards and durations have no bounds and no known scale, so a canary value is only ranked against the active ones that
 it was matched with: won, tied or lost. Rates are tiny, so their harm asks of each user to whom it ever happened
@@ -64,12 +64,12 @@ class Level:
 class Rate:
     """Something that should hardly ever happen: blocked and failed answers."""
 
-    def __init__(self, *, ratio: float, margin: float, share: float) -> None:
-        """`ratio`: times the active one's odds that are no harm yet; `margin`: the difference that is inferior."""
+    def __init__(self, *, margin: float, share: float) -> None:
+        """`margin`: the difference that is inferior. `share`: at 0 and at 1 one side is empty, and nothing shows."""
         self.matching = Matching(difference, share)
         self.margin = margin
-        odds = ratio * share / (1.0 - share) if share < 1.0 else 1.0
-        self.harm = Shares(odds / (1.0 + odds))
+        self._is_comparable = 0.0 < share < 1.0
+        self.harm = Shares(share if self._is_comparable else 0.5)
         self.non_inferiority = Bets(1.0 - margin)
         self.events = {True: 0, False: 0}
 
@@ -82,7 +82,8 @@ class Rate:
     def happened(self, is_canary: bool) -> None:
         """To a user for the first time, whatever the number of the answer."""
         self.events[is_canary] += 1
-        self.harm.bet(is_canary)
+        if self._is_comparable:
+            self.harm.bet(is_canary)
 
     def users_needed(self, evidence: float) -> int:
         """The same, where it never happens: only the boldest bet grows."""

@@ -69,7 +69,7 @@ class Trial:
     """One canary's run at one generation of routing. Fed in the order in which things were committed."""
 
     def __init__(self, generation: int, settings: RolloutConfig, share: float) -> None:
-        """`share`: the canary's share of the users, above 0."""
+        """`share`: the canary's share of the users."""
         self.generation = generation
         self.settings = settings
         self.share = share
@@ -86,8 +86,8 @@ class Trial:
             margin=settings.latency_margin,
             share=share,
         )
-        self.safety = Rate(ratio=settings.rate_ratio, margin=settings.safety_margin, share=share)
-        self.errors = Rate(ratio=settings.rate_ratio, margin=settings.errors_margin, share=share)
+        self.safety = Rate(margin=settings.safety_margin, share=share)
+        self.errors = Rate(margin=settings.errors_margin, share=share)
         self.metrics: dict[str, Level | Rate] = {
             "thumbs": self.thumbs,
             "rewards": self.rewards,

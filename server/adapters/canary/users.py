@@ -18,6 +18,9 @@ class Users:
         self._young: dict[str, int] = {}
         self._old: dict[str, int] = {}
 
+    def __len__(self) -> int:
+        return len(self._young) + len(self._old)
+
     def known(self, unit: str) -> int:
         """The metrics to which the unit has contributed, as bits."""
         found = self._young.get(unit)
