@@ -104,6 +104,27 @@ async def test_a_shadow_answers_unseen(app: App) -> None:
     assert "## Shadow of base: 1 answers to 1 users" in page.text
 
 
+async def test_a_request_is_kept_with_what_a_canary_is_judged_by(app: App) -> None:
+    """How long it took, and a reward that asks every scorer but those that read the policy's own mind."""
+    says(app, "", "")
+    reply = await chat(app, plumbline={"explain": True})
+    (shown,) = [one for one in reply["plumbline"]["explanation"]["candidates"] if one["probability"] == 1]
+    table = schema.groups
+    row = await app.services.database.read(lambda c: c.execute(select(table.c.reward, table.c.duration_s)).one())
+    assert row.reward == shown["scores"]["length"] != shown["total"]
+    assert 0 < row.duration_s < 10
+
+
+async def test_operators_see_what_is_waited_for(app: App) -> None:
+    """A gated adapter, and nobody to start it."""
+    adapter = await app.gated()
+    await until(lambda: app.services.rollout.waiting("default") is not None)
+    (routing,) = (await app.call("GET", "/v1/routing"))["data"]
+    assert routing["waiting"] == f"{adapter}: automatic is off: an operator decides"
+    value = app.services.metrics.registry.get_sample_value("plumbline_rollout_waiting", {"alias": "default"})
+    assert value == 1.0
+
+
 async def test_the_group_and_the_feed_know_nothing_of_it(app: App) -> None:
     """Not one candidate of the shadow is kept, so nothing of it is exported or learned from."""
     adapter = await start(app)
