@@ -161,7 +161,8 @@ def _shadow_lines(reply: ShadowReply | None) -> str | None:
         f"As a shadow of {reply.active}: {reply.answers} answers to {reply.users} users.",
         f"Reward against it: {_interval(reply.reward_difference)}. Blocked against it: "
         f"{_interval(reply.blocked_difference)}. Failed: {_interval(reply.failed_share)}.",
-        f"Mean duration: {_figure(reply.mean_duration_s)} s; its own: {_figure(reply.active_mean_duration_s)} s.",
+        f"Mean duration: {_figure(reply.mean_duration_s) or '?'} s; "
+        f"that of {reply.active}: {_figure(reply.active_mean_duration_s) or '?'} s.",
     ]
     return "\n".join(lines)
 
