@@ -56,7 +56,7 @@ FIRST_DELAY_S: Final = 0.25
 MAX_DELAY_S: Final = 8.0
 UPLOAD_PIECE_BYTES: Final = 8 * 1024 * 1024
 
-AdapterAction = Literal["canary", "promote", "reject", "quarantine"]
+AdapterAction = Literal["canary", "shadow", "promote", "reject", "quarantine"]
 Model = TypeVar("Model", bound=BaseModel)
 
 

@@ -162,6 +162,15 @@ class StoreConfig(Section):
     """Read-only database connections."""
 
 
+class ShadowConfig(Section):
+    """Answers of shadow adapters, of which nobody may notice anything."""
+
+    concurrent: int = Field(2, ge=1)
+    """Requests that shadows answer at once; further ones do without."""
+    busy_requests: int = Field(8, ge=1)
+    """With more chat requests in work or waiting, no shadow begins to answer."""
+
+
 class RuleConfig(Section):
     """One safety rule."""
 
@@ -383,6 +392,7 @@ class Config(BaseSettings):
     chat: ChatConfig = ChatConfig()
     engine: EngineConfig = EngineConfig()
     store: StoreConfig = StoreConfig()
+    shadow: ShadowConfig = ShadowConfig()
     aliases: tuple[AliasConfig, ...] = (AliasConfig(),)
     """Aliases served by this installation; the first is the default."""
     secret: SecretStr | None = None

@@ -45,6 +45,7 @@ from server.pipeline.judges import Judges, build_ensemble, build_judges
 from server.pipeline.media import MediaIntake
 from server.pipeline.pipeline import Pipeline
 from server.pipeline.sanitise import Sanitiser, special_tokens
+from server.pipeline.shadow import Shadows
 from server.retention import Retention
 from server.services import Services
 from server.store.blobs import BlobStore
@@ -218,6 +219,18 @@ class Installation:
         is_shared = bool(config.store.url.get_secret_value())
         promised_at = signer.promised_at if is_shared else None
         in_flight = InFlight(config.chat.feedback_wait_s, promised_at=promised_at, clock=time.time)
+        admission = Admission(concurrent=config.http.max_concurrent_requests, queued=config.http.max_queued_requests)
+        shadows = Shadows(
+            engine=engine,
+            database=database,
+            judges=judges,
+            routing=router.current,
+            metrics=metrics,
+            settings=config.shadow,
+            is_busy=lambda: admission.present > config.shadow.busy_requests,
+            timeout_s=config.chat.engine_timeout_s,
+        )
+        self._stack.push_async_callback(shadows.stop)
         services = Services(
             config=config,
             started_at=int(time.time()),
@@ -229,7 +242,7 @@ class Installation:
             router=router,
             lease=lease,
             rollout=rollout,
-            admission=Admission(concurrent=config.http.max_concurrent_requests, queued=config.http.max_queued_requests),
+            admission=admission,
             assembler=assembler,
             in_flight=in_flight,
             pipeline=Pipeline(
@@ -238,6 +251,7 @@ class Installation:
                 blobs=blobs,
                 judges=judges,
                 in_flight=in_flight,
+                shadows=shadows,
                 metrics=metrics,
                 base_digest=base_digest,
                 engine_timeout_s=config.chat.engine_timeout_s,

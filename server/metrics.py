@@ -78,6 +78,12 @@ class Metrics:
             ["alias"],
             registry=reg,
         )
+        self.shadows = Counter(
+            "plumbline_shadows_total",
+            "Requests drawn for a shadow, by what became of them.",
+            ["alias", "outcome"],  # answered | failed | dropped
+            registry=reg,
+        )
         self.adapter_moves = Counter(
             "plumbline_adapter_moves_total", "Adapter state changes.", ["alias", "state"], registry=reg
         )

@@ -16,7 +16,15 @@ from rich.tree import Tree
 
 from clients.cli.session import REFUSED, WRONG_ARGUMENTS, Session, command, fail, short_json, table, when
 from clients.client import AdapterAction
-from server.wire.adapters import AdapterReply, LineageReply, MoveRequest, RollbackRequest, RoutingReply
+from server.wire.adapters import (
+    AdapterReply,
+    IntervalReply,
+    LineageReply,
+    MoveRequest,
+    RollbackRequest,
+    RoutingReply,
+    ShadowReply,
+)
 
 AdapterArgument = Annotated[str, typer.Argument(metavar="ID", help="An adapter, as `plumbline adapters` lists it.")]
 PAGES: Final[dict[str, Literal["html", "markdown"]]] = {".html": "html", ".md": "markdown"}
@@ -31,7 +39,20 @@ ExpectOption = Annotated[
 
 def register(app: typer.Typer) -> None:
     """Add the commands to the tree."""
-    for function in (routing, adapters, report, lineage, promote, reject, quarantine, canary, rollback, audit, check):
+    for function in (
+        routing,
+        adapters,
+        report,
+        lineage,
+        promote,
+        reject,
+        quarantine,
+        canary,
+        shadow,
+        rollback,
+        audit,
+        check,
+    ):
         command(app)(function)
 
 
@@ -73,7 +94,7 @@ def report(
         reply = client.adapter_report(adapter)
     if out is not None:
         return _write(out, reply.model_dump_json(indent=2) + "\n")
-    return session.show(reply, lambda: report_table(reply.adapter, reply.reports))
+    return session.show(reply, lambda: report_table(reply.adapter, reply.reports, caption=_shadow_lines(reply.shadow)))
 
 
 def _write(out: Path, text: str) -> None:
@@ -128,6 +149,18 @@ def canary(
     _move(session, adapter, "canary", MoveRequest(expect_generation=expect, share=share, force=force, reason=reason))
 
 
+def shadow(
+    session: Session,
+    adapter: AdapterArgument,
+    *,
+    share: Annotated[float, typer.Option(min=0.0, max=1.0, help="Share of the requests; 0 ends it.")],
+    reason: ReasonOption = "",
+    expect: ExpectOption = None,
+) -> None:
+    """Let an adapter answer a share of the requests too, unseen; `report` compares."""
+    _move(session, adapter, "shadow", MoveRequest(expect_generation=expect, share=share, reason=reason))
+
+
 def rollback(
     session: Session,
     alias: Annotated[str | None, typer.Option(help="Which alias; needed where there are several.")] = None,
@@ -168,7 +201,7 @@ def check(session: Session) -> None:
         raise typer.Exit(REFUSED)
 
 
-def report_table(adapter: str, reports: list[dict[str, Any]]) -> Table:
+def report_table(adapter: str, reports: list[dict[str, Any]], caption: str | None = None) -> Table:
     """Every report of an adapter, oldest first, one line for each of its checks."""
     columns = ("report", "outcome", "check", "value", "95% interval", "margin", "n", "detail")
     rows: list[tuple[object, ...]] = []
@@ -176,7 +209,28 @@ def report_table(adapter: str, reports: list[dict[str, Any]]) -> Table:
         body = one.get("body") or {}
         rows.append((one.get("kind"), one.get("outcome"), "", "", "", "", "", body.get("reason")))
         rows += [_check_row(check) for check in body.get("checks", [])]
-    return table(columns, rows, title=adapter)
+    made = table(columns, rows, title=adapter)
+    made.caption = caption
+    return made
+
+
+def _shadow_lines(reply: ShadowReply | None) -> str | None:
+    if reply is None:
+        return None
+    lines = [
+        f"As a shadow of {reply.active}: {reply.answers} answers to {reply.users} users.",
+        f"Reward against it: {_interval(reply.reward_difference)}. Blocked against it: "
+        f"{_interval(reply.blocked_difference)}. Failed: {_interval(reply.failed_share)}.",
+        f"Mean duration: {_figure(reply.mean_duration_s) or '?'} s; "
+        f"that of {reply.active}: {_figure(reply.active_mean_duration_s) or '?'} s.",
+    ]
+    return "\n".join(lines)
+
+
+def _interval(reply: IntervalReply | None) -> str:
+    if reply is None:
+        return "nothing known"
+    return f"{_figure(reply.value)} ({_figure(reply.low) or '?'} to {_figure(reply.high) or '?'})"
 
 
 def _check_row(check: dict[str, Any]) -> tuple[object, ...]:
@@ -215,7 +269,7 @@ def _move(session: Session, adapter: str, action: AdapterAction, request: MoveRe
 
 
 def _routing_table(*rows: RoutingReply) -> Table:
-    columns = ("alias", "active", "previous", "canary", "share", "generation", "since", "waiting")
+    columns = ("alias", "active", "previous", "canary", "share", "shadow", "share", "generation", "since", "waiting")
     return table(
         columns,
         (
@@ -225,6 +279,8 @@ def _routing_table(*rows: RoutingReply) -> Table:
                 one.previous,
                 one.canary,
                 f"{one.canary_share:.0%}" if one.canary else "",
+                one.shadow,
+                f"{one.shadow_share:.0%}" if one.shadow else "",
                 one.generation,
                 when(one.updated_at),
                 one.waiting,

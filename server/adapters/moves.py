@@ -14,6 +14,8 @@ Decisions that the design leaves open:
 6. Ending a canary alone is the operator's `reject` of it.
 7. **Forgetting** takes several adapters out at once, routed or not: see `server.adapters.forgetting`. A canary that
    is none of them goes on, unless the active one is replaced (2).
+8. **At most one shadow**, beside whatever else runs. Setting it changes no state, and a canary's evidence goes on.
+   Whatever takes the adapter to a state in which it may not be a shadow ends it in the same move.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from server.adapters.states import SHADOWABLE
 from server.errors import BadRequest
 from server.store.records import AdapterRecord, AdapterState, Routing
 from server.wire.base import BASE
@@ -48,9 +51,9 @@ def fallbacks(routing: Routing, retired: Sequence[AdapterRecord], *, without: st
 
 def start_canary(routing: Routing, adapter: str, share: float) -> Plan:
     if routing.canary == adapter:  # only its share changes
-        return Plan(replace(routing, canary_share=share), ())
+        return _plan(replace(routing, canary_share=share))
     _require_no_canary(routing)
-    return Plan(replace(routing, canary=adapter, canary_share=share), ((adapter, AdapterState.CANARY),))
+    return _plan(replace(routing, canary=adapter, canary_share=share), (adapter, AdapterState.CANARY))
 
 
 def promote(routing: Routing, adapter: str) -> Plan:
@@ -59,14 +62,28 @@ def promote(routing: Routing, adapter: str) -> Plan:
     if routing.canary != adapter:
         _require_no_canary(routing)
     after = replace(routing, active=adapter, previous=routing.active, canary=None, canary_share=0.0)
-    return Plan(after, (*_change(routing.active, AdapterState.RETIRED), (adapter, AdapterState.ACTIVE)))
+    return _plan(after, *_change(routing.active, AdapterState.RETIRED), (adapter, AdapterState.ACTIVE))
 
 
 def end_canary(routing: Routing) -> Plan:
     if routing.canary is None:
         raise BadRequest("There is no canary.", code="illegal_move")
     after = replace(routing, canary=None, canary_share=0.0)
-    return Plan(after, ((routing.canary, AdapterState.ROLLED_BACK),))
+    return _plan(after, (routing.canary, AdapterState.ROLLED_BACK))
+
+
+def set_shadow(routing: Routing, adapter: str, share: float) -> Plan:
+    """Let the adapter answer a share of the requests unseen; 0 ends it."""
+    if share > 0 and routing.shadow not in (None, adapter):
+        raise BadRequest(f"{routing.shadow} is the shadow; end it first, with share 0.", code="shadow_running")
+    if share == 0 and routing.shadow != adapter:
+        raise BadRequest(f"{adapter} is not the shadow.", param="share", code="illegal_move")
+    return _plan(replace(routing, shadow=adapter if share else None, shadow_share=share))
+
+
+def reject_shadow(routing: Routing, adapter: str) -> Plan:
+    """Decline an adapter that routing names as its shadow alone."""
+    return _plan(routing, (adapter, AdapterState.REJECTED))
 
 
 def roll_back(routing: Routing, targets: Sequence[str]) -> Plan:
@@ -84,7 +101,7 @@ def undo(routing: Routing, *, replaced: str, target: str) -> Plan:
         raise BadRequest("Routing moved since the last rollback: nothing to undo.", code="illegal_move")
     after = replace(routing, active=replaced, previous=target, canary=None, canary_share=0.0)
     states = (*_change(routing.canary, AdapterState.ROLLED_BACK), *_change(target, AdapterState.RETIRED))
-    return Plan(after, (*states, (replaced, AdapterState.ACTIVE)))
+    return _plan(after, *states, (replaced, AdapterState.ACTIVE))
 
 
 def quarantine(routing: Routing, adapter: str, targets: Sequence[str]) -> Plan | None:
@@ -93,10 +110,13 @@ def quarantine(routing: Routing, adapter: str, targets: Sequence[str]) -> Plan |
         return _leave_active(routing, targets, AdapterState.QUARANTINED)
     if adapter == routing.canary:
         after = replace(routing, canary=None, canary_share=0.0)
-        return Plan(after, ((adapter, AdapterState.QUARANTINED),))
+        return _plan(after, (adapter, AdapterState.QUARANTINED))
     if adapter == routing.previous:
         left = [one for one in targets if one not in (adapter, routing.active)]
-        return Plan(replace(routing, previous=left[0] if left else None), ((adapter, AdapterState.QUARANTINED),))
+        after = replace(routing, previous=left[0] if left else None)
+        return _plan(after, (adapter, AdapterState.QUARANTINED))
+    if adapter == routing.shadow:
+        return _plan(routing, (adapter, AdapterState.QUARANTINED))
     return None
 
 
@@ -115,14 +135,20 @@ def forget(routing: Routing, out: Collection[str], active: str, targets: Sequenc
         left = [one for one in targets if one not in out and one != active]
         previous = left[0] if left and active != BASE else None
     share = routing.canary_share if canary is not None else 0.0
-    return Plan(replace(routing, active=active, previous=previous, canary=canary, canary_share=share), states)
+    return _plan(replace(routing, active=active, previous=previous, canary=canary, canary_share=share), *states)
 
 
 def _leave_active(routing: Routing, targets: Sequence[str], state: AdapterState) -> Plan:
     target, *rest = targets
     after = replace(routing, active=target, previous=rest[0] if rest else None, canary=None, canary_share=0.0)
     canary = _change(routing.canary, AdapterState.ROLLED_BACK)
-    return Plan(after, (*canary, (routing.active, state), *_change(target, AdapterState.ACTIVE)))
+    return _plan(after, *canary, (routing.active, state), *_change(target, AdapterState.ACTIVE))
+
+
+def _plan(after: Routing, *states: tuple[str, AdapterState]) -> Plan:
+    if any(adapter == after.shadow and state not in SHADOWABLE for adapter, state in states):
+        after = replace(after, shadow=None, shadow_share=0.0)
+    return Plan(after, states)
 
 
 def _change(adapter: str | None, state: AdapterState) -> tuple[tuple[str, AdapterState], ...]:

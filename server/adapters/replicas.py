@@ -33,7 +33,9 @@ WAY_BACK_WAIT_S = 2.0
 
 def routed(routing: Routing) -> set[str]:
     """The adapters that a routing row names: what has to be resident."""
-    return {one for one in (routing.active, routing.canary, routing.previous) if one not in (None, BASE)}
+    return {
+        one for one in (routing.active, routing.canary, routing.previous, routing.shadow) if one not in (None, BASE)
+    }
 
 
 class ReplicaProber:

@@ -34,7 +34,7 @@ from server.adapters.registry import AdapterRegistry
 from server.adapters.repeating import repeat
 from server.adapters.restraint import HARM_SHOWN, Wait
 from server.adapters.routing import Order, Router
-from server.adapters.states import Mover
+from server.adapters.states import SHADOWABLE, Mover
 from server.config import AliasConfig
 from server.engine.port import Engine
 from server.store import audit
@@ -132,6 +132,7 @@ class Rollout:
         return min([self._idle_s, *waits])
 
     async def _conduct_alias(self, alias: AliasConfig) -> float:
+        await self._end_stale_shadow(alias.name)
         routing, wait = self._router.current(alias.name), None
         if routing.canary is not None:
             wait = await self._decide(alias, routing)
@@ -139,11 +140,18 @@ class Rollout:
             wait = await self._next_canary(alias)
         self._tell(alias.name, wait)
         pauses = [self._idle_s]
-        if self._router.current(alias.name).canary is not None:
+        routing = self._router.current(alias.name)
+        if routing.canary is not None or routing.shadow is not None:
             pauses.append(alias.rollout.poll_s)
         if wait is not None and wait.until is not None:
             pauses.append(max(wait.until - self._clock(), self._retry_s))
         return min(pauses)
+
+    async def _end_stale_shadow(self, alias: str) -> None:
+        """An adapter that was declined outside of routing (superseded, stale) is no shadow any more."""
+        shadow = self._router.current(alias).shadow
+        if shadow is not None and (await self._registry.get(shadow)).state not in SHADOWABLE:
+            await self._router.set_shadow(shadow, 0.0, Order(ACTOR, Mover.SERVER, "it was declined"))
 
     async def _decide(self, alias: AliasConfig, routing: Routing) -> Wait | None:
         """End, promote or keep the canary that runs."""

@@ -133,6 +133,10 @@ class Router:
             if canary is not None and not await self._verify(canary):
                 log.error("canary %s is damaged; ending it", canary)
                 await self.end_canary(routing.alias, order)
+            shadow = self.current(routing.alias).shadow
+            if shadow is not None and not await self._verify(shadow):
+                log.error("shadow %s is damaged; ending it", shadow)
+                await self.set_shadow(shadow, 0.0, order)
 
     # --- reading ------------------------------------------------------------------------------------------
 
@@ -191,6 +195,23 @@ class Router:
 
         return await self._move_to(adapter_id, "promote", plan, order)
 
+    async def set_shadow(self, adapter_id: str, share: float, order: Order) -> Routing:
+        """Let an adapter answer a share of the requests too, unseen; 0 ends it."""
+
+        def plan(connection: Connection, routing: Routing) -> Plan:
+            record = _require_adapter(connection, adapter_id)
+            if share > 0:
+                if record.state not in states.SHADOWABLE:
+                    raise BadRequest(
+                        f"An adapter that is {record.state.value} cannot be a shadow.", code="illegal_move"
+                    )
+                self._require_intact(adapter_id)
+            return moves.set_shadow(routing, adapter_id, share)
+
+        if share > 0:
+            return await self._move_to(adapter_id, "shadow", plan, order)
+        return await self._move((await self._record(adapter_id)).alias, "shadow", adapter_id, plan, order)
+
     async def end_canary(self, alias: str, order: Order) -> Routing:
         """Take the canary out of routing; it is `rolled_back`."""
         subject = self.current(alias).canary or alias
@@ -225,12 +246,18 @@ class Router:
         record = await self._record(adapter_id)
         if record.state is AdapterState.CANARY:
 
-            def plan(connection: Connection, routing: Routing) -> Plan:
+            def end(connection: Connection, routing: Routing) -> Plan:
                 if routing.canary != adapter_id:  # another one may run by now, and nobody meant that
                     raise _stale()
                 return moves.end_canary(routing)
 
-            return await self._move(record.alias, "end_canary", adapter_id, plan, order)
+            return await self._move(record.alias, "end_canary", adapter_id, end, order)
+        if self.current(record.alias).shadow == adapter_id:
+
+            def decline(_: Connection, routing: Routing) -> Plan:
+                return moves.reject_shadow(routing, adapter_id)
+
+            return await self._move(record.alias, "reject", adapter_id, decline, order)
         return await self._restate(record, AdapterState.REJECTED, "reject", order)
 
     async def quarantine(self, adapter_id: str, order: Order) -> tuple[Routing, int]:
@@ -253,7 +280,7 @@ class Router:
                 raise _stale()
             return replace(planned, note=set_aside(connection))
 
-        if adapter_id in (routing.active, routing.canary, routing.previous):
+        if adapter_id in (routing.active, routing.canary, routing.previous, routing.shadow):
             async with self._moving_to(routing.previous if adapter_id == routing.active else None, True):
                 return await self._move(record.alias, "quarantine", adapter_id, plan, order), changed
         return await self._restate(record, AdapterState.QUARANTINED, "quarantine", order, set_aside), changed
@@ -359,7 +386,7 @@ class Router:
             standing = _require_generation(connection, record.alias, expected)
             states.require_move(record.state, state, order.mover)
             is_way_back = record.id == standing.previous and state is AdapterState.QUARANTINED
-            if record.id in (standing.active, standing.canary) or is_way_back:
+            if record.id in (standing.active, standing.canary, standing.shadow) or is_way_back:
                 raise _stale()  # routing moved between the look and now
             _change_state(connection, record.id, state, order.mover, now)
             detail = {"state": state.value, "reason": order.reason, **also(connection)}

@@ -46,6 +46,9 @@ TRANSITIONS: dict[tuple[S, S], frozenset[Mover]] = {
 SERVABLE = frozenset({S.VERIFIED, S.GATED, S.CANARY, S.ACTIVE, S.EPHEMERAL})
 """States in which operators and the learner may ask for an adapter by its id. Apps never may."""
 
+SHADOWABLE = frozenset({S.VERIFIED, S.GATED, S.CANARY})
+"""States in which an adapter may be a shadow: probed, and not served to everybody already."""
+
 
 def can_move(before: S, after: S, mover: Mover) -> bool:
     return mover in TRANSITIONS.get((before, after), frozenset())

@@ -13,15 +13,16 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Header, Query, Request
 from fastapi.responses import FileResponse, HTMLResponse, PlainTextResponse, Response
 
+from server.adapters import shadow_report
 from server.adapters.report import content, html, markdown
 from server.adapters.report.content import Page
 from server.adapters.restraint import Wait
 from server.adapters.routing import Order
 from server.adapters.uploads import Upload
 from server.api.deps import LearnerCaller, OperatorCaller, ServicesDep, json_body
-from server.errors import NotFound, UnsupportedMedia
+from server.errors import BadRequest, NotFound, UnsupportedMedia
 from server.services import Services
-from server.store import audit
+from server.store import audit, shadows
 from server.store.records import AdapterRecord, Report, Routing
 from server.wire.adapters import (
     AdapterList,
@@ -32,6 +33,7 @@ from server.wire.adapters import (
     MoveReply,
     MoveRequest,
     RoutingReply,
+    ShadowReply,
     UploadReply,
 )
 
@@ -137,6 +139,7 @@ async def get_report(
             adapter=adapter,
             reports=[dataclasses.asdict(report) for report in reports],
             evidence=_evidence(services, record),
+            shadow=await _shadow_report(services, record),
         )
     page = await _page(services, record, reports)
     if report_format == "markdown":
@@ -149,13 +152,21 @@ async def _page(services: Services, record: AdapterRecord, reports: Sequence[Rep
     known = {one.id: one for one in await services.registry.find(alias=record.alias)}
     told = await services.database.read(lambda c: audit.about_adapter(c, record.id, MAX_MOVES))
     history = [entry for entry in told if content.concerns(record.id, entry)]
-    return content.page(record, reports, history, known, evidence=_evidence(services, record))
+    evidence, shadow = _evidence(services, record), await _shadow_report(services, record)
+    return content.page(record, reports, history, known, evidence=evidence, shadow=shadow)
 
 
 def _evidence(services: Services, record: AdapterRecord) -> dict[str, Any] | None:
     """What is known of the adapter as the canary that runs."""
     run = services.rollout.evidence(record.alias)
     return run.trial.summary() if run is not None and run.record.canary == record.id else None
+
+
+async def _shadow_report(services: Services, record: AdapterRecord) -> ShadowReply | None:
+    """What its answers were worth beside those of the adapter that is active now."""
+    active = services.router.current(record.alias).active
+    pairs = await services.database.read(lambda c: shadows.newest(c, record.id, active, shadow_report.MOST))
+    return shadow_report.summarise(active, pairs)
 
 
 @router.get("/v1/adapters/{adapter}/lineage")
@@ -185,10 +196,11 @@ async def move_adapter(
     action: str,
     body: Annotated[MoveRequest, json_body(MoveRequest)],
 ) -> MoveReply:
-    """`canary`, `promote`, `reject` or `quarantine`; answers with routing as it stands afterwards."""
+    """`canary`, `shadow`, `promote`, `reject` or `quarantine`; answers with routing as it stands afterwards."""
     order = Order(caller.key_id, reason=body.reason, expect_generation=body.expect_generation, force=body.force)
     moves: dict[str, Callable[[], Awaitable[Routing]]] = {
         "canary": lambda: _canary(services, adapter, body.share, order),
+        "shadow": lambda: _shadow(services, adapter, body.share, order),
         "promote": lambda: services.router.promote(adapter, order),
         "reject": lambda: services.router.reject(adapter, order),
     }
@@ -207,4 +219,12 @@ async def _canary(services: Services, adapter: str, share: float | None, order: 
     if share is None:
         alias = (await services.registry.get(adapter)).alias
         share = services.alias(alias).rollout.canary_share
+    if share <= 0:
+        raise BadRequest("A canary's share must be greater than 0; `reject` ends it.", param="share")
     return await services.router.start_canary(adapter, share, order)
+
+
+async def _shadow(services: Services, adapter: str, share: float | None, order: Order) -> Routing:
+    if share is None:
+        raise BadRequest("Name the share of the requests that the shadow answers; 0 ends it.", param="share")
+    return await services.router.set_shadow(adapter, share, order)

@@ -38,6 +38,14 @@ class Judges:
         )
         return judgements, degraded
 
+    async def reward_of(self, prompt: Prompt, judgement: Judgement) -> float | None:
+        """`reward`, also of an answer that nothing had to be chosen from: that is scored now."""
+        if judgement.scores:
+            return self.reward(judgement)
+        others = Ensemble(tuple(one for one in self.ensemble.members if not isinstance(one.scorer, OWN_OPINION)))
+        scored, _ = await others.score(prompt, [judgement.candidate])
+        return others.value(scored[0].scores)
+
     def reward(self, judgement: Judgement) -> float | None:
         """What the ensemble finds of an answer, by scorers that do not ask the policy itself. Adapters are compared by
         it. None where nothing was scored, or one of these scorers failed.

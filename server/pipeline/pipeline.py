@@ -25,6 +25,7 @@ from server.inflight import InFlight
 from server.metrics import Metrics
 from server.pipeline.judges import Judges
 from server.pipeline.recording import build_record, store_groups, teaches_at_once
+from server.pipeline.shadow import Shadows
 from server.pipeline.task import ChatTask, Outcome
 from server.store.blobs import BlobStore
 from server.store.database import Database
@@ -50,6 +51,7 @@ class Pipeline:
         blobs: BlobStore,
         judges: Mapping[str, Judges],
         in_flight: InFlight,
+        shadows: Shadows,
         metrics: Metrics,
         base_digest: str,
         engine_timeout_s: float,
@@ -60,6 +62,7 @@ class Pipeline:
         self._blobs = blobs
         self._judges = judges
         self._in_flight = in_flight
+        self._shadows = shadows
         self._metrics = metrics
         self._base_digest = base_digest
         self._timeout_s = engine_timeout_s
@@ -71,7 +74,9 @@ class Pipeline:
         with self._in_flight.hold(task.tenant, task.completion_id):
             async with self._kept_on_failure(task):
                 outcome = await self._answer(task)
-            return outcome, await self._commit(task, outcome)
+            record = await self._commit(task, outcome)
+        self._shadows.offer(task, outcome)
+        return outcome, record
 
     async def stream(self, task: ChatTask) -> AsyncGenerator[str | tuple[Outcome, GroupRecord]]:
         """One candidate (`best_of` 1), piece by piece as rules allow; the last item is the committed outcome.
@@ -98,6 +103,7 @@ class Pipeline:
                 if outcome.shown and (rest := parts.release(hold_back=0)):
                     yield rest
         yield outcome, await self._commit(task, outcome)
+        self._shadows.offer(task, outcome)
 
     async def _answer(self, task: ChatTask) -> Outcome:
         if self._refuses_input(task):

@@ -12,6 +12,7 @@
     adapters    adapters, their moves, reports and what they learned from
     routing     one row per alias, compare-and-swap
     evidence    what came in since a canary began, in the order of the commits
+    shadows     what shadows' answers were worth
     leases      who may train an alias
     audit       who changed what
     blobs       images by content: the port, on the local disk or in the shared store

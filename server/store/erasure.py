@@ -101,6 +101,7 @@ def _clear(connection: Connection, group_ids: Sequence[str], state: GroupState, 
     groups, signals, shown = schema.groups, schema.signals, schema.group_media
     count = connection.execute(delete(signals).where(signals.c.group_id.in_(group_ids))).rowcount
     connection.execute(delete(schema.candidates).where(schema.candidates.c.group_id.in_(group_ids)))
+    connection.execute(delete(schema.shadows).where(schema.shadows.c.group_id.in_(group_ids)))
     gone = delete(shown).where(shown.c.group_id.in_(group_ids)).returning(shown.c.sha256)
     images = sorted(set(connection.execute(gone).scalars()))
     connection.execute(update(groups).where(groups.c.id.in_(group_ids)).values(state=state, **EMPTY))

@@ -60,6 +60,7 @@ def tombstones_with_content(connection: Connection) -> list[str]:
         (schema.candidates, "candidates"),
         (schema.signals, "signals"),
         (schema.group_media, "images"),
+        (schema.shadows, "a shadow's answer"),
     ):
         query = select(groups.c.id).where(
             is_gone, select(table.c.group_id).where(table.c.group_id == groups.c.id).exists()
@@ -159,6 +160,8 @@ def misrouted(connection: Connection) -> list[str]:
         wanted = {
             "active": (row["active"], {AdapterState.ACTIVE}),
             "canary": (row["canary"], {AdapterState.CANARY}),
+            # One that is declined stays for the moment until the server has looked again.
+            "shadow": (row["shadow"], set(AdapterState) - {AdapterState.EPHEMERAL, AdapterState.STAGED}),
             "previous": (row["previous"], set(AdapterState) - {AdapterState.EPHEMERAL, AdapterState.STAGED}),
         }
         for place, (adapter, allowed) in wanted.items():

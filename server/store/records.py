@@ -183,8 +183,25 @@ class Routing:
     previous: str | None = None
     canary: str | None = None
     canary_share: float = 0.0
+    shadow: str | None = None
+    shadow_share: float = 0.0
     generation: int = 0
     updated_at: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class ShadowRecord:
+    """What a shadow's answer to a request was worth, beside the answer that was shown."""
+
+    group_id: str
+    adapter: str
+    is_blocked: bool
+    """At least one of its candidates was."""
+    has_failed: bool
+    reward: float | None
+    active_reward: float | None
+    duration_s: float
+    created_at: float
 
 
 @dataclass(frozen=True, slots=True)

@@ -217,6 +217,8 @@ routing = Table(
     Column("previous", Text),
     Column("canary", Text),
     Column("canary_share", Float, nullable=False),
+    Column("shadow", Text),  # answers a share of the requests too, and nobody sees it
+    Column("shadow_share", Float, nullable=False),
     Column("generation", Integer, nullable=False),
     Column("updated_at", Float, nullable=False),
 )
@@ -232,6 +234,20 @@ trials = Table(  # the evidence of a canary's run: who is compared since when, a
     Column("started_at", Float, nullable=False),
     Column("after_group", BigInteger, nullable=False),  # the newest seq of groups and of signals before it
     Column("after_signal", BigInteger, nullable=False),
+)
+
+shadows = Table(  # what a shadow's answer to a request was worth; its text is not kept
+    "shadows",
+    metadata,
+    Column("group_id", Text, ForeignKey("groups.id"), primary_key=True),
+    Column("adapter", Text, primary_key=True),
+    Column("is_blocked", Boolean, nullable=False),
+    Column("has_failed", Boolean, nullable=False),
+    Column("reward", Float),
+    Column("active_reward", Float),  # of the answer that was shown
+    Column("duration_s", Float, nullable=False),
+    Column("created_at", Float, nullable=False),
+    Index(None, "adapter", "created_at"),
 )
 
 leases = Table(

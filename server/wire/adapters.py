@@ -96,11 +96,37 @@ class CheckReply(Reply):
     detail: str = ""
 
 
+class IntervalReply(Reply):
+    """An estimate and its 95% bounds; None where so few say nothing."""
+
+    value: float
+    low: float | None
+    high: float | None
+    count: int
+
+
+class ShadowReply(Reply):
+    """What the adapter's unseen answers say, beside the active adapter's to the same questions."""
+
+    active: str
+    answers: int
+    users: int
+    reward_difference: IntervalReply | None
+    """Shadow minus active, each user once; None where no scorer but the policy's own said anything."""
+    blocked_share: float | None
+    active_blocked_share: float | None
+    blocked_difference: IntervalReply | None
+    failed_share: IntervalReply | None
+    mean_duration_s: float | None
+    active_mean_duration_s: float | None
+
+
 class AdapterReportReply(Reply):
     adapter: str
     reports: list[dict[str, Any]]
     evidence: dict[str, Any] | None = None
     """What came in so far, while the adapter is the canary."""
+    shadow: ShadowReply | None = None
 
 
 class LineageReply(Reply):
@@ -113,8 +139,8 @@ class MoveRequest(Wire):
     """An operator's move. `expect_generation`: refuse (412) unless routing still stands there."""
 
     expect_generation: int | None = Field(None, ge=0)
-    share: float | None = Field(None, gt=0, le=1)
-    """Canary only."""
+    share: float | None = Field(None, ge=0, le=1)
+    """Canary and shadow only. Of a shadow 0 ends it."""
     force: bool = False
     """Bring a rejected adapter to canary all the same; audited."""
     reason: Comment = ""
@@ -134,6 +160,8 @@ class RoutingReply(Reply):
     previous: str | None
     canary: str | None
     canary_share: float
+    shadow: str | None = None
+    shadow_share: float = 0.0
     generation: int
     updated_at: float
     waiting: str | None = None

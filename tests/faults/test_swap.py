@@ -20,6 +20,7 @@ import pytest
 from reward.types import Prompt
 from server import faults
 from server.config import Config, load_config
+from server.engine.health import EngineState
 from server.integrity import check_state
 from tests.api.conftest import CHAT, Stack, assert_openai_error
 from tests.faults.service import Ledger, Service, running, talk
@@ -68,14 +69,14 @@ async def test_the_engine_dies_while_an_adapter_is_examined(tmp_path: Path, at: 
         assert (await routing(stack.client))["active"] == first
         stack.engine.ready = True
         assert await serves(stack.client, told, 2) == second
-        await until(lambda: stack.services.supervisor.state == "ready")
+        await until(lambda: stack.services.engine.state is EngineState.READY)
         answer = await ask(stack)
         assert answer.json()["plumbline"]["adapter"] == second
         assert await is_sound(stack)
 
 
 async def test_the_engine_dies_in_the_moment_of_a_move(tmp_path: Path) -> None:
-    """Routing is moved all the same, and back: the way back needs no engine. No answer names an old generation."""
+    """The way back needs no engine; the way forward waits for one. No answer names an old generation."""
     async with running(config_for(tmp_path)) as stack:
         told = Told()
         first = await serves(stack.client, told, 1)
@@ -87,9 +88,11 @@ async def test_the_engine_dies_in_the_moment_of_a_move(tmp_path: Path) -> None:
             moved = await moving
         assert (moved["active"], moved["generation"]) == ("base", 3)
         assert_openai_error(await ask(stack), 503, "engine_unavailable")
-        await call(stack.client, "POST", "/v1/rollback/undo", json={})
+        await until(lambda: stack.services.engine.state is not EngineState.READY)
+        assert_openai_error(await stack.client.post("/v1/rollback/undo", json={}), 503, "quorum_missing")
         stack.engine.ready = True
-        await until(lambda: stack.services.supervisor.state == "ready")
+        await until(lambda: stack.services.engine.state is EngineState.READY)
+        await call(stack.client, "POST", "/v1/rollback/undo", json={})
         answer = (await ask(stack)).json()["plumbline"]
         assert (answer["adapter"], answer["generation"]) == (first, 4)
         assert await is_sound(stack)

@@ -69,6 +69,17 @@ async def test_weights_and_disagreement() -> None:
     assert [one.disagreement for one in scored] == [1.0, 0.0]
 
 
+async def test_a_value_without_some_kinds_of_scorers() -> None:
+    """What the others said, weighted; nothing where one of them is missing or none is left."""
+    ensemble = Ensemble((Member(LogprobScorer()), Member(Scripted(lambda: [1.0, None]), weight=2.0)))
+    scored, _ = await ensemble.score(PROMPT, TWO)
+    assert ensemble.value(scored[0].scores, without=(LogprobScorer,)) == 2.0
+    assert ensemble.value(scored[0].scores) == scored[0].total
+    assert ensemble.value(scored[1].scores, without=(LogprobScorer,)) is None
+    assert ensemble.value(scored[0].scores, without=(LogprobScorer, Scripted)) is None
+    assert ensemble.value((), without=()) is None
+
+
 async def test_logprob_is_the_mean_per_token() -> None:
     """Long answers are not punished for being long."""
     assert await LogprobScorer().score(PROMPT, [candidate(0, logprobs=(-1.0, -3.0))]) == [-2.0]

@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from server.adapters import lineage
 from server.adapters.report import svg
 from server.store.records import AdapterRecord, Report
-from server.wire.adapters import CheckReply
+from server.wire.adapters import CheckReply, IntervalReply, ShadowReply
 from server.wire.base import BASE
 from server.wire.operate import AuditEntry
 
@@ -61,10 +61,15 @@ def page(
     known: Mapping[str, AdapterRecord],
     *,
     evidence: Mapping[str, Any] | None = None,
+    shadow: ShadowReply | None = None,
 ) -> Page:
-    """`history`: oldest first. `known`: the alias's adapters. `evidence`: of the running canary, if it is this one."""
+    """`history`: oldest first. `known`: the alias's adapters. `evidence`: of the running canary, if it is this one.
+    `shadow`: what its unseen answers were worth, if there are any.
+    """
     sections = [_history(adapter.id, history)]
     sections += [_report(one) for one in reversed(reports)]  # what decided it comes first
+    if shadow is not None:
+        sections.insert(1, _shadow(shadow))
     if evidence is not None:
         sections.insert(1, figures_section("canary: running", evidence))
     sections.append(_lineage(adapter, known))
@@ -117,6 +122,26 @@ def figures_section(title: str, body: Mapping[str, Any]) -> Section:
         plot_title="; ".join([*(one.name for one in shown), *curves]),
         folded=_table(rest),
     )
+
+
+def _shadow(reply: ShadowReply) -> Section:
+    rows = (
+        ("reward, against it", *_interval(reply.reward_difference)),
+        ("blocked candidates, against it", *_interval(reply.blocked_difference)),
+        ("blocked", svg.number(reply.blocked_share), "-", "-"),
+        ("blocked, of the active one", svg.number(reply.active_blocked_share), "-", "-"),
+        ("failed", *_interval(reply.failed_share)),
+        ("mean duration, s", svg.number(reply.mean_duration_s), "-", "-"),
+        ("mean duration of the active one, s", svg.number(reply.active_mean_duration_s), "-", "-"),
+    )
+    title = f"shadow of {reply.active}: {reply.answers} answers to {reply.users} users"
+    return Section(title, table=Table(("", "value", "95% interval", "n"), rows))
+
+
+def _interval(reply: IntervalReply | None) -> tuple[str, str, str]:
+    if reply is None:
+        return "-", "-", "-"
+    return svg.number(reply.value), f"{svg.number(reply.low)} to {svg.number(reply.high)}", str(reply.count)
 
 
 def _checks(found: Any) -> list[CheckReply]:

@@ -157,6 +157,27 @@ def test_a_move_carries_its_options() -> None:
     assert server.requests[-1].headers["authorization"] == "Bearer secret"
 
 
+def test_a_shadow_is_set_and_compared() -> None:
+    """With its share, which may be 0; the report says what came of it, also where so few answers say little."""
+    routing = {**ROUTING, "shadow": "a-3", "shadow_share": 0.1, "waiting": "max_moves_per_hour is reached"}
+    server = Server({"POST /v1/adapters/a-3/shadow": routing})
+    result = server.run("shadow", "a-3", "--share", "0")
+    assert result.exit_code == 0, result.output
+    assert server.body == {"share": 0.0, "expect_generation": None, "reason": ""}
+    assert "10%" in result.stdout
+
+    difference = {"value": 0.25, "low": None, "high": None, "count": 1}
+    shadow = {
+        "active": "a-2", "answers": 1, "users": 1, "reward_difference": difference, "blocked_share": 0.0,
+        "active_blocked_share": 0.0, "blocked_difference": None, "failed_share": None, "mean_duration_s": 1.5,
+        "active_mean_duration_s": None,
+    }  # fmt: skip
+    answer = {"adapter": "a-3", "reports": [REPORT], "shadow": shadow}
+    shown = " ".join(Server({"GET /v1/adapters/a-3/report": answer}).run("report", "a-3").stdout.split())
+    assert "As a shadow of a-2: 1 answers to 1 users." in shown
+    assert "0.250 (? to ?)" in shown and "nothing known" in shown
+
+
 def test_feedback_is_sent_as_the_wire_has_it() -> None:
     """A thumb with its user; the reply says whether it can be trained on."""
     server = Server({"POST /v1/feedback": {"id": "sig-1", "completion_id": "cmpl-1", "trainable": False}})
@@ -219,6 +240,7 @@ COMMANDS = [
     "promote",
     "reject",
     "canary",
+    "shadow",
     "quarantine",
     "rollback",
     "audit",

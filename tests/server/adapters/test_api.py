@@ -66,14 +66,23 @@ class App:
         return adapter
 
 
-async def open_app(directory: Path, *, store: dict[str, Any] | None = None, **http: Any) -> tuple[Installation, App]:
-    engine = FakeEngine(base_model="some/model", adapters_dir=directory / "adapters")
+async def open_app(
+    directory: Path,
+    *,
+    alias: dict[str, Any] | None = None,
+    shadow: dict[str, Any] | None = None,
+    store: dict[str, Any] | None = None,
+    engine_type: type[FakeEngine] = FakeEngine,
+    **http: Any,
+) -> tuple[Installation, App]:
+    engine = engine_type(base_model="some/model", adapters_dir=directory / "adapters")
     config = Config.model_validate(
         {
             "http": HttpConfig(metrics_port=0, **http),
             "engine": {"model": "some/model"},
             "store": StoreConfig(directory=directory, **(store or {})),
-            "aliases": (AliasConfig(rollout=RolloutConfig(automatic=False)),),
+            "aliases": (AliasConfig(rollout=RolloutConfig(automatic=False), **(alias or {})),),
+            "shadow": shadow or {},
         }
     )
 

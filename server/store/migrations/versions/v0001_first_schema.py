@@ -181,6 +181,8 @@ def upgrade() -> None:
         sa.Column("previous", sa.Text(), nullable=True),
         sa.Column("canary", sa.Text(), nullable=True),
         sa.Column("canary_share", sa.Float(), nullable=False),
+        sa.Column("shadow", sa.Text(), nullable=True),
+        sa.Column("shadow_share", sa.Float(), nullable=False),
         sa.Column("generation", sa.Integer(), nullable=False),
         sa.Column("updated_at", sa.Float(), nullable=False),
         sa.PrimaryKeyConstraint("alias", name=op.f("pk_routing")),
@@ -242,6 +244,22 @@ def upgrade() -> None:
     )
     with op.batch_alter_table("group_media", schema=None) as batch_op:
         batch_op.create_index(batch_op.f("ix_group_media_sha256"), ["sha256"], unique=False)
+
+    op.create_table(
+        "shadows",
+        sa.Column("group_id", sa.Text(), nullable=False),
+        sa.Column("adapter", sa.Text(), nullable=False),
+        sa.Column("is_blocked", sa.Boolean(), nullable=False),
+        sa.Column("has_failed", sa.Boolean(), nullable=False),
+        sa.Column("reward", sa.Float(), nullable=True),
+        sa.Column("active_reward", sa.Float(), nullable=True),
+        sa.Column("duration_s", sa.Float(), nullable=False),
+        sa.Column("created_at", sa.Float(), nullable=False),
+        sa.ForeignKeyConstraint(["group_id"], ["groups.id"], name=op.f("fk_shadows_group_id")),
+        sa.PrimaryKeyConstraint("group_id", "adapter", name=op.f("pk_shadows")),
+    )
+    with op.batch_alter_table("shadows", schema=None) as batch_op:
+        batch_op.create_index(batch_op.f("ix_shadows_adapter_created_at"), ["adapter", "created_at"], unique=False)
 
     op.create_table(
         "signals",
