@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import fcntl
 import hashlib
+import logging
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -56,6 +57,8 @@ from server.store.remote import RemoteFiles
 from server.tokens import Signer, load_secret
 from server.wire.chat import ChatMessage
 from server.wire.identity import directory_digest
+
+log = logging.getLogger(__name__)
 
 Connect = Callable[[Config], Sequence[tuple[Replica, EngineSupervisor]]]
 """How an installation gets its engine replicas."""
@@ -152,6 +155,9 @@ class Installation:
         self._stack.push_async_callback(database.close)
         await start_database(database)
         remote, blobs = await open_files(config)
+        is_shared = bool(config.store.url.get_secret_value())
+        if is_shared and not config.secret:
+            log.warning("store.url without secret: other servers on this database will refuse this one's tokens")
         secret = config.secret.get_secret_value().encode() if config.secret else load_secret(directory)
 
         def count_move(alias: str, state: AdapterState) -> None:
@@ -193,7 +199,7 @@ class Installation:
             database,
             router,
             [alias.name for alias in config.aliases],
-            lease_s=config.store.routing_lease_s if config.store.url.get_secret_value() else 0.0,
+            lease_s=config.store.routing_lease_s if is_shared else 0.0,
             arrive=arrive,
         )
         rollout = Rollout(
@@ -216,7 +222,6 @@ class Installation:
             return await assemble(messages, config.chat, intake, sanitiser)
 
         answers = AnswerIntake({name: one.policy for name, one in judges.items()}, sanitiser.clean)
-        is_shared = bool(config.store.url.get_secret_value())
         promised_at = signer.promised_at if is_shared else None
         in_flight = InFlight(config.chat.feedback_wait_s, promised_at=promised_at, clock=time.time)
         admission = Admission(concurrent=config.http.max_concurrent_requests, queued=config.http.max_queued_requests)
