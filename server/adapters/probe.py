@@ -28,7 +28,9 @@ from server.wire.adapters import CheckReply, Fingerprint
 MAX_TRIPLES = 16
 """Answers that are scored; a fingerprint may hold more."""
 MAX_RECENT = 4
-"""Stored answers that stand in for a fingerprint: only one has to show a difference, and users wait meanwhile."""
+"""Stored answers that stand in for a fingerprint: only one has to show a difference."""
+AT_ONCE = 2
+"""Answers that are scored at once, each by the adapter and by base."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,16 +100,26 @@ class Prober:
     async def run(self, engine: Engine, adapter: AdapterRecord) -> ProbeResult:
         triples = await self._triples(adapter)
         try:
-            # The first one alone: it makes the engine load the adapter, or shows that it cannot.
-            first = await _measure(engine, adapter.id, triples[0])
-            rest = await asyncio.gather(*(_measure(engine, adapter.id, triple) for triple in triples[1:]))
+            measured = await self._measured(engine, adapter.id, triples)
         except UnknownModel:
             return _result([_failed("loads", "the engine does not load the adapter")])
         except EngineError as error:
             if error.retryable:
                 raise
             return _result([_failed("loads", "the engine cannot score with the adapter")])
-        return _result(self._checks([one for one in (first, *rest) if one is not None]))
+        return _result(self._checks(measured))
+
+    async def _measured(self, engine: Engine, adapter_id: str, triples: Sequence[_Triple]) -> list[_Measured]:
+        """Few at once, because users wait meanwhile; where only a difference is asked for, up to the first."""
+        # The first one alone: it makes the engine load the adapter, or shows that it cannot.
+        found = [await _measure(engine, adapter_id, triples[0])]
+        for start in range(1, len(triples), AT_ONCE):
+            known = [one for one in found if one is not None]
+            if triples[0].expected is None and known and self._differs(known).outcome == "passed":
+                break
+            batch = triples[start : start + AT_ONCE]
+            found += await asyncio.gather(*(_measure(engine, adapter_id, triple) for triple in batch))
+        return [one for one in found if one is not None]
 
     def _checks(self, measured: Sequence[_Measured]) -> list[CheckReply]:
         if not measured:
