@@ -28,10 +28,10 @@ from server.wire.base import BASE
 
 pytestmark = [pytest.mark.engine, pytest.mark.slow, pytest.mark.timeout(900)]
 
-THUMBS = 160
+THUMBS = 480
 LIARS = 0.6
 """Share of the poisoned round's thumbs that say the opposite of what is true."""
-EAGER = {**LEARNER, "objectives": {"sft": 0.1}, "learning_rate": 1e-3, "epochs": 6, "max_kl": 100.0}
+EAGER = {**LEARNER, "objectives": {"sft": 0.1}, "beta": 0.1, "learning_rate": 1e-3, "epochs": 5, "max_kl": 100.0}
 """A learner that follows whatever it is told: only the server is left to notice."""
 
 
@@ -97,7 +97,7 @@ class Town:
 
 @pytest.fixture
 def town(tmp_path: Path) -> Iterator[Town]:
-    write_suites(tmp_path / "suites", descriptions=40, skills=40)
+    write_suites(tmp_path / "suites", descriptions=200, skills=80)
     settings = server_settings(Sizes(best_of=1, round_size=THUMBS // 2), EAGER, tmp_path / "suites")
     settings["aliases"][0]["signals"] = {"holdout_share": 0.0}
     with Stack(tmp_path, settings) as stack:
@@ -126,20 +126,27 @@ async def test_a_poisoned_round_does_not_get_far(town: Town, tmp_path: Path) -> 
     assert next(one for one in operator.audit(20).data if one.action == "end_canary").actor == "rollout"
     assert shares(seen, bad) < shares(seen, BASE)
 
-    operator.move_adapter(bad, "quarantine", MoveRequest(reason="it was taught to lie"))
+    taken = operator.move_adapter(bad, "quarantine", MoveRequest(reason="it was taught to lie"))
+    assert taken.signals_set_aside == learned_from(operator, bad) > 0.9 * THUMBS  # a blocked answer teaches nothing
     assert operator.adapter(bad).state == "quarantined"
 
     await town.rate(people("honest", THUMBS))
     good = await town.learn(learner)
-    learned = operator.adapter(good).manifest
-    assert learned is not None
-    assert 0 < sum(learned["sources"].values()) <= THUMBS  # and not twice as many: what was set aside stays away
+    # What the visitors said is sound, also of the bad adapter's answers. What was set aside stays away.
+    assert 0.9 * THUMBS < learned_from(operator, good) <= THUMBS + len(seen)
     while await town.until(good, "canary", "active", "rejected") == "canary":
         await town.rate(people(f"guest-{next(town.scenes)}", 40))
     assert operator.adapter(good).state == "active"
     after = await town.rate(people("later", 100))
     assert {thumb.adapter for thumb in after} == {good}
     assert shares(after, good) > shares(seen, BASE)
+
+
+def learned_from(operator: PlumblineClient, adapter: str) -> int:
+    """Signals behind an adapter, as its manifest counts them."""
+    manifest = operator.adapter(adapter).manifest
+    assert manifest is not None
+    return sum(manifest["sources"].values())
 
 
 def people(name: str, number: int) -> list[str]:

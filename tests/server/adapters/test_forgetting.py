@@ -85,3 +85,14 @@ async def test_a_clean_canary_ends_when_its_rival_is_replaced(world: World) -> N
     assert (routing.active, routing.canary, (await world.states())[canary]) == (BASE, None, S.ROLLED_BACK)
     assert (await world.states())[first] is S.RETIRED, "no ancestor of the one that left"
     await world.check()
+
+
+async def test_a_shadow_that_is_forgotten_ends(world: World) -> None:
+    """One that is clean goes on: what it is compared with is read from the requests themselves."""
+    first, second, *_ = await chain(world)
+    clean, tainted = await world.gated(parent=first), await world.gated(parent=second)
+    await world.router.set_shadow(clean, 0.1, OPERATOR)
+    assert (await world.router.forget(ALIAS, [second], "roll_back", OPERATOR)).shadow == clean
+    assert (await world.states())[tainted] is S.QUARANTINED
+    assert (await world.router.forget(ALIAS, [clean], "roll_back", OPERATOR)).shadow is None
+    await world.check()
