@@ -26,12 +26,12 @@ from clients.stack import Stack
 from server.wire.adapters import MoveRequest
 from server.wire.base import BASE
 
-pytestmark = [pytest.mark.engine, pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.engine, pytest.mark.slow, pytest.mark.timeout(1800)]
 
-THUMBS = 480
+THUMBS = 640
 LIARS = 0.6
 """Share of the poisoned round's thumbs that say the opposite of what is true."""
-EAGER = {**LEARNER, "objectives": {"sft": 0.1}, "beta": 0.1, "learning_rate": 1e-3, "epochs": 5, "max_kl": 100.0}
+EAGER = {**LEARNER, "objectives": {"sft": 0.1}, "beta": 0.2, "learning_rate": 1e-3, "epochs": 6, "max_kl": 100.0}
 """A learner that follows whatever it is told: only the server is left to notice."""
 
 
@@ -76,7 +76,7 @@ class Town:
         known = {one.id for one in self.operator.adapters(ALIAS).data}
         command = [sys.executable, "-m", "learner", "--server", self.stack.url, "--alias", ALIAS, "--once"]
         command += ["--state", str(state), "--threads", "1"]
-        run = await asyncio.to_thread(subprocess.run, command, check=False, capture_output=True, text=True, timeout=300)
+        run = await asyncio.to_thread(subprocess.run, command, check=False, capture_output=True, text=True, timeout=600)
         assert run.returncode == 0, run.stderr[-3000:]
         (new,) = {one.id for one in self.operator.adapters(ALIAS).data} - known
         return new
