@@ -32,12 +32,15 @@ UPRIGHT = {
     8: Pillow.Transpose.ROTATE_90,
 }
 """How to turn an image by its EXIF orientation."""
+SMALLEST = (1, 1)
+"""The size at which a JPEG is tried. Its compressed data is read to the end all the same, and only there can it be
+damaged; what is saved is the arithmetic behind it: a third of the time, and 63 of 64 parts of the memory."""
 FAST = 1
 """zlib level of what has to be encoded again: a photograph hardly gets smaller with more."""
 
 
 def verify(data: bytes, limits: ChatConfig) -> tuple[bytes, str]:
-    """The image without metadata, and its type; every pixel was decoded once. Raises `BadRequest`."""
+    """The image without metadata, and its type; all of its data was decoded once. Raises `BadRequest`."""
     try:
         return _verify(data, limits)
     except BadRequest:
@@ -60,8 +63,11 @@ def _verify(data: bytes, limits: ChatConfig) -> tuple[bytes, str]:
     turn = UPRIGHT.get(_orientation(container.exif))
     with Pillow.open(io.BytesIO(container.data), formats=(container.kind,)) as image:
         _check_size(image.size, limits)
+        is_ready = turn is None and image.mode in PLAIN_MODES
+        if is_ready:
+            image.draft(None, SMALLEST)
         image.load()
-        if turn is None and image.mode in PLAIN_MODES:
+        if is_ready:
             return container.data, MIMES[container.kind]
         return _encode_again(image, turn), MIMES["PNG"]
 
