@@ -33,6 +33,7 @@ def as_data_url(data: bytes, mime: str = "image/png") -> str:
 
 
 GOOD = picture()
+BOMB = gzip.compress(bytes(10 * 1024 * 1024))
 
 
 @dataclass
@@ -100,31 +101,33 @@ def reply(body: bytes, *headers: str, length: int | None = None) -> bytes:
     return "\r\n".join(lines).encode() + body
 
 
+async def pour(writer: asyncio.StreamWriter, piece: bytes) -> None:
+    """For ever, or until nobody listens."""
+    while not writer.is_closing():
+        writer.write(piece)
+        await writer.drain()
+        await asyncio.sleep(0)  # `drain` does not let go when the connection is lost
+
+
 async def endless(writer: asyncio.StreamWriter) -> None:
     writer.write(b"HTTP/1.1 200 OK\r\n\r\n" + GOOD)
-    while True:
-        writer.write(bytes(64 * 1024))
-        await writer.drain()
+    await pour(writer, bytes(64 * 1024))
 
 
 async def endless_chunks(writer: asyncio.StreamWriter) -> None:
     writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
-    while True:
-        writer.write(b"10000\r\n" + bytes(0x10000) + b"\r\n")
-        await writer.drain()
+    await pour(writer, b"10000\r\n" + bytes(0x10000) + b"\r\n")
 
 
 async def endless_head(writer: asyncio.StreamWriter) -> None:
     writer.write(b"HTTP/1.1 200 OK\r\n")
-    while True:
-        writer.write(b"X-Filler: " + b"x" * 1000 + b"\r\n")
-        await writer.drain()
+    await pour(writer, b"X-Filler: " + b"x" * 1000 + b"\r\n")
 
 
 async def drops(writer: asyncio.StreamWriter) -> None:
     """A byte at a time."""
     writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n")
-    while True:
+    while not writer.is_closing():
         writer.write(b"\x89")
         await writer.drain()
         await asyncio.sleep(0.05)
@@ -132,9 +135,7 @@ async def drops(writer: asyncio.StreamWriter) -> None:
 
 async def claims_5_gb(writer: asyncio.StreamWriter) -> None:
     writer.write(reply(b"", length=5 * 1024**3))
-    while True:
-        writer.write(bytes(64 * 1024))
-        await writer.drain()
+    await pour(writer, bytes(64 * 1024))
 
 
 async def claims_more(writer: asyncio.StreamWriter) -> None:
@@ -143,7 +144,7 @@ async def claims_more(writer: asyncio.StreamWriter) -> None:
 
 async def bomb(writer: asyncio.StreamWriter) -> None:
     """10 MB in 10 KB."""
-    writer.write(reply(gzip.compress(bytes(10 * 1024 * 1024)), "Content-Encoding: gzip"))
+    writer.write(reply(BOMB, "Content-Encoding: gzip"))
 
 
 async def silent(writer: asyncio.StreamWriter) -> None:

@@ -65,27 +65,30 @@ class Sources:
                 "this service fetches no images; send it as a data: URL, or have its operator list the source in"
                 " image_fetch.sources"
             )
-        url = _parse(text)
-        host = (url.raw_host or "").lower()
-        if url.raw_user is not None or url.raw_password is not None:
-            raise forbidden("it holds a user name or password")
+        url, host, port = _parse(text)
         if len(host) > MAX_HOST_CHARS or not NAME.fullmatch(host):
             raise forbidden("its host is not a plain name")
-        if not any(source.has(url.scheme, host, url.port or 0) for source in self._sources):
+        if not any(source.has(url.scheme, host, port) for source in self._sources):
             raise forbidden("its scheme, host and port are not among the sources that this service fetches from")
         return url
 
 
-def _parse(text: str) -> URL:
-    """ASCII addresses stay as they are, byte for byte, since some are signed; others are encoded (IDNA, UTF-8)."""
+def _parse(text: str) -> tuple[URL, str, int]:
+    """The URL with its host and port. An ASCII one stays as it is, byte for byte, since some are signed; others are
+    encoded (IDNA, UTF-8).
+    """
     if len(text) > MAX_URL_CHARS:
         raise forbidden(f"it is longer than {MAX_URL_CHARS} characters")
     if UNCLEAN.search(text):
         raise forbidden("it holds blanks, backslashes or control characters")
     try:
-        return URL(text, encoded=text.isascii())
+        url = URL(text, encoded=text.isascii())
+        host, port, has_user = url.raw_host or "", url.port or 0, "@" in url.raw_authority  # read, and so parsed, here
     except ValueError:
         raise forbidden("it is not a well-formed URL") from None
+    if has_user:
+        raise forbidden("it holds a user name or password")
+    return url, host.lower(), port
 
 
 def _is_number(host: str) -> bool:
