@@ -48,6 +48,12 @@ class ImageServer:
     requests: list[str] = field(default_factory=list)
     """The heads of the requests."""
     redirect_to: str = ""
+    came: asyncio.Condition = field(default_factory=asyncio.Condition)
+
+    async def asked(self, times: int) -> None:
+        """Wait until so many requests have come."""
+        async with self.came:
+            await self.came.wait_for(lambda: len(self.requests) >= times)
 
     def url(self, path: str, host: str = "localhost") -> str:
         return f"{self.scheme}://{host}:{self.port}{path}"
@@ -59,7 +65,9 @@ class ImageServer:
         try:
             while True:
                 head = (await reader.readuntil(b"\r\n\r\n")).decode()
-                self.requests.append(head)
+                async with self.came:
+                    self.requests.append(head)
+                    self.came.notify_all()
                 await self.answer(head.split()[1], writer)
                 await writer.drain()
         except (asyncio.IncompleteReadError, ConnectionError, ssl.SSLError, _HangUpError):
