@@ -49,13 +49,17 @@ class Container:
     exif: bytes = b""
 
 
+def is_webp(data: bytes) -> bool:
+    return data[:4] == b"RIFF" and data[8:12] == b"WEBP"
+
+
 def strip(data: bytes) -> Container:
     """Raises `BadContainer`, `UnknownContainer` or `Animated`."""
     if data.startswith(PNG_SIGNATURE):
         return _strip_png(data)
     if data.startswith(JPEG_SIGNATURE):
         return _strip_jpeg(data)
-    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+    if is_webp(data):
         return _strip_webp(data)
     raise UnknownContainer
 
