@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import binascii
 import hashlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -28,6 +27,8 @@ from server.pipeline.refusals import invalid
 
 TYPES = ("image/png", "image/jpeg", "image/jpg", "image/webp")
 """What a data: URL may call itself. Which of them it is, its bytes say."""
+SLICE_CHARS = 1024 * 1024
+"""A multiple of four, so that slices can be decoded one by one."""
 
 
 class MediaIntake:
@@ -98,11 +99,7 @@ class MediaIntake:
             return image
 
     def _unpack(self, text: str) -> Image:
-        try:
-            data = base64.b64decode(text, validate=True)
-        except (binascii.Error, ValueError):
-            raise invalid("its base64 text is damaged") from None
-        return self._verified(data)
+        return self._verified(unpack(text))
 
     def _verified(self, data: bytes) -> Image:
         data, mime = self._verify_aside(data) if is_webp(data) else verify(data, self._limits)
@@ -114,6 +111,20 @@ class MediaIntake:
             return self._aside.run(verify, data, self._limits)
         except BrokenProcessPool:
             raise invalid("it is damaged or cut short") from None
+
+
+def unpack(text: str) -> bytes:
+    """Base64 as it should be written (RFC 4648, section 4); raises `BadRequest`.
+
+    In slices: each holds the interpreter's lock for two milliseconds, all of a large image for a hundred.
+    """
+    try:
+        if text.find("=", 0, len(text) - 2) != -1:
+            raise ValueError
+        slices = range(0, len(text), SLICE_CHARS)
+        return b"".join(base64.b64decode(text[at : at + SLICE_CHARS], validate=True) for at in slices)
+    except ValueError:
+        raise invalid("its base64 text is damaged") from None
 
 
 def base64_of(url: str, max_bytes: int) -> str:
