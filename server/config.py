@@ -9,12 +9,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
+from pydantic import BaseModel, ConfigDict, Field, IPvAnyNetwork, SecretStr, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Seconds = Annotated[float, Field(gt=0)]
 
+SOURCE = r"^(https://\*|https?://(\*\.)?[a-z0-9_-]+(\.[a-z0-9_-]+)*)(:[0-9]{1,5})?$"
+"""An origin that images may be fetched from."""
 LORA_TARGET_MODULES = (
     "qkv_proj", "o_proj", "gate_up_proj", "down_proj", "q_proj", "k_proj", "v_proj", "gate_proj", "up_proj",
 )  # fmt: skip
@@ -74,10 +76,41 @@ class ChatConfig(Section):
     """Largest width x height of an image."""
     max_image_side_px: int = Field(8192, ge=1)
     """Largest width and height of an image."""
+    image_workers: int = Field(2, ge=1, le=64)
+    """Images decoded at once, each on a thread. One takes about 12 bytes of memory a pixel at worst."""
+    max_waiting_images: int = Field(1024, ge=1)
+    """Images being fetched, being decoded, or waiting for it; requests beyond that get 429 with Retry-After."""
+    max_image_bytes_in_flight: int = Field(1024 * 1024 * 1024, ge=1)
+    """Bytes of images that requests may hold together, waiting ones included; beyond that 429 with Retry-After."""
     engine_timeout_s: Seconds = 120.0
     """How long the engine may take over one request."""
     feedback_wait_s: Seconds = 30.0
     """How long feedback on a streamed answer waits for the answer to be stored; then it gets 503 with Retry-After."""
+
+
+class ImageFetchConfig(Section):
+    """Images that requests name by an address in place of bringing them."""
+
+    sources: tuple[Annotated[str, Field(pattern=SOURCE)], ...] = ()
+    """Where images may be fetched from: `https://host`, `https://*.host` (its subdomains) or `https://*` (any public
+    host), with `:port` where it is not 443; plain http only where it is written here (`http://host`). Names in ASCII.
+    Empty: nothing is fetched, requests bring their images as data: URLs."""
+    networks: tuple[IPvAnyNetwork, ...] = ()
+    """Networks of your own (CIDR) in which sources may lie. All other addresses have to be public."""
+    ca_file: Path | None = None
+    """PEM file of the authorities that the sources' certificates come from; none: the system's."""
+    timeout_s: Seconds = 10.0
+    """How long one image may take, redirects and waiting for a connection included."""
+    connect_timeout_s: Seconds = 3.0
+    """How long one connection may take to come about."""
+    max_redirects: int = Field(3, ge=0, le=10)
+    """Redirects that are followed; each must lead to one of `sources`."""
+    max_concurrent: int = Field(64, ge=1)
+    """Connections at once, over all requests."""
+    max_concurrent_per_host: int = Field(16, ge=1)
+    """Connections at once to one host, so that a slow one does not hold them all."""
+    max_concurrent_per_request: int = Field(4, ge=1)
+    """Images of one request that are fetched at once."""
 
 
 class EngineConfig(Section):
@@ -95,6 +128,8 @@ class EngineConfig(Section):
     give it more than this many times the outstanding tokens of the least loaded one. 1: always the least loaded."""
     model: str = "clients/demo/shapes_vlm"
     """Directory or Hugging Face name of the base model, as given to the engine's `--model`."""
+    vision: bool | None = None
+    """Whether the model takes images; without it, as the model's files say, and true where they are not at hand."""
     python: str = ""
     """Interpreter of the environment that holds vLLM; empty: the server's own."""
     port: int = Field(0, ge=0, le=65535)
@@ -390,6 +425,7 @@ class Config(BaseSettings):
 
     http: HttpConfig = HttpConfig()
     chat: ChatConfig = ChatConfig()
+    image_fetch: ImageFetchConfig = ImageFetchConfig()
     engine: EngineConfig = EngineConfig()
     store: StoreConfig = StoreConfig()
     shadow: ShadowConfig = ShadowConfig()

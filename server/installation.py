@@ -42,11 +42,13 @@ from server.inflight import InFlight
 from server.metrics import Metrics
 from server.pipeline.admission import Admission
 from server.pipeline.assemble import assemble
+from server.pipeline.fetch.fetcher import ImageFetcher
 from server.pipeline.judges import Judges, build_ensemble, build_judges
 from server.pipeline.media import MediaIntake
 from server.pipeline.pipeline import Pipeline
 from server.pipeline.sanitise import Sanitiser, special_tokens
 from server.pipeline.shadow import Shadows
+from server.pipeline.vision import takes_images
 from server.retention import Retention
 from server.services import Services
 from server.store.blobs import BlobStore
@@ -212,8 +214,7 @@ class Installation:
             engines=[engine],
             clock=time.time,
         )
-        intake = MediaIntake(config.chat)
-        self._stack.callback(intake.close)
+        intake = await self._open_intake(metrics)
         sanitiser = Sanitiser(special_tokens(Path(config.engine.model)))
 
         signer = Signer(secret)
@@ -306,6 +307,29 @@ class Installation:
         retention = Retention(self._config.store, services.database, services.blobs, time.time)
         retention.start()
         self._stack.push_async_callback(retention.stop)
+
+    async def _open_intake(self, metrics: Metrics) -> MediaIntake:
+        config = self._config
+        try:
+            fetcher = ImageFetcher(
+                config.image_fetch,
+                max_bytes=config.chat.max_image_bytes,
+                count=lambda outcome: metrics.image_fetches.labels(outcome).inc(),
+            )
+        except OSError as error:
+            raise StartError(f"image_fetch.ca_file: {error.strerror or 'no PEM file of certificates'}") from None
+        self._stack.push_async_callback(fetcher.close)
+        vision = config.engine.vision
+        intake = MediaIntake(
+            config.chat,
+            fetcher,
+            has_vision=takes_images(config.engine.model) if vision is None else vision,
+            fetches_per_request=config.image_fetch.max_concurrent_per_request,
+        )
+        self._stack.callback(intake.close)
+        metrics.images_waiting.set_function(lambda: float(intake.waiting))
+        metrics.image_bytes.set_function(lambda: float(intake.budget.used_bytes))
+        return intake
 
     async def close(self) -> None:
         await self._stack.aclose()
