@@ -22,8 +22,8 @@ from starlette.types import Receive, Scope, Send
 Json = dict[str, Any]
 
 MODEL = "noop"
-WORDS = "A red circle is left of a blue square , and both are above one green triangle .".split()
-TEXT = " ".join(WORDS)
+TEXT = "A red circle is left of a blue square , and both are above one green triangle ."
+WORDS = TEXT.split()
 TOKEN_IDS = list(range(1000, 1000 + len(WORDS)))
 PROMPT_TOKEN_IDS = list(range(64))
 LOGPROB = -0.25
@@ -36,7 +36,7 @@ def completion(n: int, logprobs: bool, prompt_logprobs: bool) -> bytes:
     choices = [{"index": index, **choice, **_tokens(WORDS, TOKEN_IDS, logprobs)} for index in range(n)]
     reply = {**_head("chat.completion"), "choices": choices, "prompt_token_ids": PROMPT_TOKEN_IDS}
     if prompt_logprobs:
-        first, *rest = PROMPT_TOKEN_IDS
+        rest = PROMPT_TOKEN_IDS[1:]
         reply["prompt_logprobs"] = [None, *({str(token): {"logprob": LOGPROB}} for token in rest)]
     generated = n * len(WORDS)
     reply["usage"] = {

@@ -4,8 +4,8 @@
 
 Part 1, the gateway alone. An engine that answers at once (`benchmarks._noop_engine`) stands behind the service and
 behind a LiteLLM proxy, one worker each. The service does all that it always does, and keeps every answer durably; the
-proxy keeps nothing. Both get the same requests, in interleaved windows; which side goes first alternates; concurrency 8.
-Every image is a new one, about 100 KB.
+proxy keeps nothing. Both get the same kind of requests at concurrency 8, in interleaved windows; which side goes first
+alternates. Every image is a new one, about 100 KB.
 
 - `vs_litellm_rps_text`, `vs_litellm_rps_image`: requests a second, service / LiteLLM; medians over the pairs.
 - `gateway_cpu_ms_per_request`, `gateway_cpu_ms_per_image_request`: CPU time of the server's process, all threads.
