@@ -8,6 +8,7 @@ proxy keeps nothing. Both get the same kind of requests at concurrency 8, in int
 alternates. Every image is a new one, about 100 KB.
 
 - `vs_litellm_rps_text`, `vs_litellm_rps_image`: requests a second, service / LiteLLM; medians over the pairs.
+- `vs_litellm_cpu_text`, `vs_litellm_cpu_image`: CPU time of a request, LiteLLM / service: the same, but for waiting.
 - `gateway_cpu_ms_per_request`, `gateway_cpu_ms_per_image_request`: CPU time of the server's process, all threads.
 - `p99_50rps_vs_10rps`: 99th percentile of the latency with images that arrive as they like, 50 a second / 10 a second.
 
@@ -127,6 +128,7 @@ async def against_peer(service: Target, peer: Target | None, sizes: Sizes) -> Fi
     }
     ratios: dict[str, list[float]] = {kind: [] for kind in kinds}
     cpu_ms: dict[str, list[float]] = {kind: [] for kind in kinds}
+    cpu_ratios: dict[str, list[float]] = {kind: [] for kind in kinds}
     async with clients() as session:
         for pair in track(range(-1, sizes.pairs), description="gateways"):  # the first warms up
             for kind, (bodies, number, peer_number) in kinds.items():
@@ -140,6 +142,7 @@ async def against_peer(service: Target, peer: Target | None, sizes: Sizes) -> Fi
                 cpu_ms[kind].append(found[service.name].cpu_ms)
                 if peer is not None:
                     ratios[kind].append(found[service.name].rps / found[peer.name].rps)
+                    cpu_ratios[kind].append(found[peer.name].cpu_ms / found[service.name].cpu_ms)
         slowdowns = []
         for number in track(range(sizes.rounds), description="arrivals"):
             p99 = {}
@@ -149,6 +152,7 @@ async def against_peer(service: Target, peer: Target | None, sizes: Sizes) -> Fi
                 p99[rate] = statistics.quantiles(latencies, n=100)[98]
             slowdowns.append(p99[50] / p99[10])
     figures = {f"vs_litellm_rps_{kind}": statistics.median(found) for kind, found in ratios.items() if found}
+    figures |= {f"vs_litellm_cpu_{kind}": statistics.median(found) for kind, found in cpu_ratios.items() if found}
     figures["gateway_cpu_ms_per_request"] = statistics.median(cpu_ms["text"])
     figures["gateway_cpu_ms_per_image_request"] = statistics.median(cpu_ms["image"])
     figures["p99_50rps_vs_10rps"] = statistics.median(slowdowns)
