@@ -17,6 +17,8 @@ Part 2, beside a model. The peer is the very engine that the service uses, asked
 
 - `vs_engine_rps`: requests a second through the service / at the engine, concurrency 16.
 - `added_p50_ms`: median latency through the service minus at the engine, concurrency 1.
+- `vs_recording_engine_rps`, `added_to_recording_p50_ms`: the same against an engine that is asked, as the service asks
+  it, for token ids and log-probabilities too: what the service itself costs, without what recording costs the engine.
 - `best_of_8_vs_eight_requests`: latency of one request with eight candidates / of eight requests at once.
 """
 
@@ -34,6 +36,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count
+from operator import sub, truediv
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +53,8 @@ from clients.stack import HOST, Command, Stack, free_port
 
 SHAPES = Path("clients/demo/shapes_vlm")
 MAX_TOKENS = 24
+RECORDED = {"logprobs": True, "return_token_ids": True}
+"""What the service asks the engine for beside the text."""
 TARGETS = {
     "vs_litellm_rps_text": (">=", 8),
     "vs_litellm_rps_image": (">=", 1.5),
@@ -87,10 +92,10 @@ QUICK = Sizes(pairs=3, texts=800, images=170, peer_texts=200, rounds=2, seconds=
 
 
 @contextmanager
-def noop_engine(directory: Path) -> Iterator[str]:
+def noop_engine(directory: Path, token_ms: float = 0.0) -> Iterator[str]:
     """Its URL."""
     port = free_port()
-    arguments = [sys.executable, "-m", "benchmarks._noop_engine", str(port)]
+    arguments = [sys.executable, "-m", "benchmarks._noop_engine", str(port), "--token-ms", str(token_ms)]
     command = Command("engine without a model", arguments, directory / "noop-engine.log")
     command.start()
     try:
@@ -184,33 +189,41 @@ def shapes_body(target: Target, seed: int, **fields: Any) -> bytes:
 
 
 async def against_engine(service: Target, engine: Target, sizes: Sizes) -> Figures:
-    ratios: list[float] = []
-    added_ms: list[float] = []
+    """Who goes first changes from pair to pair; at concurrency 1 they take turns with every request."""
+    asked = {"service": (service, {}), "engine": (engine, {}), "recording": (engine, RECORDED)}
+    rps: dict[str, list[float]] = {name: [] for name in asked}
+    p50_ms: dict[str, list[float]] = {name: [] for name in asked}
     fan_out: list[float] = []
-
-    def bodies(target: Target, seeds: range) -> list[bytes]:
-        return [shapes_body(target, seed) for seed in seeds]
-
     async with clients() as session:
         for pair in track(range(-1, sizes.pairs), description="beside the engine"):  # the first warms up
-            order = (service, engine) if pair % 2 else (engine, service)
+            order = list(asked) if pair % 2 else list(reversed(asked))
             first = 1000 * (pair + 2)
-            many = range(first, first + sizes.engine_requests)
-            few = range(first + sizes.engine_requests, first + sizes.engine_requests * 5 // 4)
-            rps, p50 = {}, {}
-            for target in order:
-                rps[target.name] = (await closed_loop(session, target, bodies(target, many), 16)).rps
-            for target in order:
-                alone = await closed_loop(session, target, bodies(target, few), 1)
-                p50[target.name] = statistics.median(alone.latencies_s)
+            window = {}
+            latencies_s: dict[str, list[float]] = {name: [] for name in asked}
+            for name in order:
+                target, fields = asked[name]
+                bodies = [shapes_body(target, first + at, **fields) for at in range(sizes.engine_requests)]
+                window[name] = await closed_loop(session, target, bodies, 16)
+            for seed in range(first + sizes.engine_requests, first + sizes.engine_requests * 5 // 4):
+                for name in order:
+                    target, fields = asked[name]
+                    latencies_s[name].append(await ask(session, target, shapes_body(target, seed, **fields)))
             eight = await one_against_eight(session, service, first)
             if pair >= 0:
-                ratios.append(rps["service"] / rps["engine"])
-                added_ms.append(1000 * (p50["service"] - p50["engine"]))
                 fan_out.append(eight)
+                for name in asked:
+                    rps[name].append(window[name].rps)
+                    p50_ms[name].append(1000 * statistics.median(latencies_s[name]))
+
+    def median_of(compare: Callable[[float, float], float], one: list[float], other: list[float]) -> float:
+        return statistics.median(map(compare, one, other))
+
     return {
-        "vs_engine_rps": statistics.median(ratios),
-        "added_p50_ms": statistics.median(added_ms),
+        "vs_engine_rps": median_of(truediv, rps["service"], rps["engine"]),
+        "vs_recording_engine_rps": median_of(truediv, rps["service"], rps["recording"]),
+        "added_p50_ms": median_of(sub, p50_ms["service"], p50_ms["engine"]),
+        "added_to_recording_p50_ms": median_of(sub, p50_ms["service"], p50_ms["recording"]),
+        "engine_p50_ms": statistics.median(p50_ms["engine"]),
         "best_of_8_vs_eight_requests": statistics.median(fan_out),
     }
 
