@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import signal
 import socket
@@ -116,6 +117,7 @@ async def run(config: Config, connect: Connect) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, server.handle_exit, number, None)
         host, port = listener.getsockname()[:2]
+        gc.freeze()  # what is there now stays: looking through it again and again would hold up requests
         log.info("serving", extra={"address": f"{host}:{port}"})
         await server.serve(sockets=[listener])
         metrics_listener.shutdown()

@@ -8,7 +8,6 @@ replicas (the caller's) and starting a process (`launcher`). Bodies and replies 
 from __future__ import annotations
 
 import asyncio
-import json
 import re
 import struct
 import zlib
@@ -18,6 +17,7 @@ from dataclasses import replace
 from hashlib import sha256
 
 import aiohttp
+from pydantic_core import from_json, to_json
 
 from reward.types import Image, Message, Prompt
 from server.engine import payload
@@ -241,8 +241,9 @@ async def _exchange(session: aiohttp.ClientSession, method: str, url: str, body:
 
 
 def _encode(body: payload.Json) -> bytes:
+    """Not with `json`: an image as text is most of a body, and that would look at its every character twice."""
     try:
-        return json.dumps(body).encode()
+        return to_json(body)
     except ValueError as error:
         raise EngineError("the request cannot be written as JSON", retryable=False) from error
 
@@ -250,7 +251,7 @@ def _encode(body: payload.Json) -> bytes:
 def _decode(content: bytes) -> object:
     """The reply's JSON; what is none (a proxy's page, plain text) as None."""
     try:
-        reply: object = json.loads(content)
+        reply: object = from_json(content)
     except ValueError:
         return None
     return reply

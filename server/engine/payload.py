@@ -8,10 +8,11 @@ never `KeyError`. Leaves out connections and deadlines (`client`). Called by `cl
 from __future__ import annotations
 
 import base64
-import json
 import math
 from collections.abc import Sequence
 from typing import Any
+
+from pydantic_core import from_json
 
 from reward.types import Candidate, Image, Message, Prompt
 from server.engine.port import (
@@ -281,7 +282,7 @@ class EventParser:
         if data == b"[DONE]":
             return None
         try:
-            event = json.loads(data)
+            event = from_json(data)
         except ValueError as error:
             raise EngineError("the engine's stream is not JSON") from error
         if not isinstance(event, dict):

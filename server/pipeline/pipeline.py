@@ -12,7 +12,7 @@ import dataclasses
 import logging
 import random
 import time
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Iterator, Mapping
 from contextlib import aclosing
 
 from reward.policy import is_blocked
@@ -71,10 +71,10 @@ class Pipeline:
 
     async def answer(self, task: ChatTask) -> tuple[Outcome, GroupRecord]:
         """All candidates, judged; the group is committed. Raises `EngineUnavailable` or `BadRequest`."""
-        with self._in_flight.hold(task.tenant, task.completion_id):
+        with self._in_flight.hold(task.tenant, task.completion_id), self._writing_images(task) as images:
             async with self._kept_on_failure(task):
                 outcome = await self._answer(task)
-            record = await self._commit(task, outcome)
+            record = await self._commit(task, outcome, images)
         self._shadows.offer(task, outcome)
         return outcome, record
 
@@ -84,25 +84,26 @@ class Pipeline:
         Text leaves only once `HOLD_BACK_CHARS` more have been seen and no rule blocks what is there. A block
         ends the stream with what was already sent.
         """
-        async with self._kept_on_failure(task):
-            if self._refuses_input(task):
-                outcome = _refused(task)
-            else:
-                parts = _Stream()
-                policy = self._judges[task.alias.name].policy
-                async with aclosing(self._stream_pieces(task, parts)) as pieces:
-                    async for is_last in pieces:
-                        if is_blocked(policy.check_output(parts.text)):
-                            parts.finish_reason = "content_filter"
-                            break
-                        if ready := parts.release(hold_back=0 if is_last else HOLD_BACK_CHARS):
-                            yield ready
-                candidate = parts.candidate(task.assignment.adapter)
-                judgement = Judgement(candidate, policy.check_output(candidate.text), (), None)
-                outcome = self._select(task, Generation(parts.prompt_token_ids, (candidate,)), (judgement,), ())
-                if outcome.shown and (rest := parts.release(hold_back=0)):
-                    yield rest
-        yield outcome, await self._commit(task, outcome)
+        with self._writing_images(task) as images:
+            async with self._kept_on_failure(task):
+                if self._refuses_input(task):
+                    outcome = _refused(task)
+                else:
+                    parts = _Stream()
+                    policy = self._judges[task.alias.name].policy
+                    async with aclosing(self._stream_pieces(task, parts)) as pieces:
+                        async for is_last in pieces:
+                            if is_blocked(policy.check_output(parts.text)):
+                                parts.finish_reason = "content_filter"
+                                break
+                            if ready := parts.release(hold_back=0 if is_last else HOLD_BACK_CHARS):
+                                yield ready
+                    candidate = parts.candidate(task.assignment.adapter)
+                    judgement = Judgement(candidate, policy.check_output(candidate.text), (), None)
+                    outcome = self._select(task, Generation(parts.prompt_token_ids, (candidate,)), (judgement,), ())
+                    if outcome.shown and (rest := parts.release(hold_back=0)):
+                        yield rest
+            yield outcome, await self._commit(task, outcome, images)
         self._shadows.offer(task, outcome)
 
     async def _answer(self, task: ChatTask) -> Outcome:
@@ -183,8 +184,22 @@ class Pipeline:
             log.warning("engine: %s", error or type(error).__name__)
             raise EngineUnavailable("No engine can answer now; try again after the time in Retry-After.") from error
 
-    async def _commit(self, task: ChatTask, outcome: Outcome) -> GroupRecord:
-        """Build the group and make it durable; raises `StorageUnavailable`."""
+    @contextlib.contextmanager
+    def _writing_images(self, task: ChatTask) -> Iterator[Awaitable[object]]:
+        """The images on their way to the disk beside the engine's work; to be awaited before their group is stored.
+
+        Without a group they belong to nothing, and a sweep takes them (`server.images`).
+        """
+        images = task.prompt.images if task.is_stored else ()
+        writing = asyncio.gather(*(self._blobs.put(image.sha256, image.data) for image in images))
+        try:
+            yield writing
+        finally:
+            if not writing.cancel() and not writing.cancelled():
+                writing.exception()  # nobody may have awaited it
+
+    async def _commit(self, task: ChatTask, outcome: Outcome, images: Awaitable[object]) -> GroupRecord:
+        """Build the group and make it durable, after its images; raises `StorageUnavailable`."""
         record = build_record(
             task,
             outcome,
@@ -195,7 +210,7 @@ class Pipeline:
         self._count(task, outcome)
         if task.is_stored:
             started = time.monotonic()
-            await asyncio.gather(*(self._blobs.put(image.sha256, image.data) for image in task.prompt.images))
+            await images
             await self._database.add(store_groups, (record, teaches_at_once(record, task.alias)))
             self._in_flight.settle(task.tenant, task.completion_id)
             await faults.async_point("chat.after_commit")
@@ -218,7 +233,8 @@ class Pipeline:
     async def _keep_failed(self, task: ChatTask, state: GroupState) -> None:
         """Never raises: it is only a note."""
         try:
-            await self._commit(task, Outcome(task.assignment, (), (), NOTHING_CHOSEN, (), state=state))
+            with self._writing_images(task) as images:
+                await self._commit(task, Outcome(task.assignment, (), (), NOTHING_CHOSEN, (), state=state), images)
         except Exception:
             log.exception("could not keep the group of a request that ended as %s", state)
 

@@ -112,7 +112,7 @@ class ChatRequest(Wire):
     metadata: Annotated[dict[Label, Annotated[str, StringConstraints(max_length=512)]], Field(max_length=16)] = {}
     store: bool = True
     """False: served, never kept and never trained on."""
-    plumbline: ChatOptions = ChatOptions()
+    plumbline: ChatOptions = Field(default_factory=ChatOptions)
 
     @model_validator(mode="before")
     @classmethod
