@@ -108,6 +108,8 @@ async def build_task(body: ChatRequest, caller: Principal, services: Services) -
             stop=tuple(body.stop),
             seed=body.seed,
             top_logprobs=body.top_logprobs,
+            logit_bias=tuple((int(token), bias) for token, bias in body.logit_bias.items()),
+            json_schema=body.answer_schema,
         ),
         n=body.n,
         best_of=best_of,

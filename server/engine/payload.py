@@ -20,6 +20,7 @@ from server.engine.port import (
     EngineError,
     Generation,
     PromptTooLong,
+    RefusedParameter,
     Sampling,
     ScoredAnswer,
     TokenAlternatives,
@@ -56,6 +57,10 @@ def chat_body(model: str, prompt: Prompt, n: int, sampling: Sampling, *, stream:
     }
     if sampling.seed is not None:
         body["seed"] = sampling.seed
+    if sampling.logit_bias:
+        body["logit_bias"] = {str(token): bias for token, bias in sampling.logit_bias}
+    if sampling.json_schema is not None:
+        body["structured_outputs"] = {"json": sampling.json_schema}
     if sampling.top_logprobs:
         # vLLM counts the sampled token among the alternatives: one more, and the k likeliest are surely there.
         body["top_logprobs"] = min(sampling.top_logprobs + 1, MAX_TOP_LOGPROBS)
@@ -256,6 +261,10 @@ def error_from(status: int, reply: object) -> EngineError:
         return UnknownModel(message)
     if status == 400 and (error.get("param") in _TOO_LONG_PARAMS or "maximum context length" in message):
         return PromptTooLong(message)
+    if status == 400 and error.get("param") == "logit_bias":
+        return RefusedParameter("logit_bias")
+    if status == 400 and "into a grammar" in message:
+        return RefusedParameter("json_schema")
     if status < 500:
         message = f"HTTP {status}"
     return EngineError(message, retryable=status >= 500 or status in {408, 425, 429})

@@ -25,6 +25,10 @@ class Sampling:
     seed: int | None = None
     top_logprobs: int = 0
     """Alternatives reported for each token, beside the sampled one."""
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    """(token id, what is added to its logit)."""
+    json_schema: str | None = None
+    """An answer that ends by itself is JSON that fits this schema (one that `server.wire.json_schema` lets through)."""
 
     @property
     def is_on_policy(self) -> bool:
@@ -37,6 +41,8 @@ class Sampling:
             and self.presence_penalty == 0.0
             and self.frequency_penalty == 0.0
             and self.repetition_penalty is None
+            and not self.logit_bias
+            and self.json_schema is None
         )
 
 
@@ -115,6 +121,14 @@ class PromptTooLong(EngineError):
 
     def __init__(self, message: str) -> None:
         super().__init__(message, retryable=False)
+
+
+class RefusedParameter(EngineError):
+    """The engine cannot do what a parameter asks for. `parameter`: its name in `Sampling`."""
+
+    def __init__(self, parameter: str) -> None:
+        super().__init__(f"the engine refuses {parameter}", retryable=False)
+        self.parameter = parameter
 
 
 class UnknownModel(EngineError):

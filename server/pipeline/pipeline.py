@@ -19,7 +19,7 @@ from reward.policy import is_blocked
 from reward.selection import argmax, ranked, rival
 from reward.types import Candidate, Judgement, Selection
 from server import faults
-from server.engine.port import Engine, EngineError, Generation, PromptTooLong, UnknownModel
+from server.engine.port import Engine, EngineError, Generation, PromptTooLong, RefusedParameter, UnknownModel
 from server.errors import BadRequest, EngineUnavailable
 from server.inflight import InFlight
 from server.metrics import Metrics
@@ -132,6 +132,8 @@ class Pipeline:
                     return task, await self._ask(task)
         except PromptTooLong:
             raise _too_long() from None
+        except RefusedParameter as error:
+            raise _refused_parameter(error) from None
         except (EngineError, TimeoutError) as error:
             log.warning("engine: %s", error or type(error).__name__)
             raise EngineUnavailable("No engine can answer now; try again after the time in Retry-After.") from error
@@ -147,6 +149,7 @@ class Pipeline:
     def _select(
         self, task: ChatTask, generation: Generation, judgements: tuple[Judgement, ...], degraded: tuple[str, ...]
     ) -> Outcome:
+        judged, judgements = judgements, _whole_first(task, judgements)
         selection = argmax(judgements, explore=task.alias.explore, draw=self._rng.random())
         shown: tuple[int, ...] = ()
         if selection.index is not None:
@@ -157,12 +160,12 @@ class Pipeline:
         return Outcome(
             task.assignment,
             generation.prompt_token_ids,
-            judgements,
+            judged,
             selection,
             shown,
             degraded,
             generation.tokens,
-            reward=self._judges[task.alias.name].reward(judgements[shown[0]]) if shown else None,
+            reward=self._judges[task.alias.name].reward(judged[shown[0]]) if shown else None,
         )
 
     async def _stream_pieces(self, task: ChatTask, parts: _Stream) -> AsyncGenerator[bool]:
@@ -179,6 +182,8 @@ class Pipeline:
                     yield delta.finish_reason is not None
         except PromptTooLong:
             raise _too_long() from None
+        except RefusedParameter as error:
+            raise _refused_parameter(error) from None
         except (EngineError, TimeoutError) as error:
             log.warning("engine: %s", error or type(error).__name__)
             raise EngineUnavailable("No engine can answer now; try again after the time in Retry-After.") from error
@@ -279,6 +284,24 @@ class _Stream:
 
 def _refused(task: ChatTask) -> Outcome:
     return Outcome(task.assignment, (), (), Selection(None, 1.0, "none", "an input rule blocked the request"), ())
+
+
+def _whole_first(task: ChatTask, judgements: tuple[Judgement, ...]) -> tuple[Judgement, ...]:
+    """As they are chosen from: half a JSON is of no use, so an answer that was cut comes behind the whole ones."""
+    whole = [one for one in judgements if one.is_feasible and one.candidate.finish_reason == "stop"]
+    if task.sampling.json_schema is None or not whole:
+        return judgements
+    floor = min((one.total for one in whole if one.total is not None), default=0.0)
+    return tuple(
+        dataclasses.replace(one, total=(floor if one.total is None else one.total) if one in whole else None)
+        for one in judgements
+    )
+
+
+def _refused_parameter(error: RefusedParameter) -> BadRequest:
+    if error.parameter == "logit_bias":
+        return BadRequest("logit_bias names a token id outside the model's vocabulary.", param="logit_bias")
+    return BadRequest("The engine cannot hold an answer to this schema; make it simpler.", param="response_format")
 
 
 def _too_long() -> BadRequest:

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field, StringConstraints, field_validator, model_validator
+from pydantic import (
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    StringConstraints,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from server.wire.base import Id, Label, Reply, Text, UserName, Wire
+from server.wire.json_schema import ANY_OBJECT, as_text, check_schema
 from server.wire.training import TrainingGroup
 
 
@@ -43,6 +52,35 @@ class ChatMessage(Wire):
         return self
 
 
+class NamedSchema(Wire):
+    model_config = ConfigDict(populate_by_name=True)
+
+    name: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
+    description: Annotated[str, StringConstraints(max_length=1024)] | None = None
+    json_schema: dict[str, Any] = Field(alias="schema")
+    strict: bool | None = None
+    """Whatever it says, the answer is held to the schema."""
+
+    @field_validator("json_schema")
+    @classmethod
+    def _schema_is_bounded(cls, value: dict[str, Any]) -> dict[str, Any]:
+        check_schema(value)
+        return value
+
+
+class ResponseFormat(Wire):
+    """What an answer has to be: any text, a JSON object, or JSON that fits a schema."""
+
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: NamedSchema | None = None
+
+    @model_validator(mode="after")
+    def _has_its_schema(self) -> Self:
+        if (self.type == "json_schema") != (self.json_schema is not None):
+            raise ValueError('json_schema belongs to "type": "json_schema", and to nothing else')
+        return self
+
+
 class StreamOptions(Wire):
     include_usage: bool = False
 
@@ -65,17 +103,13 @@ class ChatOptions(Wire):
 
 OPENAI_DEFAULTS: dict[str, tuple[Any, ...]] = {
     "audio": (None,),
-    "frequency_penalty": (None,),
     "function_call": (None, "none", "auto"),
     "functions": (None, []),
-    "logit_bias": (None, {}),
     "modalities": (None, ["text"]),
     "parallel_tool_calls": (None, True, False),
     "prediction": (None,),
-    "presence_penalty": (None,),
     "prompt_cache_key": (None,),
     "reasoning_effort": (None,),
-    "response_format": (None, {"type": "text"}),
     "safety_identifier": (None,),
     "service_tier": (None, "auto", "default"),
     "tool_choice": (None, "none", "auto"),
@@ -108,6 +142,12 @@ class ChatRequest(Wire):
     presence_penalty: float = Field(0.0, ge=-2, le=2)
     frequency_penalty: float = Field(0.0, ge=-2, le=2)
     repetition_penalty: float | None = Field(None, gt=0, le=2)
+    logit_bias: Annotated[
+        dict[Annotated[str, StringConstraints(pattern=r"^[0-9]{1,7}$")], Annotated[float, Field(ge=-100, le=100)]],
+        Field(max_length=300),
+    ] = {}
+    """By token id: added to the token's logit."""
+    response_format: ResponseFormat | None = None
     user: UserName | None = None
     metadata: Annotated[dict[Label, Annotated[str, StringConstraints(max_length=512)]], Field(max_length=16)] = {}
     store: bool = True
@@ -136,9 +176,35 @@ class ChatRequest(Wire):
     def _stop_is_a_list(cls, value: Any) -> Any:
         return [value] if isinstance(value, str) else value
 
+    @model_validator(mode="after")
+    def _alternatives_belong_to_logprobs(self) -> Self:
+        if self.top_logprobs and not self.logprobs:
+            raise ValueError("top_logprobs needs logprobs: true")
+        if self.stream_options is not None and not self.stream:
+            raise ValueError("stream_options needs stream: true")
+        return self
+
+    @property
+    def answer_schema(self) -> str | None:
+        """The JSON schema that the answer has to fit, as compact JSON; None: any text will do."""
+        wanted = self.response_format
+        if wanted is None or wanted.type == "text":
+            return None
+        return ANY_OBJECT if wanted.json_schema is None else as_text(wanted.json_schema.json_schema)
+
     @property
     def token_limit(self) -> int | None:
         return self.max_completion_tokens or self.max_tokens
+
+
+class Nullable(Reply):
+    """OpenAI sends these fields as null, where others that say nothing are left out."""
+
+    NULLS: ClassVar[dict[str, None]] = {}
+
+    @model_serializer(mode="wrap")
+    def _with_nulls(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return self.NULLS | handler(self)
 
 
 class TopLogprob(Reply):
@@ -151,17 +217,23 @@ class TokenLogprob(TopLogprob):
     top_logprobs: list[TopLogprob] = []
 
 
-class ChoiceLogprobs(Reply):
+class ChoiceLogprobs(Nullable):
+    NULLS = {"refusal": None}
+
     content: list[TokenLogprob]
 
 
-class AnswerMessage(Reply):
+class AnswerMessage(Nullable):
+    NULLS = {"content": None, "refusal": None}
+
     role: Literal["assistant"] = "assistant"
     content: str
     refusal: str | None = None
 
 
-class Choice(Reply):
+class Choice(Nullable):
+    NULLS = {"logprobs": None}
+
     index: int
     message: AnswerMessage
     finish_reason: Literal["stop", "length", "content_filter"]
@@ -228,7 +300,9 @@ class ChunkDelta(Reply):
     content: str | None = None
 
 
-class ChunkChoice(Reply):
+class ChunkChoice(Nullable):
+    NULLS = {"finish_reason": None, "logprobs": None}
+
     index: int
     delta: ChunkDelta
     finish_reason: Literal["stop", "length", "content_filter"] | None = None
