@@ -16,6 +16,12 @@ class SafetyPolicy:
     inputs: tuple[Rule, ...] = ()
     outputs: tuple[Rule, ...] = ()
 
+    @property
+    def hold_back(self) -> int | None:
+        """How many characters of a growing answer have to wait at its end; None: the whole answer."""
+        reaches = [rule.reach for rule in self.outputs if rule.action is Action.BLOCK]
+        return None if None in reaches else max(filter(None, reaches), default=0)
+
     def check_input(self, text: str) -> tuple[Verdict, ...]:
         return _apply(self.inputs, text)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import AsyncGenerator, Coroutine
 from contextlib import aclosing
@@ -12,26 +13,25 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from server import faults
 from server.adapters.states import SERVABLE
 from server.api.deps import AppCaller, Principal, Role, ServicesDep, json_body, now
 from server.api.errors import error_body
+from server.api.paced import Paced
 from server.api.replies import Shaper
 from server.config import AliasConfig
 from server.engine.port import Sampling
-from server.errors import BadRequest, ClientGone, NotFound, PlumblineError
+from server.errors import BadRequest, ClientGone, NotFound, PlumblineError, StorageUnavailable
 from server.ids import new_id
-from server.pipeline.task import Assignment, ChatTask, Outcome
+from server.pipeline.task import Assignment, ChatTask, Outcome, Piece
 from server.services import Services
 from server.store import groups
 from server.store.records import GroupRecord
 from server.wire.base import BASE
 from server.wire.chat import ChatReply, ChatRequest, ModelCard, ModelList
 
-router = APIRouter()
+log = logging.getLogger(__name__)
 
-HEARTBEAT_S = 5.0
-"""Pause between two comments that keep a waiting stream open."""
+router = APIRouter()
 
 
 @router.post("/v1/chat/completions", response_model=ChatReply)
@@ -62,13 +62,13 @@ class EventStream(StreamingResponse):
     def __init__(
         self, services: Services, task: ChatTask, events: AsyncGenerator[str], headers: dict[str, str]
     ) -> None:
-        super().__init__(events, media_type="text/event-stream", headers=headers)
-        self._events = events
+        self._paced = Paced(events, services.config.http.heartbeat_s)
+        super().__init__(self._paced, media_type="text/event-stream", headers=headers)
         self._hold = services.in_flight.hold(task.tenant, task.completion_id)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         with self._hold:
-            async with aclosing(self._events):
+            async with aclosing(self._paced):
                 await super().__call__(scope, receive, send)
 
 
@@ -189,11 +189,17 @@ async def _stream(services: Services, task: ChatTask, shaper: Shaper, started: f
             async with aclosing(stream(services, task, shaper)) as events:
                 async for event in events:
                     yield event
-                    await faults.async_point("chat.after_first_byte")
         services.metrics.overhead_seconds.observe(time.monotonic() - started)
         yield "data: [DONE]\n\n"
+    except StorageUnavailable as error:
+        services.metrics.store_errors.inc()
+        log.error("store: %s", error.cause)
+        yield f"data: {error_body(error)}\n\n"
     except PlumblineError as error:
         yield f"data: {error_body(error)}\n\n"
+    except Exception:
+        log.exception("a stream broke off")
+        yield f"data: {error_body(PlumblineError('Something went wrong here.'))}\n\n"
 
 
 async def _stream_tokens(services: Services, task: ChatTask, shaper: Shaper) -> AsyncGenerator[str]:
@@ -201,31 +207,23 @@ async def _stream_tokens(services: Services, task: ChatTask, shaper: Shaper) -> 
     sent_anything = False
     async with aclosing(services.pipeline.stream(task)) as items:
         async for item in items:
-            if isinstance(item, str):
+            if isinstance(item, Piece):
                 sent_anything = True
                 yield shaper.text_chunk(0, item)
                 continue
             outcome, record = item
             if outcome.is_refused and not sent_anything:
-                yield shaper.text_chunk(0, task.alias.refusal)
+                yield shaper.text_chunk(0, Piece(task.alias.refusal))
             for chunk in shaper.closing_chunks(outcome, record):
                 yield chunk
 
 
 async def _stream_winner(services: Services, task: ChatTask, shaper: Shaper) -> AsyncGenerator[str]:
-    """Nothing can leave before the choice is made; comments keep the connection open meanwhile."""
-    work = asyncio.ensure_future(services.pipeline.answer(task))
-    try:
-        while not work.done():
-            await asyncio.wait({work}, timeout=HEARTBEAT_S)
-            if not work.done():
-                yield ": waiting for the candidates\n\n"
-        outcome, record = work.result()
-    finally:
-        work.cancel()
-    for index, text in enumerate(shaper.texts(outcome)):
+    """Nothing can leave before the choice is made."""
+    outcome, record = await services.pipeline.answer(task)
+    for index, piece in enumerate(shaper.pieces(outcome)):
         yield shaper.opening_chunk(index)
-        yield shaper.text_chunk(index, text)
+        yield shaper.text_chunk(index, piece)
     for chunk in shaper.closing_chunks(outcome, record):
         yield chunk
 

@@ -42,6 +42,14 @@ class ChatTask:
 
 
 @dataclass(frozen=True, slots=True)
+class Piece:
+    """A piece of a streamed answer that may leave: its text, and the tokens whose text is out with it."""
+
+    text: str
+    tokens: tuple[TokenAlternatives, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Outcome:
     """What came of it. `shown` are indices of `judgements`, the winner first; empty when all were blocked."""
 

@@ -204,7 +204,8 @@ class Nullable(Reply):
 
     @model_serializer(mode="wrap")
     def _with_nulls(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return self.NULLS | handler(self)
+        said: dict[str, Any] = handler(self)
+        return self.NULLS | said
 
 
 class TopLogprob(Reply):
