@@ -144,7 +144,11 @@ async def resolve_model(name: str, caller: Principal, services: Services) -> tup
             return alias, Assignment(BASE, services.router.current(alias.name).generation)
         adapter = await services.registry.servable(name)
         return services.alias(adapter.alias), Assignment(adapter.id, services.router.current(adapter.alias).generation)
-    raise NotFound(
+    raise _unknown_model()
+
+
+def _unknown_model() -> NotFound:
+    return NotFound(
         "The model does not exist; GET /v1/models lists those that do.", param="model", code="model_not_found"
     )
 
@@ -231,8 +235,21 @@ async def _stream_winner(services: Services, task: ChatTask, shaper: Shaper) -> 
 @router.get("/v1/models")
 async def list_models(caller: AppCaller, services: ServicesDep) -> ModelList:
     """The aliases, and for operators and learners the adapters that may be asked for by id."""
+    return ModelList(data=await _cards(caller, services))
+
+
+@router.get("/v1/models/{model}")
+async def get_model(model: str, caller: AppCaller, services: ServicesDep) -> ModelCard:
+    """One of the list."""
+    found = next((card for card in await _cards(caller, services) if card.id == model), None)
+    if found is None:
+        raise _unknown_model()
+    return found
+
+
+async def _cards(caller: Principal, services: Services) -> list[ModelCard]:
     cards = [ModelCard(id=alias.name, created=services.started_at) for alias in services.config.aliases]
     if caller.role is not Role.APP:
         found = await services.registry.find(states=SERVABLE)
         cards += [ModelCard(id=one.id, created=int(one.created_at)) for one in found]
-    return ModelList(data=cards)
+    return cards
