@@ -19,8 +19,8 @@ from server.api.errors import error_body
 from server.api.paced import Paced
 from server.api.replies import Shaper
 from server.config import AliasConfig
-from server.engine.port import Sampling
-from server.errors import BadRequest, ClientGone, NotFound, PlumblineError, StorageUnavailable
+from server.engine.port import EngineError, Sampling
+from server.errors import BadRequest, ClientGone, EngineUnavailable, NotFound, PlumblineError, StorageUnavailable
 from server.ids import new_id
 from server.pipeline.task import Assignment, ChatTask, Outcome, Piece
 from server.services import Services
@@ -82,7 +82,9 @@ async def build_task(body: ChatRequest, caller: Principal, services: Services) -
     max_tokens = body.token_limit or limits.default_max_tokens
     if max_tokens > limits.max_tokens:
         raise BadRequest(f"max_tokens may be at most {limits.max_tokens}.", param="max_tokens")
-    prompt = await services.assembler(body.messages)
+    if body.speaks_of_tools:
+        await _require_tools(services)
+    prompt = await services.assembler(body.messages, body.tools)
     user_hash = services.signer.user_hash(caller.tenant, body.user) if body.user else None
     if body.plumbline.regenerate_of is not None:
         await _require_group(body.plumbline.regenerate_of, caller, services)
@@ -110,12 +112,27 @@ async def build_task(body: ChatRequest, caller: Principal, services: Services) -
             top_logprobs=body.top_logprobs,
             logit_bias=tuple((int(token), bias) for token, bias in body.logit_bias.items()),
             json_schema=body.answer_schema,
+            forced_tools=body.forced_tools,
         ),
         n=body.n,
         best_of=best_of,
         compare=body.plumbline.compare,
         regenerate_of=body.plumbline.regenerate_of,
         is_stored=body.store,
+        calls_tools=body.may_call_tools,
+    )
+
+
+async def _require_tools(services: Services) -> None:
+    try:
+        if await services.engine.speaks_of_tools():
+            return
+    except EngineError:
+        raise EngineUnavailable("No engine can answer now; try again after the time in Retry-After.") from None
+    raise BadRequest(
+        "The model's chat template knows no tools, or writes calls in a form that is not supported.",
+        param="tools",
+        code="tools_not_supported",
     )
 
 
@@ -189,7 +206,8 @@ async def _stream(services: Services, task: ChatTask, shaper: Shaper, started: f
     """Server-sent events: chunks, then the alignment, then `[DONE]`; an error ends the stream as an event."""
     try:
         async with services.admission.enter():
-            stream = _stream_tokens if task.best_of == 1 else _stream_winner
+            # A call is one only once it is whole.
+            stream = _stream_tokens if task.best_of == 1 and not task.calls_tools else _stream_winner
             async with aclosing(stream(services, task, shaper)) as events:
                 async for event in events:
                     yield event
@@ -227,7 +245,10 @@ async def _stream_winner(services: Services, task: ChatTask, shaper: Shaper) -> 
     outcome, record = await services.pipeline.answer(task)
     for index, piece in enumerate(shaper.pieces(outcome)):
         yield shaper.opening_chunk(index)
-        yield shaper.text_chunk(index, piece)
+        if piece.text or piece.tokens:
+            yield shaper.text_chunk(index, piece)
+    for chunk in shaper.call_chunks(outcome):
+        yield chunk
     for chunk in shaper.closing_chunks(outcome, record):
         yield chunk
 

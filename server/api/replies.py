@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Literal
 
 from pydantic import BaseModel
 
 from reward.types import Judgement
+from server import tool_calls
 from server.api.deps import now
 from server.config import Config
 from server.engine.port import TokenAlternatives
@@ -29,12 +29,12 @@ from server.wire.chat import (
     ChunkChoice,
     ChunkDelta,
     Explanation,
+    FunctionCall,
     TokenLogprob,
+    ToolCallReply,
     TopLogprob,
     Usage,
 )
-
-FinishReason = Literal["stop", "length", "content_filter"]
 
 
 class Shaper:
@@ -72,8 +72,20 @@ class Shaper:
         if outcome.is_refused:
             return [Piece(self._task.alias.refusal)]
         return [
-            Piece(outcome.judgements[position].candidate.text, outcome.tokens[position] if outcome.tokens else ())
+            Piece(self._said(outcome, position)[0], outcome.tokens[position] if outcome.tokens else ())
             for position in outcome.shown
+        ]
+
+    def _said(self, outcome: Outcome, position: int) -> tuple[str, list[ToolCallReply]]:
+        """What a candidate says, and what it calls."""
+        text = outcome.judgements[position].candidate.text
+        if not self._task.calls_tools:
+            return text, []
+        said, calls = tool_calls.read(text, [tool.name for tool in self._task.prompt.tools])
+        source = candidate_id(self._task.completion_id, position)
+        return said, [
+            ToolCallReply(id=f"call-{source}-{number}", function=FunctionCall(name=name, arguments=arguments))
+            for number, (name, arguments) in enumerate(calls if self._body.parallel_tool_calls else calls[:1])
         ]
 
     def opening_chunk(self, index: int) -> str:
@@ -82,6 +94,13 @@ class Shaper:
     def text_chunk(self, index: int, piece: Piece) -> str:
         logprobs = self._logprobs(piece.tokens)
         return self._event(ChunkChoice(index=index, delta=ChunkDelta(content=piece.text), logprobs=logprobs))
+
+    def call_chunks(self, outcome: Outcome) -> Iterator[str]:
+        """The calls of each choice, each whole."""
+        for index, position in enumerate(outcome.shown):
+            for number, call in enumerate(self._said(outcome, position)[1]):
+                delta = ChunkDelta(tool_calls=[call.model_copy(update={"index": number})])
+                yield self._event(ChunkChoice(index=index, delta=delta))
 
     def closing_chunks(self, outcome: Outcome, record: GroupRecord) -> Iterator[str]:
         """Each choice's finish reason, the usage where it was asked for, and the alignment with the last chunk."""
@@ -130,10 +149,11 @@ class Shaper:
             return
         for index, position in enumerate(outcome.shown):
             candidate = outcome.judgements[position].candidate
+            text, calls = self._said(outcome, position)
             yield Choice(
                 index=index,
-                message=AnswerMessage(content=candidate.text),
-                finish_reason="length" if candidate.finish_reason == "length" else "stop",
+                message=AnswerMessage(content=text or (None if calls else ""), tool_calls=calls or None),
+                finish_reason="tool_calls" if calls else "length" if candidate.finish_reason == "length" else "stop",
                 logprobs=self._logprobs(outcome.tokens[position] if outcome.tokens else ()),
                 candidate_id=candidate_id(self._task.completion_id, position),
             )

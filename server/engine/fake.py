@@ -19,6 +19,7 @@ from hashlib import blake2b
 from pathlib import Path
 
 from reward.types import Candidate, Image, Prompt
+from server import tool_calls
 from server.engine.fake_json import drawn_json
 from server.engine.port import (
     Delta,
@@ -72,6 +73,7 @@ class FakeEngine:
     token_logprob: TokenLogprob | None = None
     max_model_len: int = 4096
     vocabulary_size: int = 256 + 2**24
+    knows_tools: bool = True
     delay_s: float = 0.0
     """Every answer, score and streamed piece takes so long."""
     ready: bool = True
@@ -145,6 +147,10 @@ class FakeEngine:
         self.progress += 1
         return EncodedAnswers(prompt_token_ids, encoded)
 
+    async def speaks_of_tools(self) -> bool:
+        self._require_up()
+        return self.knows_tools
+
     async def is_ready(self) -> bool:
         return self.ready and not self.closed
 
@@ -206,7 +212,7 @@ class FakeEngine:
         text = self.script(model, prompt, index) if self.script is not None else None
         if text is None:
             seed: int | str = "greedy" if sampling.temperature == 0 else first_seed + index
-            text = _drawn_text(model, prompt, seed, sampling.json_schema)
+            text = _drawn_text(model, prompt, seed, sampling)
         pieces = _PIECES.findall(text)
         finish_reason = "stop"
         if found := min((text.find(stop) for stop in sampling.stop if stop in text), default=-1) + 1:
@@ -231,9 +237,10 @@ class FakeEngine:
 
 def encode_prompt(prompt: Prompt) -> tuple[int, ...]:
     """The fake's ids of a conversation: one for each word, nine placeholders for each image."""
-    token_ids: list[int] = []
+    token_ids = [_token_id(part) for tool in prompt.tools for part in (tool.name, tool.description, tool.parameters)]
     for message in prompt.messages:
         token_ids.append(_token_id(message.role))
+        token_ids.extend(_token_id(tool_calls.written(call.name, call.arguments)) for call in message.tool_calls)
         for part in message.parts:
             if isinstance(part, Image):
                 token_ids.extend([IMAGE_PAD] * TOKENS_PER_IMAGE)
@@ -247,11 +254,19 @@ def _context(prompt: Prompt) -> tuple[object, ...]:
     return (encode_prompt(prompt), *(image.sha256 for image in prompt.images))
 
 
-def _drawn_text(model: str, prompt: Prompt, seed: int | str, json_schema: str | None) -> str:
+def _drawn_text(model: str, prompt: Prompt, seed: int | str, sampling: Sampling) -> str:
     key = (model, _context(prompt), seed)
-    if json_schema is not None:
-        turns = itertools.count()
-        return drawn_json(json_schema, lambda count: int(_share(*key, next(turns)) * count))
+    turns = itertools.count()
+
+    def draw(count: int) -> int:
+        return int(_share(*key, next(turns)) * count)
+
+    if sampling.json_schema is not None:
+        return drawn_json(sampling.json_schema, draw)
+    if sampling.forced_tools:
+        name = sampling.forced_tools[draw(len(sampling.forced_tools))]
+        parameters = next(tool.parameters for tool in prompt.tools if tool.name == name)
+        return tool_calls.written(name, drawn_json(parameters, draw))
     length = 4 + int(_share(*key, "length") * 8)
     return " ".join(_WORDS[int(_share(*key, position) * len(_WORDS))] for position in range(length))
 

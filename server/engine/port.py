@@ -30,6 +30,9 @@ class Sampling:
     json_schema: str | None = None
     """An answer that ends by itself is JSON that fits this schema (one that `server.wire.json_schema` lets through)."""
 
+    forced_tools: tuple[str, ...] = ()
+    """Functions of the prompt's tools: the answer is a call of one of them, as `server.tool_calls` writes it."""
+
     @property
     def is_on_policy(self) -> bool:
         """True when the logged raw log-probabilities are those of the distribution that was sampled."""
@@ -43,6 +46,7 @@ class Sampling:
             and self.repetition_penalty is None
             and not self.logit_bias
             and self.json_schema is None
+            and not self.forced_tools
         )
 
 
@@ -167,6 +171,10 @@ class Engine(Protocol):
         """Token ids as a request would get them; the model does not run. Raises `PromptTooLong` where an answer
         does not fit behind the prompt.
         """
+        ...
+
+    async def speaks_of_tools(self) -> bool:
+        """Whether the model's chat template tells it of tools, and writes calls as `server.tool_calls` reads them."""
         ...
 
     async def is_ready(self) -> bool:

@@ -97,7 +97,8 @@ class Pipeline:
             else:
                 parts = _Stream()
                 policy = self._judges[task.alias.name].policy
-                hold_back = policy.hold_back
+                # What a JSON text says may be written in escapes of any length.
+                hold_back = policy.hold_back if task.sampling.json_schema is None or not policy.hold_back else None
                 async with aclosing(self._stream_pieces(task, parts)) as pieces:
                     async for _ in pieces:
                         if policy.blocks_output(parts.text):
@@ -308,9 +309,9 @@ def _refused(task: ChatTask) -> Outcome:
 
 
 def _whole_first(task: ChatTask, judgements: tuple[Judgement, ...]) -> tuple[Judgement, ...]:
-    """As they are chosen from: half a JSON is of no use, so an answer that was cut comes behind the whole ones."""
+    """As they are chosen from: half a JSON or half a call is of no use, so what was cut comes behind the rest."""
     whole = [one for one in judgements if one.is_feasible and one.candidate.finish_reason == "stop"]
-    if task.sampling.json_schema is None or not whole:
+    if not (task.sampling.json_schema or task.sampling.forced_tools) or not whole:
         return judgements
     floor = min((one.total for one in whole if one.total is not None), default=0.0)
     return tuple(
@@ -322,7 +323,10 @@ def _whole_first(task: ChatTask, judgements: tuple[Judgement, ...]) -> tuple[Jud
 def _refused_parameter(error: RefusedParameter) -> BadRequest:
     if error.parameter == "logit_bias":
         return BadRequest("logit_bias names a token id outside the model's vocabulary.", param="logit_bias")
-    return BadRequest("The engine cannot hold an answer to this schema; make it simpler.", param="response_format")
+    return BadRequest(
+        "The engine cannot hold an answer to this schema; make it simpler.",
+        param="response_format" if error.parameter == "json_schema" else "tools",
+    )
 
 
 def _too_long() -> BadRequest:

@@ -39,6 +39,8 @@ class ChatTask:
     compare: bool | Literal["auto"]
     regenerate_of: str | None
     is_stored: bool
+    calls_tools: bool = False
+    """Whether the answer may call the prompt's tools."""
 
 
 @dataclass(frozen=True, slots=True)
