@@ -221,7 +221,8 @@ def test_a_client_that_goes_away_frees_the_engine(
     if stream:
         with httpx.stream("POST", url, json=body, timeout=30) as response:
             completion = response.headers["x-plumbline-completion-id"]
-            next(response.iter_raw())
+            pieces = response.iter_raw()
+            next(pieces)
             wait_until(lambda: running_in(engine_session) > 0, 5, "the engine never began")
     else:
         with pytest.raises(httpx.ReadTimeout):
