@@ -22,10 +22,11 @@ from starlette.exceptions import HTTPException
 
 from server.api import adapters as adapters_api
 from server.api import chat, exchange, feedback, health, operate, privacy, training
+from server.api.elsewhere import offered_instead
 from server.api.errors import error_response
 from server.api.middleware import Envelope, from_http_exception
 from server.config import Config
-from server.errors import BadRequest
+from server.errors import BadRequest, NotFound
 from server.installation import (
     Connect,
     Installation,
@@ -48,7 +49,8 @@ def create_app(services: Services) -> FastAPI:
 
     @app.exception_handler(HTTPException)
     async def on_http_exception(request: Request, error: HTTPException) -> Response:
-        response = error_response(from_http_exception(error))
+        instead = offered_instead(request.scope["path"]) if error.status_code == 404 else None
+        response = error_response(NotFound(instead) if instead else from_http_exception(error))
         if error.headers is not None:
             response.headers.update(error.headers)
         return response

@@ -49,6 +49,8 @@ class HttpConfig(Section):
     keep_alive_s: Seconds = 75.0
     """How long an idle connection is kept. Longer than the usual clients keep theirs (5 s in httpx, 15 s in aiohttp):
     the side that closes first must not be the one that cannot know of a request on its way."""
+    heartbeat_s: Seconds = 5.0
+    """A stream that has had nothing to say for so long sends a comment, so that nobody on the way hangs up."""
     shutdown_grace_s: Seconds = 10.0
     """How long open requests may finish after a termination signal."""
 
@@ -218,7 +220,9 @@ class RuleConfig(Section):
     on: Literal["output", "input", "both"] = "output"
     """Which texts it reads."""
     pattern: str = ""
-    """`pattern`: a regular expression in RE2 syntax (linear time), searched without regard to case."""
+    """`pattern`: a regular expression in RE2 syntax (linear time), searched without regard to case. While an answer
+    streams, its end is held back as far as the pattern can reach; with an unbounded repetition in its middle (`.*`;
+    better `.{0,40}`) that is the whole answer."""
     max_chars: int = Field(0, ge=0)
     """`length`: longest allowed text."""
     max_repeats: int = Field(4, ge=2)

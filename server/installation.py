@@ -57,7 +57,7 @@ from server.store.opening import open_blobs, open_database, open_remote_files
 from server.store.records import AdapterState
 from server.store.remote import RemoteFiles
 from server.tokens import Signer, load_secret
-from server.wire.chat import ChatMessage
+from server.wire.chat import ChatMessage, ToolDefinition
 from server.wire.identity import directory_digest
 
 log = logging.getLogger(__name__)
@@ -219,8 +219,8 @@ class Installation:
 
         signer = Signer(secret)
 
-        async def assembler(messages: Sequence[ChatMessage]) -> Prompt:
-            return await assemble(messages, config.chat, intake, sanitiser)
+        async def assembler(messages: Sequence[ChatMessage], tools: Sequence[ToolDefinition]) -> Prompt:
+            return await assemble(messages, tools, config.chat, intake, sanitiser)
 
         answers = AnswerIntake({name: one.policy for name, one in judges.items()}, sanitiser.clean)
         promised_at = signer.promised_at if is_shared else None

@@ -10,7 +10,7 @@ from server.config import AliasConfig, Config
 from server.errors import NotFound
 from server.store.blobs import BlobStore
 from server.store.database import Database
-from server.wire.chat import ChatMessage
+from server.wire.chat import ChatMessage, ToolDefinition
 
 if TYPE_CHECKING:
     from reward.types import Prompt
@@ -43,7 +43,7 @@ class Services:
     lease: RoutingLease
     rollout: Rollout
     admission: Admission
-    assembler: Callable[[Sequence[ChatMessage]], Awaitable[Prompt]]
+    assembler: Callable[[Sequence[ChatMessage], Sequence[ToolDefinition]], Awaitable[Prompt]]
     """The wire's messages as a prompt."""
     in_flight: InFlight
     pipeline: Pipeline

@@ -18,7 +18,7 @@ from server.store import keys
 
 M = TypeVar("M", bound=BaseModel)
 
-OWN_WORDS = frozenset({"detail", "metadata", "metrics", "objective", "sources", "tags"})
+OWN_WORDS = frozenset({"detail", "logit_bias", "metadata", "metrics", "objective", "sources", "tags"})
 """Fields whose keys are the sender's own words; everywhere else a key is a field's name, or unknown."""
 
 
