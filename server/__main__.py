@@ -37,6 +37,7 @@ def parse_arguments() -> argparse.Namespace:
         help="make an API key of this role (app, learner, operator), print it once, and stop",
     )
     parser.add_argument("--tenant", default="default", help="tenant of the new key (default: %(default)s)")
+    parser.add_argument("--name", default="", help="what the new key is for, shown by `plumbline keys list`")
     return parser.parse_args()
 
 
@@ -102,7 +103,8 @@ def main() -> int:
         if arguments.check_state:
             return report(check_state(config))
         if arguments.create_key:
-            print(asyncio.run(create_key(config, arguments.create_key, arguments.tenant)))  # noqa: T201 - shown once
+            wanted = (arguments.create_key, arguments.tenant, arguments.name)
+            print(asyncio.run(create_key(config, *wanted)))  # noqa: T201 - shown once
             return 0
         return serve(config)
     except StartError as error:

@@ -20,7 +20,7 @@ from prometheus_client import start_http_server
 from starlette.exceptions import HTTPException
 
 from server.api import adapters as adapters_api
-from server.api import chat, exchange, feedback, health, operate, privacy, training
+from server.api import chat, exchange, feedback, health, keys, operate, privacy, training
 from server.api.errors import error_response
 from server.api.middleware import Envelope, from_http_exception
 from server.config import Config
@@ -42,7 +42,7 @@ def create_app(services: Services) -> FastAPI:
     """The ASGI application on an open installation."""
     app = FastAPI(title="Plumbline", version=version("plumbline"), docs_url=None, redoc_url=None, openapi_url=None)
     app.state.services = services
-    for module in (chat, feedback, exchange, training, adapters_api, operate, privacy, health):
+    for module in (chat, feedback, exchange, training, adapters_api, operate, keys, privacy, health):
         app.include_router(module.router)
 
     @app.exception_handler(HTTPException)

@@ -38,6 +38,7 @@ from server.errors import StorageUnavailable
 from server.exchange.importing import ImportDesk
 from server.feedback import FeedbackDesk
 from server.inflight import InFlight
+from server.keys import KeyRing
 from server.metrics import Metrics
 from server.pipeline.admission import Admission
 from server.pipeline.assemble import assemble
@@ -219,6 +220,8 @@ class Installation:
         is_shared = bool(config.store.url.get_secret_value())
         promised_at = signer.promised_at if is_shared else None
         in_flight = InFlight(config.chat.feedback_wait_s, promised_at=promised_at, clock=time.time)
+        keys = KeyRing(database, clock=time.time, monotonic=time.monotonic)
+        self._stack.push_async_callback(keys.stop)
         admission = Admission(concurrent=config.http.max_concurrent_requests, queued=config.http.max_queued_requests)
         shadows = Shadows(
             engine=engine,
@@ -242,6 +245,7 @@ class Installation:
             router=router,
             lease=lease,
             rollout=rollout,
+            keys=keys,
             admission=admission,
             assembler=assembler,
             in_flight=in_flight,

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from server.exchange.importing import ImportDesk
     from server.feedback import FeedbackDesk
     from server.inflight import InFlight
+    from server.keys import KeyRing
     from server.metrics import Metrics
     from server.pipeline.admission import Admission
     from server.pipeline.pipeline import Pipeline
@@ -42,6 +43,7 @@ class Services:
     router: Router
     lease: RoutingLease
     rollout: Rollout
+    keys: KeyRing
     admission: Admission
     assembler: Callable[[Sequence[ChatMessage]], Awaitable[Prompt]]
     """The wire's messages as a prompt."""
