@@ -162,6 +162,38 @@ class StoreConfig(Section):
     """Read-only database connections."""
 
 
+class BudgetConfig(Section):
+    """What may be asked for in a minute, on each server; 0: as much as there is room for."""
+
+    requests_per_minute: int = Field(0, ge=0)
+    """Requests of any kind."""
+    candidates_per_minute: int = Field(0, ge=0)
+    """Candidates generated: a request may take `best_of` of them."""
+    tokens_per_minute: int = Field(0, ge=0)
+    """Tokens generated, of all candidates; prompts do not count."""
+
+    def overridden(self, own: dict[str, int]) -> Self:
+        return self.model_copy(update=own)
+
+
+class LimitsConfig(Section):
+    """Budgets of the keys, by role, where a key has none of its own; and of tenants, over all of their keys."""
+
+    app: BudgetConfig = BudgetConfig()
+    """Each app's key."""
+    learner: BudgetConfig = BudgetConfig()
+    """Each learner's key."""
+    operator: BudgetConfig = BudgetConfig()
+    """Each operator's key."""
+    tenant: BudgetConfig = BudgetConfig()
+    """Each tenant."""
+    tenants: dict[str, BudgetConfig] = {}
+    """Single tenants, in place of `tenant`."""
+
+    def of_role(self, role: str) -> BudgetConfig:
+        return {"app": self.app, "learner": self.learner, "operator": self.operator}[role]
+
+
 class ShadowConfig(Section):
     """Answers of shadow adapters, of which nobody may notice anything."""
 
@@ -392,6 +424,7 @@ class Config(BaseSettings):
     chat: ChatConfig = ChatConfig()
     engine: EngineConfig = EngineConfig()
     store: StoreConfig = StoreConfig()
+    limits: LimitsConfig = LimitsConfig()
     shadow: ShadowConfig = ShadowConfig()
     aliases: tuple[AliasConfig, ...] = (AliasConfig(),)
     """Aliases served by this installation; the first is the default."""

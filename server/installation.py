@@ -27,6 +27,7 @@ from server.adapters.rollout import Rollout
 from server.adapters.routing import Router
 from server.adapters.unloading import Unloader
 from server.answers import AnswerIntake
+from server.budgets import Budgets
 from server.config import AliasConfig, Config
 from server.engine.client import VllmEngine
 from server.engine.health import EngineState
@@ -246,6 +247,7 @@ class Installation:
             lease=lease,
             rollout=rollout,
             keys=keys,
+            budgets=Budgets(config.limits, monotonic=time.monotonic),
             admission=admission,
             assembler=assembler,
             in_flight=in_flight,

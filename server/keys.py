@@ -135,16 +135,14 @@ class KeyRing:
             self._remembered.move_to_end(key_hash)
             if len(self._remembered) > MAX_REMEMBERED:
                 self._remembered.popitem(last=False)
-        self._note_use(key_hash, record)
+        self._note_use(record)
         return record
 
-    def _note_use(self, key_hash: str, record: KeyRecord) -> None:
+    def _note_use(self, record: KeyRecord) -> None:
         """At most once an hour and key, beside the request."""
         now = self._clock()
         if record.last_used_at is not None and now - record.last_used_at < USE_NOTED_EVERY_S:
             return
-        if (known := self._remembered.get(key_hash)) is not None:
-            self._remembered[key_hash] = (dataclasses.replace(record, last_used_at=now), known[1])
         noting = asyncio.create_task(self._write_use(record.id, now))
         self._notes.add(noting)
         noting.add_done_callback(self._notes.discard)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from server.adapters.registry import AdapterRegistry
     from server.adapters.rollout import Rollout
     from server.adapters.routing import Router
+    from server.budgets import Budgets
     from server.engine.pool import EnginePool
     from server.exchange.importing import ImportDesk
     from server.feedback import FeedbackDesk
@@ -44,6 +45,7 @@ class Services:
     lease: RoutingLease
     rollout: Rollout
     keys: KeyRing
+    budgets: Budgets
     admission: Admission
     assembler: Callable[[Sequence[ChatMessage]], Awaitable[Prompt]]
     """The wire's messages as a prompt."""

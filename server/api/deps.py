@@ -6,13 +6,14 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Annotated, Any, TypeVar, cast
+from typing import Annotated, Any, Self, TypeVar, cast
 
 from fastapi import Depends, Request
 from pydantic import BaseModel, ValidationError
 
 from server.errors import BadRequest, Forbidden, Unauthorized, UnsupportedMedia
 from server.services import Services
+from server.store.keys import KeyRecord
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -40,10 +41,18 @@ class Principal:
 
     tenant: str
     role: Role
-    key_id: str
+    key: KeyRecord
+
+    @property
+    def key_id(self) -> str:
+        return self.key.id
+
+    @classmethod
+    def of(cls, key: KeyRecord) -> Self:
+        return cls(key.tenant, Role(key.role), key)
 
 
-LOCAL = Principal("default", Role.OPERATOR, "local")
+LOCAL = Principal.of(KeyRecord("local", "default", Role.OPERATOR))
 
 
 def get_services(request: Request) -> Services:
@@ -54,16 +63,20 @@ ServicesDep = Annotated[Services, Depends(get_services)]
 
 
 async def find_principal(request: Request, services: Services) -> Principal:
-    """The bearer of the request's key; raises `Unauthorized`."""
-    if not services.config.http.require_keys:
-        return LOCAL
+    """The bearer of the request's key; raises `Unauthorized` or `RateLimited`."""
+    key = await _find_key(request, services) if services.config.http.require_keys else LOCAL.key
+    services.budgets.count_request(key)
+    return LOCAL if key is LOCAL.key else Principal.of(key)
+
+
+async def _find_key(request: Request, services: Services) -> KeyRecord:
     scheme, _, key = request.headers.get("authorization", "").partition(" ")
     if scheme.lower() != "bearer" or not key:
         raise Unauthorized("Send your API key as `Authorization: Bearer <key>`.")
     found = await services.keys.find(key)
     if found is None:
         raise Unauthorized("This API key is not known, has expired or was revoked.")
-    return Principal(found.tenant, Role(found.role), found.id)
+    return found
 
 
 def _is_from_another_site(request: Request) -> bool:

@@ -30,6 +30,15 @@ class KeyRecord:
     def is_in_force(self, now: float) -> bool:
         return self.revoked_at is None and (self.expires_at is None or now < self.expires_at)
 
+    def budgets(self) -> dict[str, int]:
+        """The key's own, by the names of `BudgetConfig`."""
+        own = {
+            "requests_per_minute": self.requests_per_minute,
+            "candidates_per_minute": self.candidates_per_minute,
+            "tokens_per_minute": self.tokens_per_minute,
+        }
+        return {name: value for name, value in own.items() if value is not None}
+
 
 _FIELDS = tuple(KeyRecord.__dataclass_fields__)
 _COLUMNS = tuple(schema.api_keys.c[name] for name in _FIELDS)

@@ -164,8 +164,8 @@ async def test_use_is_noted_once_an_hour(database: Database) -> None:
     commits = database.commits
     for _ in range(20):
         await ring.find(key)
+        await ring.stop()
         clock.now += KEY_MEMORY_S
-    await ring.stop()
     assert database.commits == commits + 1
     clock.now += USE_NOTED_EVERY_S
     await ring.find(key)
