@@ -40,10 +40,18 @@ class HttpConfig(Section):
     """Refuse requests without an API key. Off: local mode, loopback only."""
     max_body_bytes: int = Field(32 * 1024 * 1024, gt=0)
     """Largest request body; larger ones get 413 before they are read."""
+    max_buffered_bytes: int = Field(1024**3, gt=0)
+    """Bodies of all open requests together; what comes beyond gets 429 with Retry-After."""
+    header_timeout_s: Seconds = 20.0
+    """How long a request's headers may take; then 408."""
+    body_timeout_s: Seconds = 30.0
+    """How long a request's body may take, and for each KiB of it that has come a second more; then 408."""
+    unread_timeout_s: Seconds = 60.0
+    """A client that takes nothing of its reply for so long is cut off."""
     max_concurrent_requests: int = Field(256, gt=0)
     """Chat requests in work at once; more wait in the queue."""
     max_queued_requests: int = Field(1024, ge=0)
-    """Chat requests that may wait; more get 429 with Retry-After."""
+    """Chat requests that may wait; more get 429 with Retry-After. No tenant fills the queue while others ask."""
     keep_alive_s: Seconds = 75.0
     """How long an idle connection is kept. Longer than the usual clients keep theirs (5 s in httpx, 15 s in aiohttp):
     the side that closes first must not be the one that cannot know of a request on its way."""
