@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -19,6 +20,9 @@ M = TypeVar("M", bound=BaseModel)
 
 OWN_WORDS = frozenset({"detail", "metadata", "metrics", "objective", "sources", "tags"})
 """Fields whose keys are the sender's own words; everywhere else a key is a field's name, or unknown."""
+
+
+LINE_AND_COLUMN = re.compile(r"at line (\d+) column (\d+)$")
 
 
 class Role(StrEnum):
@@ -127,14 +131,29 @@ def parse_json(model: type[M], body: bytes) -> M:
     try:
         return model.model_validate_json(body)
     except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        if first["type"] == "json_invalid":
+            raise _not_json(body, str(first["ctx"]["error"])) from None
         raise bad_request(error) from None
+
+
+def _not_json(body: bytes, why: str) -> BadRequest:
+    """Where it stops being JSON; never what stands there."""
+    try:
+        body.decode()
+    except UnicodeDecodeError as error:
+        return BadRequest(f"The body is not UTF-8 at byte {error.start}.", code="invalid_encoding")
+    place = LINE_AND_COLUMN.search(why)
+    lines = body.split(b"\n")
+    at = sum(len(line) + 1 for line in lines[: int(place[1]) - 1]) + int(place[2]) if place else len(body)
+    if "hex escape" in why:
+        return BadRequest(f"A text holds half a character (a lone surrogate) at byte {at}.", code="invalid_encoding")
+    return BadRequest(f"The body is not valid JSON at byte {at}.", code="invalid_json")
 
 
 def bad_request(error: ValidationError) -> BadRequest:
     first = error.errors(include_url=False, include_context=False, include_input=False)[0]
     path = _path(first["loc"]) or None
-    if first["type"] == "json_invalid":
-        return BadRequest("The body is not valid JSON.", code="invalid_json")
     if first["type"] == "extra_forbidden":
         return BadRequest(f"Unknown parameter: {path}.", param=path, code="unknown_parameter")
     is_quoting = first["type"] == "union_tag_invalid"

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, StringConstraints, field_validator, model_validator
 
-from server.wire.base import Id, Label, Reply, Text, UserName, Wire
+from server.wire.base import Id, Label, NoNul, Reply, Text, UserName, Wire
 from server.wire.training import TrainingGroup
 
 
@@ -89,7 +89,7 @@ OPENAI_DEFAULTS: dict[str, tuple[Any, ...]] = {
 class ChatRequest(Wire):
     """OpenAI's chat completion request, with `best_of` (candidates generated) and the `plumbline` options."""
 
-    model: Annotated[str, StringConstraints(min_length=1, max_length=256)]
+    model: Annotated[str, StringConstraints(min_length=1), NoNul]
     messages: Annotated[list[ChatMessage], Field(min_length=1)]
     n: int = Field(1, ge=1, le=256)
     best_of: int | None = Field(None, ge=1)
