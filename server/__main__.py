@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,6 +26,7 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--config", type=Path, metavar="FILE", help="TOML file; without one: defaults")
     parser.add_argument("--check-config", action="store_true", help="print the effective configuration and stop")
+    parser.add_argument("--openapi", action="store_true", help="print the OpenAPI document of the API and stop")
     parser.add_argument(
         "--check-state",
         action="store_true",
@@ -75,6 +77,12 @@ def check_state(config: Config) -> list[Problem]:
         return asyncio.run(check(config, show))
 
 
+def openapi() -> str:
+    from server.api.openapi import document  # noqa: PLC0415
+
+    return json.dumps(document(), indent=2)
+
+
 def report(problems: list[Problem]) -> int:
     """Print what is wrong and what to do; the exit status."""
     for one in problems:
@@ -91,8 +99,8 @@ def main() -> int:
     except ValueError as error:
         return _bad(str(error))
     config = read_config(arguments.config)
-    if arguments.check_config:
-        print(config.model_dump_json(indent=2))  # noqa: T201 - this is what was asked for
+    if arguments.check_config or arguments.openapi:
+        print(config.model_dump_json(indent=2) if arguments.check_config else openapi())  # noqa: T201 - asked for
         return 0
     # Imported late: --help and --check-config answer at once.
     from server.app import serve  # noqa: PLC0415

@@ -21,11 +21,10 @@ from prometheus_client import start_http_server
 from starlette.exceptions import HTTPException
 from starlette.routing import Match, Route
 
-from server.api import adapters as adapters_api
-from server.api import chat, exchange, feedback, health, keys, operate, privacy, training
 from server.api.connection import MAX_HEADER_BYTES, Connection
 from server.api.errors import error_response
 from server.api.middleware import Envelope, MethodNotAllowed, from_http_exception
+from server.api.openapi import ROUTERS
 from server.config import Config
 from server.errors import BadRequest
 from server.installation import (
@@ -52,8 +51,8 @@ def create_app(services: Services) -> FastAPI:
         redirect_slashes=False,
     )
     app.state.services = services
-    for module in (chat, feedback, exchange, training, adapters_api, operate, keys, privacy, health):
-        app.include_router(module.router)
+    for router in ROUTERS:
+        app.include_router(router)
 
     @app.exception_handler(HTTPException)
     async def on_http_exception(request: Request, error: HTTPException) -> Response:

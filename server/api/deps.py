@@ -18,6 +18,11 @@ from server.store.keys import KeyRecord
 
 M = TypeVar("M", bound=BaseModel)
 
+BODY_MODEL = "body_model"
+"""On a dependency that parses the body: its model."""
+CALLER_ROLE = "caller_role"
+"""On a dependency that lets callers through: the role that it asks for."""
+
 OWN_WORDS = frozenset({"detail", "metadata", "metrics", "objective", "sources", "tags"})
 """Fields whose keys are the sender's own words; everywhere else a key is a field's name, or unknown."""
 
@@ -104,6 +109,7 @@ def require(role: Role) -> Any:
             raise Forbidden(f"This needs a key of the role {role.value}.")
         return principal
 
+    setattr(check, CALLER_ROLE, role)
     return Depends(check)
 
 
@@ -123,6 +129,7 @@ def json_body(model: type[M]) -> Any:
             raise UnsupportedMedia("Send the body uncompressed.")
         return parse_json(model, await request.body())
 
+    setattr(parse, BODY_MODEL, model)
     return Depends(parse)
 
 

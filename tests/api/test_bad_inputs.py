@@ -177,7 +177,7 @@ def test_bad_input_is_refused_and_the_next_works(site: Served, data: bytes, stat
 @pytest.fixture(scope="module", autouse=True)
 def retired(site: Served) -> None:
     record = AdapterRecord("a-retired", 1, "default", AdapterState.RETIRED, "base", {}, 1.0, 1.0)
-    site.run(site.services.database.write(lambda c: adapters.add_adapter(c, record)))
+    site.run(site.services.database.write(lambda c: adapters.insert_adapter(c, record)))
 
 
 def test_deep_nesting_is_refused_quickly(site: Served) -> None:
