@@ -42,10 +42,18 @@ class HttpConfig(Section):
     """Refuse requests without an API key. Off: local mode, loopback only."""
     max_body_bytes: int = Field(32 * 1024 * 1024, gt=0)
     """Largest request body; larger ones get 413 before they are read."""
+    max_buffered_bytes: int = Field(1024**3, gt=0)
+    """Bodies of all open requests together; what comes beyond gets 429 with Retry-After."""
+    header_timeout_s: Seconds = 20.0
+    """How long a request's headers may take; then 408."""
+    body_timeout_s: Seconds = 30.0
+    """How long a request's body may take, and for each KiB of it that has come a second more; then 408."""
+    unread_timeout_s: Seconds = 60.0
+    """A client that takes nothing of its reply for so long is cut off."""
     max_concurrent_requests: int = Field(256, gt=0)
     """Chat requests in work at once; more wait in the queue."""
     max_queued_requests: int = Field(1024, ge=0)
-    """Chat requests that may wait; more get 429 with Retry-After."""
+    """Chat requests that may wait; more get 429 with Retry-After. No tenant fills the queue while others ask."""
     keep_alive_s: Seconds = 75.0
     """How long an idle connection is kept. Longer than the usual clients keep theirs (5 s in httpx, 15 s in aiohttp):
     the side that closes first must not be the one that cannot know of a request on its way."""
@@ -197,6 +205,38 @@ class StoreConfig(Section):
     """With less free disk than this, writes are refused with 503."""
     read_connections: int = Field(4, ge=1)
     """Read-only database connections."""
+
+
+class BudgetConfig(Section):
+    """What may be asked for in a minute, on each server; 0: as much as there is room for."""
+
+    requests_per_minute: int = Field(0, ge=0)
+    """Requests of any kind."""
+    candidates_per_minute: int = Field(0, ge=0)
+    """Candidates generated: a request may take `best_of` of them."""
+    tokens_per_minute: int = Field(0, ge=0)
+    """Tokens generated, of all candidates; prompts do not count."""
+
+    def overridden(self, own: dict[str, int]) -> Self:
+        return self.model_copy(update=own)
+
+
+class LimitsConfig(Section):
+    """Budgets of the keys, by role, where a key has none of its own; and of tenants, over all of their keys."""
+
+    app: BudgetConfig = BudgetConfig()
+    """Each app's key."""
+    learner: BudgetConfig = BudgetConfig()
+    """Each learner's key."""
+    operator: BudgetConfig = BudgetConfig()
+    """Each operator's key."""
+    tenant: BudgetConfig = BudgetConfig()
+    """Each tenant."""
+    tenants: dict[str, BudgetConfig] = {}
+    """Single tenants, in place of `tenant`."""
+
+    def of_role(self, role: str) -> BudgetConfig:
+        return {"app": self.app, "learner": self.learner, "operator": self.operator}[role]
 
 
 class ShadowConfig(Section):
@@ -432,6 +472,7 @@ class Config(BaseSettings):
     image_fetch: ImageFetchConfig = ImageFetchConfig()
     engine: EngineConfig = EngineConfig()
     store: StoreConfig = StoreConfig()
+    limits: LimitsConfig = LimitsConfig()
     shadow: ShadowConfig = ShadowConfig()
     aliases: tuple[AliasConfig, ...] = (AliasConfig(),)
     """Aliases served by this installation; the first is the default."""

@@ -28,6 +28,7 @@ from server.adapters.rollout import Rollout
 from server.adapters.routing import Router
 from server.adapters.unloading import Unloader
 from server.answers import AnswerIntake
+from server.budgets import Budgets
 from server.config import AliasConfig, Config
 from server.engine.client import VllmEngine
 from server.engine.health import EngineState
@@ -39,6 +40,7 @@ from server.errors import StorageUnavailable
 from server.exchange.importing import ImportDesk
 from server.feedback import FeedbackDesk
 from server.inflight import InFlight
+from server.keys import KeyRing
 from server.metrics import Metrics
 from server.pipeline.admission import Admission
 from server.pipeline.assemble import assemble
@@ -225,6 +227,8 @@ class Installation:
         answers = AnswerIntake({name: one.policy for name, one in judges.items()}, sanitiser.clean)
         promised_at = signer.promised_at if is_shared else None
         in_flight = InFlight(config.chat.feedback_wait_s, promised_at=promised_at, clock=time.time)
+        keys = KeyRing(database, clock=time.time, monotonic=time.monotonic)
+        self._stack.push_async_callback(keys.stop)
         admission = Admission(concurrent=config.http.max_concurrent_requests, queued=config.http.max_queued_requests)
         shadows = Shadows(
             engine=engine,
@@ -248,6 +252,8 @@ class Installation:
             router=router,
             lease=lease,
             rollout=rollout,
+            keys=keys,
+            budgets=Budgets(config.limits, monotonic=time.monotonic),
             admission=admission,
             assembler=assembler,
             in_flight=in_flight,

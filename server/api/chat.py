@@ -6,7 +6,8 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncGenerator, Coroutine
-from contextlib import aclosing
+from contextlib import ExitStack, aclosing
+from dataclasses import dataclass
 from typing import Annotated
 
 from fastapi import APIRouter, Request
@@ -18,10 +19,12 @@ from server.api.deps import AppCaller, Principal, Role, ServicesDep, json_body, 
 from server.api.errors import error_body
 from server.api.paced import Paced
 from server.api.replies import Shaper
+from server.budgets import Reservation
 from server.config import AliasConfig
 from server.engine.port import EngineError, Sampling
-from server.errors import BadRequest, ClientGone, EngineUnavailable, NotFound, PlumblineError, StorageUnavailable
+from server.errors import BadRequest, Busy, ClientGone, EngineUnavailable, NotFound, PlumblineError, StorageUnavailable
 from server.ids import new_id
+from server.pipeline.admission import Place
 from server.pipeline.task import Assignment, ChatTask, Outcome, Piece
 from server.services import Services
 from server.store import groups
@@ -33,6 +36,9 @@ log = logging.getLogger(__name__)
 
 router = APIRouter()
 
+NOTHING_SPENT = (BadRequest, Busy, EngineUnavailable)
+"""A request that ends so gets its candidates and tokens back."""
+
 
 @router.post("/v1/chat/completions", response_model=ChatReply)
 async def create_chat_completion(
@@ -42,32 +48,57 @@ async def create_chat_completion(
     body: Annotated[ChatRequest, json_body(ChatRequest)],
 ) -> Response:
     """Candidates for a conversation, judged; the best one is returned."""
-    started = time.monotonic()
-    task = await build_task(body, caller, services)
-    shaper = Shaper(services.signer, body, task, services.config)
-    if body.stream:
-        return EventStream(services, task, _stream(services, task, shaper, started), shaper.early_headers())
-    async with services.admission.enter():
-        outcome, record = await _unless_disconnected(request, services.pipeline.answer(task))
-    services.metrics.overhead_seconds.observe(time.monotonic() - started)
+    started_s = time.monotonic()
+    with ExitStack() as held:
+        place = held.enter_context(services.admission.join(caller.tenant))
+        task = await build_task(body, caller, services)
+        reserved = services.budgets.reserve(caller.key, candidates=task.best_of, max_tokens=task.sampling.max_tokens)
+        shaper = Shaper(services.signer, body, task, services.config)
+        if body.stream:
+            events = _stream(services, task, shaper, Admitted(started_s, place, reserved))
+            return EventStream(services, task, events, shaper.early_headers() | reserved.headers, held.pop_all())
+        try:
+            await place.turn()
+            outcome, record = await _unless_disconnected(request, services.pipeline.answer(task))
+        except NOTHING_SPENT:
+            reserved.settle(candidates=0, tokens=0)
+            raise
+    reserved.settle(candidates=len(outcome.judgements), tokens=outcome.generated_tokens)
+    services.metrics.overhead_seconds.observe(time.monotonic() - started_s)
     reply = shaper.reply(outcome, record)
-    return Response(
-        reply.model_dump_json(exclude_none=True), media_type="application/json", headers=shaper.headers(outcome)
-    )
+    headers = shaper.headers(outcome) | reserved.headers
+    return Response(reply.model_dump_json(exclude_none=True), media_type="application/json", headers=headers)
+
+
+@dataclass(frozen=True, slots=True)
+class Admitted:
+    """What a request holds while it is answered, and since when (monotonic)."""
+
+    started_s: float
+    place: Place
+    reserved: Reservation
 
 
 class EventStream(StreamingResponse):
-    """The events of one answer, which is in flight from before its id leaves. Ends its source with the connection."""
+    """The events of one answer, which is in flight from before its id leaves. Ends its source with the connection, and
+    gives up its place then.
+    """
 
     def __init__(
-        self, services: Services, task: ChatTask, events: AsyncGenerator[str], headers: dict[str, str]
+        self,
+        services: Services,
+        task: ChatTask,
+        events: AsyncGenerator[str],
+        headers: dict[str, str],
+        held: ExitStack,
     ) -> None:
         self._paced = Paced(events, services.config.http.heartbeat_s)
         super().__init__(self._paced, media_type="text/event-stream", headers=headers)
+        self._held = held
         self._hold = services.in_flight.hold(task.tenant, task.completion_id)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        with self._hold:
+        with self._held, self._hold:
             async with aclosing(self._paced):
                 await super().__call__(scope, receive, send)
 
@@ -202,29 +233,33 @@ async def _disconnected(request: Request) -> None:
         pass
 
 
-async def _stream(services: Services, task: ChatTask, shaper: Shaper, started: float) -> AsyncGenerator[str]:
+async def _stream(services: Services, task: ChatTask, shaper: Shaper, admitted: Admitted) -> AsyncGenerator[str]:
     """Server-sent events: chunks, then the alignment, then `[DONE]`; an error ends the stream as an event."""
     try:
-        async with services.admission.enter():
-            # A call is one only once it is whole.
-            stream = _stream_tokens if task.best_of == 1 and not task.calls_tools else _stream_winner
-            async with aclosing(stream(services, task, shaper)) as events:
-                async for event in events:
-                    yield event
-        services.metrics.overhead_seconds.observe(time.monotonic() - started)
+        await admitted.place.turn()
+        # A call is one only once it is whole.
+        stream = _stream_tokens if task.best_of == 1 and not task.calls_tools else _stream_winner
+        async with aclosing(stream(services, task, shaper, admitted.reserved)) as events:
+            async for event in events:
+                yield event
+        services.metrics.overhead_seconds.observe(time.monotonic() - admitted.started_s)
         yield "data: [DONE]\n\n"
     except StorageUnavailable as error:
         services.metrics.store_errors.inc()
         log.error("store: %s", error.cause)
         yield f"data: {error_body(error)}\n\n"
     except PlumblineError as error:
+        if isinstance(error, NOTHING_SPENT):
+            admitted.reserved.settle(candidates=0, tokens=0)
         yield f"data: {error_body(error)}\n\n"
     except Exception:
         log.exception("a stream broke off")
         yield f"data: {error_body(PlumblineError('Something went wrong here.'))}\n\n"
 
 
-async def _stream_tokens(services: Services, task: ChatTask, shaper: Shaper) -> AsyncGenerator[str]:
+async def _stream_tokens(
+    services: Services, task: ChatTask, shaper: Shaper, reserved: Reservation
+) -> AsyncGenerator[str]:
     yield shaper.opening_chunk(0)
     sent_anything = False
     async with aclosing(services.pipeline.stream(task)) as items:
@@ -234,15 +269,19 @@ async def _stream_tokens(services: Services, task: ChatTask, shaper: Shaper) -> 
                 yield shaper.text_chunk(0, item)
                 continue
             outcome, record = item
+            reserved.settle(candidates=len(outcome.judgements), tokens=outcome.generated_tokens)
             if outcome.is_refused and not sent_anything:
                 yield shaper.text_chunk(0, Piece(task.alias.refusal))
             for chunk in shaper.closing_chunks(outcome, record):
                 yield chunk
 
 
-async def _stream_winner(services: Services, task: ChatTask, shaper: Shaper) -> AsyncGenerator[str]:
+async def _stream_winner(
+    services: Services, task: ChatTask, shaper: Shaper, reserved: Reservation
+) -> AsyncGenerator[str]:
     """Nothing can leave before the choice is made."""
     outcome, record = await services.pipeline.answer(task)
+    reserved.settle(candidates=len(outcome.judgements), tokens=outcome.generated_tokens)
     for index, piece in enumerate(shaper.pieces(outcome)):
         yield shaper.opening_chunk(index)
         if piece.text or piece.tokens:

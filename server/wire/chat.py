@@ -187,7 +187,7 @@ OPENAI_DEFAULTS: dict[str, tuple[Any, ...]] = {
 class ChatRequest(Wire):
     """OpenAI's chat completion request, with `best_of` (candidates generated) and the `plumbline` options."""
 
-    model: Annotated[str, StringConstraints(min_length=1, max_length=256)]
+    model: Annotated[str, StringConstraints(min_length=1), NoNul]
     messages: Annotated[list[ChatMessage], Field(min_length=1)]
     n: int = Field(1, ge=1, le=256)
     best_of: int | None = Field(None, ge=1)

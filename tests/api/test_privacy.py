@@ -19,8 +19,8 @@ from sqlalchemy import Connection, select
 
 from learner.replay import Replay
 from learner.state import StateDir
-from server.api.deps import hash_key
 from server.config import AliasConfig, Config, HttpConfig, ScorerConfig, SignalsConfig, StoreConfig
+from server.keys import hash_key
 from server.logs import JsonFormatter
 from server.store import adapters, keys, schema
 from server.store.keys import KeyRecord
