@@ -6,6 +6,7 @@ is wrong with images in `test_images`, feedback in `test_bad_feedback`, adapters
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import json
 import logging
@@ -221,9 +222,9 @@ def test_what_follows_a_short_length_is_no_request(site: Served) -> None:
         assert read_answer(connection).status == 200  # pipelined, and allowed: the length is right
     with site.connect() as connection:
         connection.sendall(chat(said() + b"\r\n\r\n" + smuggled, content_length=str(len(said()) - 3)))
-        assert_refused(read_answer(connection), 400, "invalid_json")
-        assert_refused(read_answer(connection), 400, "invalid_http")
-        assert connection.recv(1) == b""
+        told = b"".join(iter(lambda: connection.recv(65_536), b""))
+        assert told.count(b"HTTP/1.1 ") == told.count(b"HTTP/1.1 400") == 2
+        assert told.count(b"invalid_json") == told.count(b"invalid_http") == 1
 
 
 @pytest.mark.parametrize("kind", ["headers", "body", "second request's headers"])
@@ -303,11 +304,13 @@ def test_a_reader_that_takes_nothing_is_cut_off(tmp_path: Path) -> None:
     with served(tmp_path, http={"unread_timeout_s": 0.3}) as site:
         site.run(site.services.database.write(fill))
         with site.connect() as connection:
-            connection.sendall(request("GET", "/v1/keys", who=OPERATOR) * 40)  # some 400 KB each, far over all buffers
-            time.sleep(3)
-            with pytest.raises(ConnectionError):
-                while connection.recv(1 << 20):
-                    pass
+            connection.sendall(request("GET", "/v1/keys", who=OPERATOR) * 100)  # some 480 KB each, far over all buffers
+            time.sleep(5)
+            taken = 0
+            with contextlib.suppress(ConnectionError):
+                while piece := connection.recv(1 << 20):
+                    taken += len(piece)
+            assert taken < 20_000_000
         site.still_serves()
 
 
