@@ -38,6 +38,7 @@ class Connection(H11Protocol):
         self._unread_s = unread_s
         self._deadline: asyncio.TimerHandle | None = None
         self._is_lingering = False
+        self._has_refused = False
         self._unread: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -45,6 +46,8 @@ class Connection(H11Protocol):
         self._expect_headers()
 
     def data_received(self, data: bytes) -> None:
+        if self._has_refused:
+            return
         super().data_received(data)
         is_idle = self.conn.their_state is h11.IDLE
         if self._deadline is not None:
@@ -61,9 +64,7 @@ class Connection(H11Protocol):
     def on_response_complete(self) -> None:
         super().on_response_complete()
         if self.conn.their_state is h11.SEND_BODY and not self.transport.is_closing():
-            self._disarm()
-            self._is_lingering = True
-            self._deadline = self.loop.call_later(LINGER_S, self.transport.close)
+            self._linger()
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -94,18 +95,31 @@ class Connection(H11Protocol):
             self.transport.close()
 
     def _refuse(self, error: PlumblineError) -> None:
-        """Reply unless a reply has begun, and close."""
-        if self.conn.our_state in {h11.IDLE, h11.SEND_RESPONSE}:
-            headers = [
-                (b"content-type", b"application/json"),
-                (b"connection", b"close"),
-                (b"x-request-id", new_id("req").encode()),
-                (b"x-should-retry", b"false"),
-            ]
-            response = h11.Response(status_code=error.status, headers=headers)
-            for event in (response, h11.Data(data=error_body(error).encode()), h11.EndOfMessage()):
-                self.transport.write(self.conn.send(event) or b"")
-        self.transport.close()
+        """Reply unless a reply has begun, and read no more of what comes."""
+        self._has_refused = True
+        if self.cycle is not None and not self.cycle.response_complete:  # its request did not end either
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
+        if self.conn.our_state not in {h11.IDLE, h11.SEND_RESPONSE}:
+            self.transport.close()
+            return
+        headers = [
+            (b"content-type", b"application/json"),
+            (b"connection", b"close"),
+            (b"x-request-id", new_id("req").encode()),
+            (b"x-should-retry", b"false"),
+        ]
+        response = h11.Response(status_code=error.status, headers=headers)
+        for event in (response, h11.Data(data=error_body(error).encode()), h11.EndOfMessage()):
+            self.transport.write(self.conn.send(event) or b"")
+        self.transport.write_eof()
+        self._linger()
+
+    def _linger(self) -> None:
+        """Closing with unread bytes would reset the connection, and the reply would be lost."""
+        self._disarm()
+        self._is_lingering = True
+        self._deadline = self.loop.call_later(LINGER_S, self.transport.close)
 
     def _disarm(self) -> None:
         if self._deadline is not None:
