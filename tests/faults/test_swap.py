@@ -46,7 +46,7 @@ async def is_sound(stack: Stack) -> bool:
     return await check_state(services.database, services.blobs, services.registry, now=later) == []
 
 
-@pytest.mark.parametrize("at", [1, 3, 10])
+@pytest.mark.parametrize("at", [1, 2, 3])
 async def test_the_engine_dies_while_an_adapter_is_examined(tmp_path: Path, at: int) -> None:
     """In its probe or its gate: the adapter waits where it stands, and goes on when the engine is back."""
     async with running(config_for(tmp_path)) as stack:
