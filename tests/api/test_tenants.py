@@ -17,7 +17,7 @@ MADE_UP = "cmpl-" + "0" * 32
 OPEN = {("GET", "/healthz"), ("GET", "/readyz")}
 """No key, no ids."""
 
-LISTS = {("GET", "/v1/models")}
+LISTS = {("GET", "/v1/models"), ("GET", "/v1/models/{model}")}
 """For apps, without ids of anything that a tenant has."""
 
 BOUND: dict[tuple[str, str], list[Any]] = {
