@@ -90,7 +90,8 @@ def test_openai_sync_with_all_its_fields(stack: Service) -> None:
         assert choice.message.role == "assistant"
         assert choice.logprobs is not None
         said = "".join(one.token for one in choice.logprobs.content or [] if not one.token.startswith("<|"))
-        assert said.startswith(choice.message.content or "?")
+        whole = (choice.message.content or "?").replace("\N{REPLACEMENT CHARACTER}", "")  # of half a character
+        assert said.startswith(whole)
         for one in choice.logprobs.content or []:
             assert len(one.top_logprobs) == 2
             assert one.top_logprobs[0].logprob >= one.top_logprobs[1].logprob
