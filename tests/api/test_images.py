@@ -99,7 +99,7 @@ async def test_images_keep_their_order(web: Stack, image_server: ImageServer) ->
     assert reply.status_code == 200, reply.text
     group = await web.client.get("/v1/training/feed?alias=default")
     assert group.status_code == 200
-    prompt = await web.services.assembler(_messages(urls))
+    prompt = await web.services.assembler(_messages(urls), [])
     assert [image.data for image in prompt.images] == [red, blue, red]
 
 
