@@ -49,9 +49,9 @@ async def create_chat_completion(
 ) -> Response:
     """Candidates for a conversation, judged; the best one is returned."""
     started_s = time.monotonic()
+    task = await build_task(body, caller, services)  # images are waited for before a place is taken
     with ExitStack() as held:
         place = held.enter_context(services.admission.join(caller.tenant))
-        task = await build_task(body, caller, services)
         reserved = services.budgets.reserve(caller.key, candidates=task.best_of, max_tokens=task.sampling.max_tokens)
         shaper = Shaper(services.signer, body, task, services.config)
         if body.stream:
