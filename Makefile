@@ -12,7 +12,7 @@ MODEL ?= clients/demo/shapes_vlm
 # Further arguments for demo, serve, demo-model, test and bench.
 ARGS ?=
 
-.PHONY: setup demo demo-model serve test test-all check bench format clean help
+.PHONY: setup litellm demo demo-model serve test test-all check bench format clean help
 
 help:  ## What can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -38,6 +38,14 @@ else
 endif
 	@touch $@
 
+# LiteLLM wants an older `openai` than we do, so it has an environment of its own; one test runs it from there.
+litellm: $(VENV)-litellm/.ready
+
+$(VENV)-litellm/.ready: tests/e2e/litellm.txt
+	$(PYTHON) -m venv $(VENV)-litellm
+	$(VENV)-litellm/bin/pip install --quiet -r tests/e2e/litellm.txt
+	@touch $@
+
 demo: setup  ## The main job: users chat, a learner learns, adapters are gated and swapped in
 	$(BIN)/python -m clients.demo $(ARGS)
 
@@ -47,10 +55,10 @@ demo-model: setup  ## Train the shapes model again (about an hour on two cores)
 serve: setup  ## Keep the service running (MODEL=directory or Hugging Face name)
 	$(BIN)/plumbline up --model $(MODEL) $(ARGS)
 
-test: setup  ## Tests that hold the promises, real engine included (at most 12 minutes)
+test: setup litellm  ## Tests that hold the promises, real engine included (at most 12 minutes)
 	$(BIN)/python -m pytest -m "not slow" $(ARGS)
 
-test-all: setup  ## All tests, crash loops and long runs included; PostgreSQL must be installed
+test-all: setup litellm  ## All tests, crash loops and long runs included; PostgreSQL must be installed
 	PLUMBLINE_REQUIRE_POSTGRES=1 $(BIN)/python -m pytest $(ARGS)
 
 check: setup  ## Lint, format, types, layers, and that the product knows no world
@@ -70,4 +78,4 @@ format: setup  ## Format and sort
 	$(BIN)/ruff format .
 
 clean:  ## Remove the environment and what was built
-	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-litellm build *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

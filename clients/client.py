@@ -37,6 +37,7 @@ from server.wire.adapters import (
 from server.wire.chat import ModelList
 from server.wire.errors import ErrorReply
 from server.wire.exchange import ImportReply, ImportRequest
+from server.wire.keys import KeyList, KeyReply, KeyRequest, NewKeyReply
 from server.wire.operate import AuditList, ErasureReply, Health, QuarantineReply, QuarantineRequest, StateReply
 from server.wire.signals import FeedbackRequest, PreferenceRequest, SignalReply
 from server.wire.training import (
@@ -227,6 +228,19 @@ class PlumblineClient:
 
     def audit(self, limit: int | None = None) -> AuditList:
         return self._get("/v1/audit", AuditList, limit=limit)
+
+    def create_key(self, request: KeyRequest) -> NewKeyReply:
+        """A new API key; its secret is in this reply and nowhere else."""
+        return self._post("/v1/keys", request, NewKeyReply)
+
+    def keys(self, limit: int | None = None, after: str | None = None) -> KeyList:
+        """Every API key, revoked ones too, oldest first."""
+        return self._get("/v1/keys", KeyList, limit=limit, after=after)
+
+    def revoke_key(self, key: str, *, force: bool = False) -> KeyReply:
+        """The key with this id stops working. `force`: even if no operator's key is left."""
+        params = {"force": "true"} if force else None
+        return _parsed(self._call("DELETE", f"/v1/keys/{quote(key, safe='')}", params=params), KeyReply)
 
     def erase_user(
         self, user: str, tenant: str | None = None, adapters: Literal["roll_back", "retrain"] | None = None

@@ -141,6 +141,11 @@ class Stack:
         store = {"directory": self.directory.resolve() / "state", **self._settings.get("store", {})}
         return {**self._settings, "http": http, "store": store}
 
+    @property
+    def server_pid(self) -> int | None:
+        """The server's process, once it was started."""
+        return self._server.pid
+
     def port_is_taken(self) -> bool:
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -16,14 +17,34 @@ class SafetyPolicy:
     inputs: tuple[Rule, ...] = ()
     outputs: tuple[Rule, ...] = ()
 
+    @property
+    def hold_back(self) -> int | None:
+        """How many characters of a growing answer have to wait at its end; None: the whole answer."""
+        reaches = [rule.reach for rule in self.outputs if rule.action is Action.BLOCK]
+        return None if None in reaches else max(filter(None, reaches), default=0)
+
     def check_input(self, text: str) -> tuple[Verdict, ...]:
         return _apply(self.inputs, text)
 
     def check_output(self, text: str) -> tuple[Verdict, ...]:
-        return _apply(self.outputs, text)
+        """Also of what a JSON text says in escapes: whoever parses it reads them."""
+        verdicts = _apply(self.outputs, text)
+        if "\\" not in text:
+            return verdicts
+        meant = _apply(self.outputs, _without_escapes(text))
+        return tuple(max(pair, key=lambda one: _STRENGTH[one.action]) for pair in zip(verdicts, meant, strict=True))
 
     def blocks_output(self, text: str) -> bool:
         return is_blocked(self.check_output(text))
+
+
+_STRENGTH = {Action.ALLOW: 0, Action.FLAG: 1, Action.BLOCK: 2}
+_ESCAPE = re.compile(r"\\(?:u([0-9a-fA-F]{4})|([\"\\/bfnrt]))")
+_SHORT = {"b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t"}
+
+
+def _without_escapes(text: str) -> str:
+    return _ESCAPE.sub(lambda found: chr(int(found[1], 16)) if found[1] else _SHORT.get(found[2], found[2]), text)
 
 
 def is_blocked(verdicts: Iterable[Verdict]) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from reward.types import Candidate, Prompt, Verdict
+from reward.types import Action, Candidate, Prompt, Verdict
 
 
 class Rule(Protocol):
@@ -20,6 +20,18 @@ class Rule(Protocol):
     @property
     def version(self) -> str:
         """Changes whenever a verdict could."""
+        ...
+
+    @property
+    def action(self) -> Action:
+        """What it asks for where it applies."""
+        ...
+
+    @property
+    def reach(self) -> int | None:
+        """How many characters at a growing text's end have to be kept back, so that nothing of what the rule forbids
+        is out by the time it applies; None: all of them.
+        """
         ...
 
     def check(self, text: str) -> Verdict:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, weakref_slot=True)
 class Image:
     """One image exactly as the engine gets it: the original container, without metadata segments."""
 
@@ -16,11 +16,32 @@ class Image:
 
 
 @dataclass(frozen=True, slots=True)
+class ToolCall:
+    """A function that an assistant's turn called, with its arguments as JSON."""
+
+    id: str
+    name: str
+    arguments: str
+
+
+@dataclass(frozen=True, slots=True)
+class Tool:
+    """A function that may be called. `parameters`: the JSON schema of its arguments."""
+
+    name: str
+    description: str
+    parameters: str
+
+
+@dataclass(frozen=True, slots=True)
 class Message:
     """One turn: texts and images in the order in which they were given."""
 
     role: str
     parts: tuple[str | Image, ...]
+    tool_calls: tuple[ToolCall, ...] = ()
+    tool_call_id: str = ""
+    """Of a `tool` turn: the call that it answers."""
 
     @property
     def text(self) -> str:
@@ -36,6 +57,7 @@ class Prompt:
     """A conversation that waits for the assistant's next turn."""
 
     messages: tuple[Message, ...]
+    tools: tuple[Tool, ...] = ()
 
     @property
     def images(self) -> tuple[Image, ...]:

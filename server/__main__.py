@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,6 +26,7 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--config", type=Path, metavar="FILE", help="TOML file; without one: defaults")
     parser.add_argument("--check-config", action="store_true", help="print the effective configuration and stop")
+    parser.add_argument("--openapi", action="store_true", help="print the OpenAPI document of the API and stop")
     parser.add_argument(
         "--check-state",
         action="store_true",
@@ -37,6 +39,7 @@ def parse_arguments() -> argparse.Namespace:
         help="make an API key of this role (app, learner, operator), print it once, and stop",
     )
     parser.add_argument("--tenant", default="default", help="tenant of the new key (default: %(default)s)")
+    parser.add_argument("--name", default="", help="what the new key is for, shown by `plumbline keys list`")
     return parser.parse_args()
 
 
@@ -74,6 +77,12 @@ def check_state(config: Config) -> list[Problem]:
         return asyncio.run(check(config, show))
 
 
+def openapi() -> str:
+    from server.api.openapi import document  # noqa: PLC0415
+
+    return json.dumps(document(), indent=2)
+
+
 def report(problems: list[Problem]) -> int:
     """Print what is wrong and what to do; the exit status."""
     for one in problems:
@@ -90,8 +99,8 @@ def main() -> int:
     except ValueError as error:
         return _bad(str(error))
     config = read_config(arguments.config)
-    if arguments.check_config:
-        print(config.model_dump_json(indent=2))  # noqa: T201 - this is what was asked for
+    if arguments.check_config or arguments.openapi:
+        print(config.model_dump_json(indent=2) if arguments.check_config else openapi())  # noqa: T201 - asked for
         return 0
     # Imported late: --help and --check-config answer at once.
     from server.app import serve  # noqa: PLC0415
@@ -102,7 +111,8 @@ def main() -> int:
         if arguments.check_state:
             return report(check_state(config))
         if arguments.create_key:
-            print(asyncio.run(create_key(config, arguments.create_key, arguments.tenant)))  # noqa: T201 - shown once
+            wanted = (arguments.create_key, arguments.tenant, arguments.name)
+            print(asyncio.run(create_key(config, *wanted)))  # noqa: T201 - shown once
             return 0
         return serve(config)
     except StartError as error:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
+import gc
 import logging
 import signal
 import socket
@@ -18,13 +20,15 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from prometheus_client import start_http_server
 from starlette.exceptions import HTTPException
+from starlette.routing import Match, Route
 
-from server.api import adapters as adapters_api
-from server.api import chat, exchange, feedback, health, operate, privacy, training
+from server.api.connection import MAX_HEADER_BYTES, Connection
+from server.api.elsewhere import offered_instead
 from server.api.errors import error_response
-from server.api.middleware import Envelope, from_http_exception
+from server.api.middleware import Envelope, MethodNotAllowed, from_http_exception
+from server.api.openapi import ROUTERS
 from server.config import Config
-from server.errors import BadRequest
+from server.errors import BadRequest, NotFound
 from server.installation import (
     Connect,
     Installation,
@@ -40,16 +44,24 @@ log = logging.getLogger(__name__)
 
 def create_app(services: Services) -> FastAPI:
     """The ASGI application on an open installation."""
-    app = FastAPI(title="Plumbline", version=version("plumbline"), docs_url=None, redoc_url=None, openapi_url=None)
+    app = FastAPI(
+        title="Plumbline",
+        version=version("plumbline"),
+        docs_url=None,
+        redoc_url=None,
+        openapi_url=None,
+        redirect_slashes=False,
+    )
     app.state.services = services
-    for module in (chat, feedback, exchange, training, adapters_api, operate, privacy, health):
-        app.include_router(module.router)
+    for router in ROUTERS:
+        app.include_router(router)
 
     @app.exception_handler(HTTPException)
     async def on_http_exception(request: Request, error: HTTPException) -> Response:
-        response = error_response(from_http_exception(error))
-        if error.headers is not None:
-            response.headers.update(error.headers)
+        instead = offered_instead(request.scope["path"]) if error.status_code == 404 else None
+        response = error_response(NotFound(instead) if instead else from_http_exception(error))
+        if error.status_code == MethodNotAllowed.status:
+            response.headers["allow"] = ", ".join(_methods(app, request))
         return response
 
     @app.exception_handler(RequestValidationError)
@@ -58,8 +70,14 @@ def create_app(services: Services) -> FastAPI:
         name = str(first["loc"][-1])
         return error_response(BadRequest(f"{name}: {first['msg']}", param=name))
 
-    app.add_middleware(Envelope, metrics=services.metrics, max_body_bytes=services.config.http.max_body_bytes)
+    app.add_middleware(Envelope, metrics=services.metrics, settings=services.config.http)
     return app
+
+
+def _methods(app: FastAPI, request: Request) -> list[str]:
+    """What the path takes, whichever route takes it; a framework's own `Allow` knows the first alone."""
+    matching = (route for route in app.routes if route.matches(request.scope)[0] is not Match.NONE)
+    return sorted({method for route in matching if isinstance(route, Route) for method in route.methods or ()})
 
 
 def bind(config: Config) -> socket.socket:
@@ -92,6 +110,27 @@ class _Server(uvicorn.Server):
         yield
 
 
+def build_server(services: Services) -> uvicorn.Server:
+    """The HTTP server, not listening yet."""
+    settings = services.config.http
+    return _Server(
+        uvicorn.Config(
+            create_app(services),
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            timeout_keep_alive=int(settings.keep_alive_s),
+            timeout_graceful_shutdown=int(settings.shutdown_grace_s),
+            h11_max_incomplete_event_size=MAX_HEADER_BYTES,
+            http=functools.partial(  # type: ignore[arg-type]  # it is only called
+                Connection, headers_s=settings.header_timeout_s, unread_s=settings.unread_timeout_s
+            ),
+            ws="none",
+        )
+    )
+
+
 async def run(config: Config, connect: Connect) -> None:
     """Serve until a termination signal; raises `StartError`."""
     installation = Installation(config, connect)
@@ -99,23 +138,12 @@ async def run(config: Config, connect: Connect) -> None:
         listener = bind(config)
         services = await installation.open()
         metrics_listener = serve_metrics(config, services.metrics)
-        server = _Server(
-            uvicorn.Config(
-                create_app(services),
-                lifespan="off",
-                log_config=None,
-                access_log=False,
-                server_header=False,
-                timeout_keep_alive=int(config.http.keep_alive_s),
-                timeout_graceful_shutdown=int(config.http.shutdown_grace_s),
-                h11_max_incomplete_event_size=32 * 1024,
-                http="h11",
-            )
-        )
+        server = build_server(services)
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, server.handle_exit, number, None)
         host, port = listener.getsockname()[:2]
+        gc.freeze()  # what is there now stays: looking through it again and again would hold up requests
         log.info("serving", extra={"address": f"{host}:{port}"})
         await server.serve(sockets=[listener])
         metrics_listener.shutdown()

@@ -9,12 +9,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
+from pydantic import BaseModel, ConfigDict, Field, IPvAnyNetwork, SecretStr, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Seconds = Annotated[float, Field(gt=0)]
 
+SOURCE = r"^(https://\*|https?://(\*\.)?[a-z0-9_-]+(\.[a-z0-9_-]+)*)(:[0-9]{1,5})?$"
+"""An origin that images may be fetched from."""
 LORA_TARGET_MODULES = (
     "qkv_proj", "o_proj", "gate_up_proj", "down_proj", "q_proj", "k_proj", "v_proj", "gate_proj", "up_proj",
 )  # fmt: skip
@@ -40,13 +42,23 @@ class HttpConfig(Section):
     """Refuse requests without an API key. Off: local mode, loopback only."""
     max_body_bytes: int = Field(32 * 1024 * 1024, gt=0)
     """Largest request body; larger ones get 413 before they are read."""
+    max_buffered_bytes: int = Field(1024**3, gt=0)
+    """Bodies of all open requests together; what comes beyond gets 429 with Retry-After."""
+    header_timeout_s: Seconds = 20.0
+    """How long a request's headers may take; then 408."""
+    body_timeout_s: Seconds = 30.0
+    """How long a request's body may take, and for each KiB of it that has come a second more; then 408."""
+    unread_timeout_s: Seconds = 60.0
+    """A client that takes nothing of its reply for so long is cut off."""
     max_concurrent_requests: int = Field(256, gt=0)
     """Chat requests in work at once; more wait in the queue."""
     max_queued_requests: int = Field(1024, ge=0)
-    """Chat requests that may wait; more get 429 with Retry-After."""
+    """Chat requests that may wait; more get 429 with Retry-After. No tenant fills the queue while others ask."""
     keep_alive_s: Seconds = 75.0
     """How long an idle connection is kept. Longer than the usual clients keep theirs (5 s in httpx, 15 s in aiohttp):
     the side that closes first must not be the one that cannot know of a request on its way."""
+    heartbeat_s: Seconds = 5.0
+    """A stream that has had nothing to say for so long sends a comment, so that nobody on the way hangs up."""
     shutdown_grace_s: Seconds = 10.0
     """How long open requests may finish after a termination signal."""
 
@@ -74,10 +86,41 @@ class ChatConfig(Section):
     """Largest width x height of an image."""
     max_image_side_px: int = Field(8192, ge=1)
     """Largest width and height of an image."""
+    image_workers: int = Field(2, ge=1, le=64)
+    """Images decoded at once, each on a thread. One takes about 12 bytes of memory a pixel at worst."""
+    max_waiting_images: int = Field(1024, ge=1)
+    """Images being fetched, being decoded, or waiting for it; requests beyond that get 429 with Retry-After."""
+    max_image_bytes_in_flight: int = Field(1024 * 1024 * 1024, ge=1)
+    """Bytes of images that requests may hold together, waiting ones included; beyond that 429 with Retry-After."""
     engine_timeout_s: Seconds = 120.0
     """How long the engine may take over one request."""
     feedback_wait_s: Seconds = 30.0
     """How long feedback on a streamed answer waits for the answer to be stored; then it gets 503 with Retry-After."""
+
+
+class ImageFetchConfig(Section):
+    """Images that requests name by an address in place of bringing them."""
+
+    sources: tuple[Annotated[str, Field(pattern=SOURCE)], ...] = ()
+    """Where images may be fetched from: `https://host`, `https://*.host` (its subdomains) or `https://*` (any public
+    host), with `:port` where it is not 443; plain http only where it is written here (`http://host`). Names in ASCII.
+    Empty: nothing is fetched, requests bring their images as data: URLs."""
+    networks: tuple[IPvAnyNetwork, ...] = ()
+    """Networks of your own (CIDR) in which sources may lie. All other addresses have to be public."""
+    ca_file: Path | None = None
+    """PEM file of the authorities that the sources' certificates come from; none: the system's."""
+    timeout_s: Seconds = 10.0
+    """How long one image may take, redirects and waiting for a connection included."""
+    connect_timeout_s: Seconds = 3.0
+    """How long one connection may take to come about."""
+    max_redirects: int = Field(3, ge=0, le=10)
+    """Redirects that are followed; each must lead to one of `sources`."""
+    max_concurrent: int = Field(64, ge=1)
+    """Connections at once, over all requests."""
+    max_concurrent_per_host: int = Field(16, ge=1)
+    """Connections at once to one host, so that a slow one does not hold them all."""
+    max_concurrent_per_request: int = Field(4, ge=1)
+    """Images of one request that are fetched at once."""
 
 
 class EngineConfig(Section):
@@ -95,6 +138,8 @@ class EngineConfig(Section):
     give it more than this many times the outstanding tokens of the least loaded one. 1: always the least loaded."""
     model: str = "clients/demo/shapes_vlm"
     """Directory or Hugging Face name of the base model, as given to the engine's `--model`."""
+    vision: bool | None = None
+    """Whether the model takes images; without it, as the model's files say, and true where they are not at hand."""
     python: str = ""
     """Interpreter of the environment that holds vLLM; empty: the server's own."""
     port: int = Field(0, ge=0, le=65535)
@@ -162,6 +207,38 @@ class StoreConfig(Section):
     """Read-only database connections."""
 
 
+class BudgetConfig(Section):
+    """What may be asked for in a minute, on each server; 0: as much as there is room for."""
+
+    requests_per_minute: int = Field(0, ge=0)
+    """Requests of any kind."""
+    candidates_per_minute: int = Field(0, ge=0)
+    """Candidates generated: a request may take `best_of` of them."""
+    tokens_per_minute: int = Field(0, ge=0)
+    """Tokens generated, of all candidates; prompts do not count."""
+
+    def overridden(self, own: dict[str, int]) -> Self:
+        return self.model_copy(update=own)
+
+
+class LimitsConfig(Section):
+    """Budgets of the keys, by role, where a key has none of its own; and of tenants, over all of their keys."""
+
+    app: BudgetConfig = BudgetConfig()
+    """Each app's key."""
+    learner: BudgetConfig = BudgetConfig()
+    """Each learner's key."""
+    operator: BudgetConfig = BudgetConfig()
+    """Each operator's key."""
+    tenant: BudgetConfig = BudgetConfig()
+    """Each tenant."""
+    tenants: dict[str, BudgetConfig] = {}
+    """Single tenants, in place of `tenant`."""
+
+    def of_role(self, role: str) -> BudgetConfig:
+        return {"app": self.app, "learner": self.learner, "operator": self.operator}[role]
+
+
 class ShadowConfig(Section):
     """Answers of shadow adapters, of which nobody may notice anything."""
 
@@ -183,7 +260,9 @@ class RuleConfig(Section):
     on: Literal["output", "input", "both"] = "output"
     """Which texts it reads."""
     pattern: str = ""
-    """`pattern`: a regular expression in RE2 syntax (linear time), searched without regard to case."""
+    """`pattern`: a regular expression in RE2 syntax (linear time), searched without regard to case. While an answer
+    streams, its end is held back as far as the pattern can reach; with an unbounded repetition in its middle (`.*`;
+    better `.{0,40}`) that is the whole answer."""
     max_chars: int = Field(0, ge=0)
     """`length`: longest allowed text."""
     max_repeats: int = Field(4, ge=2)
@@ -390,8 +469,10 @@ class Config(BaseSettings):
 
     http: HttpConfig = HttpConfig()
     chat: ChatConfig = ChatConfig()
+    image_fetch: ImageFetchConfig = ImageFetchConfig()
     engine: EngineConfig = EngineConfig()
     store: StoreConfig = StoreConfig()
+    limits: LimitsConfig = LimitsConfig()
     shadow: ShadowConfig = ShadowConfig()
     aliases: tuple[AliasConfig, ...] = (AliasConfig(),)
     """Aliases served by this installation; the first is the default."""

@@ -7,8 +7,11 @@
     ├── NotFound              404: unknown, or another tenant's
     ├── Gone                  410: expired or erased
     ├── StaleGeneration       412: routing moved since the caller looked
+    ├── RequestTimeout        408: the request did not arrive in time
     ├── TooLarge              413: a body over its limit
+    ├── UnsupportedMedia      415: a body of another type, or encoded
     ├── IdempotencyMismatch   422: the key was used with another body
+    ├── HeadersTooLarge       431: too many or too long headers
     ├── Busy                  429: the queue is full; Retry-After
     ├── RateLimited           429: too much in too short a time; Retry-After
     ├── ClientGone            499: nobody is there to read the reply; for logs and metrics
@@ -21,6 +24,8 @@ Messages go to clients: they say what was wrong and how to mend it, and never qu
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 
 class PlumblineError(Exception):
     """The root. `public` goes to the client; `str(error)` is for the log."""
@@ -29,6 +34,8 @@ class PlumblineError(Exception):
     type = "server_error"
     code = "internal_error"
     retry_after_s: int | None = None
+    headers: Mapping[str, str] = {}
+    """Further headers of the reply."""
 
     def __init__(self, public: str, *, param: str | None = None, code: str | None = None) -> None:
         super().__init__(public)
@@ -74,6 +81,18 @@ class StaleGeneration(PlumblineError):
     code = "stale_generation"
 
 
+class RequestTimeout(PlumblineError):
+    status = 408
+    type = "invalid_request_error"
+    code = "request_timeout"
+
+
+class HeadersTooLarge(PlumblineError):
+    status = 431
+    type = "invalid_request_error"
+    code = "headers_too_large"
+
+
 class TooLarge(PlumblineError):
     status = 413
     type = "invalid_request_error"
@@ -104,9 +123,12 @@ class RateLimited(PlumblineError):
     type = "rate_limit_error"
     code = "rate_limited"
 
-    def __init__(self, public: str, *, retry_after_s: int) -> None:
-        super().__init__(public)
+    def __init__(
+        self, public: str, *, retry_after_s: int, code: str | None = None, headers: Mapping[str, str] | None = None
+    ) -> None:
+        super().__init__(public, code=code)
         self.retry_after_s = retry_after_s
+        self.headers = headers or {}
 
 
 class ClientGone(PlumblineError):

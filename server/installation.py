@@ -28,6 +28,7 @@ from server.adapters.rollout import Rollout
 from server.adapters.routing import Router
 from server.adapters.unloading import Unloader
 from server.answers import AnswerIntake
+from server.budgets import Budgets
 from server.config import AliasConfig, Config
 from server.engine.client import VllmEngine
 from server.engine.health import EngineState
@@ -39,14 +40,17 @@ from server.errors import StorageUnavailable
 from server.exchange.importing import ImportDesk
 from server.feedback import FeedbackDesk
 from server.inflight import InFlight
+from server.keys import KeyRing
 from server.metrics import Metrics
 from server.pipeline.admission import Admission
 from server.pipeline.assemble import assemble
+from server.pipeline.fetch.fetcher import ImageFetcher
 from server.pipeline.judges import Judges, build_ensemble, build_judges
 from server.pipeline.media import MediaIntake
 from server.pipeline.pipeline import Pipeline
 from server.pipeline.sanitise import Sanitiser, special_tokens
 from server.pipeline.shadow import Shadows
+from server.pipeline.vision import takes_images
 from server.retention import Retention
 from server.services import Services
 from server.store.blobs import BlobStore
@@ -55,7 +59,7 @@ from server.store.opening import open_blobs, open_database, open_remote_files
 from server.store.records import AdapterState
 from server.store.remote import RemoteFiles
 from server.tokens import Signer, load_secret
-from server.wire.chat import ChatMessage
+from server.wire.chat import ChatMessage, ToolDefinition
 from server.wire.identity import directory_digest
 
 log = logging.getLogger(__name__)
@@ -212,18 +216,19 @@ class Installation:
             engines=[engine],
             clock=time.time,
         )
-        intake = MediaIntake(config.chat)
-        self._stack.callback(intake.close)
+        intake = await self._open_intake(metrics)
         sanitiser = Sanitiser(special_tokens(Path(config.engine.model)))
 
         signer = Signer(secret)
 
-        async def assembler(messages: Sequence[ChatMessage]) -> Prompt:
-            return await assemble(messages, config.chat, intake, sanitiser)
+        async def assembler(messages: Sequence[ChatMessage], tools: Sequence[ToolDefinition]) -> Prompt:
+            return await assemble(messages, tools, config.chat, intake, sanitiser)
 
         answers = AnswerIntake({name: one.policy for name, one in judges.items()}, sanitiser.clean)
         promised_at = signer.promised_at if is_shared else None
         in_flight = InFlight(config.chat.feedback_wait_s, promised_at=promised_at, clock=time.time)
+        keys = KeyRing(database, clock=time.time, monotonic=time.monotonic)
+        self._stack.push_async_callback(keys.stop)
         admission = Admission(concurrent=config.http.max_concurrent_requests, queued=config.http.max_queued_requests)
         shadows = Shadows(
             engine=engine,
@@ -247,6 +252,8 @@ class Installation:
             router=router,
             lease=lease,
             rollout=rollout,
+            keys=keys,
+            budgets=Budgets(config.limits, monotonic=time.monotonic),
             admission=admission,
             assembler=assembler,
             in_flight=in_flight,
@@ -306,6 +313,29 @@ class Installation:
         retention = Retention(self._config.store, services.database, services.blobs, time.time)
         retention.start()
         self._stack.push_async_callback(retention.stop)
+
+    async def _open_intake(self, metrics: Metrics) -> MediaIntake:
+        config = self._config
+        try:
+            fetcher = ImageFetcher(
+                config.image_fetch,
+                max_bytes=config.chat.max_image_bytes,
+                count=lambda outcome: metrics.image_fetches.labels(outcome).inc(),
+            )
+        except OSError as error:
+            raise StartError(f"image_fetch.ca_file: {error.strerror or 'no PEM file of certificates'}") from None
+        self._stack.push_async_callback(fetcher.close)
+        vision = config.engine.vision
+        intake = MediaIntake(
+            config.chat,
+            fetcher,
+            has_vision=takes_images(config.engine.model) if vision is None else vision,
+            fetches_per_request=config.image_fetch.max_concurrent_per_request,
+        )
+        self._stack.callback(intake.close)
+        metrics.images_waiting.set_function(lambda: float(intake.waiting))
+        metrics.image_bytes.set_function(lambda: float(intake.budget.used_bytes))
+        return intake
 
     async def close(self) -> None:
         await self._stack.aclose()

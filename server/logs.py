@@ -6,6 +6,7 @@ import json
 import logging
 import sys
 import time
+import warnings
 from traceback import format_tb
 
 from server.errors import PlumblineError
@@ -46,3 +47,5 @@ def configure_logging(level: str) -> None:
     handler.setFormatter(JsonFormatter())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     logging.getLogger("alembic").setLevel(logging.WARNING)
+    # Pillow warns about what hostile images hold, in words that differ each time, and Python remembers each of them.
+    warnings.filterwarnings("ignore", module="PIL")

@@ -40,6 +40,16 @@ class Metrics:
             registry=reg,
         )
         self.in_flight = Gauge("plumbline_requests_in_flight", "Chat requests inside or waiting.", registry=reg)
+        self.image_fetches = Counter(
+            "plumbline_image_fetches_total",
+            "Images named by an address, by what became of them.",
+            ["outcome"],  # fetched | abandoned | the error's code
+            registry=reg,
+        )
+        self.images_waiting = Gauge(
+            "plumbline_images_waiting", "Images being fetched or decoded, or waiting for it.", registry=reg
+        )
+        self.image_bytes = Gauge("plumbline_image_bytes_in_flight", "Bytes of images that requests hold.", registry=reg)
         self.candidates = Counter(
             "plumbline_candidates_total",
             "Candidates by what became of them.",

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import secrets
 import time
 
-from server.api.deps import hash_key
 from server.config import Config
 from server.errors import StorageUnavailable
-from server.ids import new_id
 from server.installation import (
     build_registry,
     lock_state,
@@ -17,7 +14,8 @@ from server.installation import (
     start_database,
 )
 from server.integrity import Problem, Progress, check_state, unreadable
-from server.store import keys
+from server.keys import make_key
+from server.store.keys import KeyRecord
 from server.store.opening import open_database
 
 
@@ -37,15 +35,14 @@ async def check(config: Config, progress: Progress) -> list[Problem]:
         lock.close()
 
 
-async def create_key(config: Config, role: str, tenant: str) -> str:
+async def create_key(config: Config, role: str, tenant: str, name: str) -> str:
     """Add an API key to the state of a stopped server and return it; only its hash is kept."""
-    key = f"pk-{secrets.token_urlsafe(32)}"
     lock = lock_state(config.store.directory)
     database = open_database(config.store)
     try:
         await start_database(database)
-        record = keys.KeyRecord(new_id("key"), tenant, role)
-        await database.write(lambda c: keys.add_key(c, record, hash_key(key), time.time()))
+        wanted = KeyRecord("", tenant, role, name=name, created_by="command")
+        key, _ = await database.write(lambda c: make_key(c, wanted, time.time()))
     finally:
         await database.close()
         lock.close()

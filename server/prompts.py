@@ -6,24 +6,41 @@ import hashlib
 import json
 from typing import Any
 
-from reward.types import Image, Message, Prompt
+from reward.types import Image, Message, Prompt, Tool, ToolCall
 from server.store.blobs import BlobStore
 from server.store.records import MediaRecord
 
 PromptRow = list[dict[str, Any]]
-"""`[{"role", "parts": ["text" | {"image": sha256, "mime": ...}]}]`"""
+"""`[{"role", "parts": ["text" | {"image": sha256, "mime": ...}]}]`
+
+A turn has `tool_calls: [[id, name, arguments]]` and `tool_call_id` where it has any, and the first one the tools of the
+whole conversation, `tools: [[name, description, parameters]]`.
+"""
 
 
 def to_row(prompt: Prompt) -> PromptRow:
-    return [
-        {
-            "role": message.role,
-            "parts": [
-                part if isinstance(part, str) else {"image": part.sha256, "mime": part.mime} for part in message.parts
-            ],
-        }
-        for message in prompt.messages
-    ]
+    row = [_turn(message) for message in prompt.messages]
+    if prompt.tools:
+        row[0]["tools"] = [[tool.name, tool.description, tool.parameters] for tool in prompt.tools]
+    return row
+
+
+def _turn(message: Message) -> dict[str, Any]:
+    turn: dict[str, Any] = {
+        "role": message.role,
+        "parts": [
+            part if isinstance(part, str) else {"image": part.sha256, "mime": part.mime} for part in message.parts
+        ],
+    }
+    if message.tool_calls:
+        turn["tool_calls"] = [[call.id, call.name, call.arguments] for call in message.tool_calls]
+    if message.tool_call_id:
+        turn["tool_call_id"] = message.tool_call_id
+    return turn
+
+
+def speaks_of_tools(row: PromptRow) -> bool:
+    return any(turn.keys() & {"tools", "tool_calls", "tool_call_id"} for turn in row)
 
 
 def media_of(prompt: Prompt) -> tuple[MediaRecord, ...]:
@@ -43,8 +60,10 @@ async def from_row(row: PromptRow, blobs: BlobStore) -> Prompt | None:
             if data is None:
                 return None
             parts.append(Image(part["image"], part["mime"], data))
-        messages.append(Message(message["role"], tuple(parts)))
-    return Prompt(tuple(messages))
+        calls = tuple(ToolCall(*call) for call in message.get("tool_calls", ()))
+        messages.append(Message(message["role"], tuple(parts), calls, message.get("tool_call_id", "")))
+    tools = tuple(Tool(*tool) for tool in row[0].get("tools", ())) if row else ()
+    return Prompt(tuple(messages), tools)
 
 
 def digest(prompt: Prompt) -> str:

@@ -10,7 +10,7 @@ from server.config import AliasConfig, Config
 from server.errors import NotFound
 from server.store.blobs import BlobStore
 from server.store.database import Database
-from server.wire.chat import ChatMessage
+from server.wire.chat import ChatMessage, ToolDefinition
 
 if TYPE_CHECKING:
     from reward.types import Prompt
@@ -18,10 +18,12 @@ if TYPE_CHECKING:
     from server.adapters.registry import AdapterRegistry
     from server.adapters.rollout import Rollout
     from server.adapters.routing import Router
+    from server.budgets import Budgets
     from server.engine.pool import EnginePool
     from server.exchange.importing import ImportDesk
     from server.feedback import FeedbackDesk
     from server.inflight import InFlight
+    from server.keys import KeyRing
     from server.metrics import Metrics
     from server.pipeline.admission import Admission
     from server.pipeline.pipeline import Pipeline
@@ -42,8 +44,10 @@ class Services:
     router: Router
     lease: RoutingLease
     rollout: Rollout
+    keys: KeyRing
+    budgets: Budgets
     admission: Admission
-    assembler: Callable[[Sequence[ChatMessage]], Awaitable[Prompt]]
+    assembler: Callable[[Sequence[ChatMessage], Sequence[ToolDefinition]], Awaitable[Prompt]]
     """The wire's messages as a prompt."""
     in_flight: InFlight
     pipeline: Pipeline

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from clients.cli import exchange, operate, privacy, talk, up
+from clients.cli import exchange, keys, operate, privacy, talk, up
 
 app = typer.Typer(
     name="plumbline",
@@ -21,3 +21,4 @@ operate.register(app)
 talk.register(app)
 exchange.register(app)
 privacy.register(app)
+keys.register(app)

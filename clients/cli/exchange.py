@@ -186,7 +186,7 @@ def _show(groups: Iterator[tuple[int, ImportGroup]], count: int) -> None:
 
 def _described(group: ImportGroup) -> str:
     """A group in one line."""
-    parts = [part for message in group.messages if not isinstance(message.content, str) for part in message.content]
+    parts = [part for message in group.messages if isinstance(message.content, list) for part in message.content]
     texts = [part.text for part in parts if isinstance(part, TextPart)]
     texts += [message.content for message in group.messages if isinstance(message.content, str)]
     ratings = sum(isinstance(one, ImportRating) for one in group.opinions)

@@ -70,7 +70,7 @@ def read(completion: ChatCompletion) -> Answer:
         choices=tuple(
             Said(
                 choice.candidate_id,
-                choice.message.content,
+                choice.message.content or "",
                 len(choice.logprobs.content) if choice.logprobs else reply.usage.served_tokens,
                 choice.finish_reason == "content_filter",
             )

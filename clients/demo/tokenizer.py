@@ -48,6 +48,13 @@ SYSTEM_PROMPTS: Final = (
 """System messages mixed into the training, so that one more does not throw the model off."""
 
 CHAT_TEMPLATE: Final = """\
+{%- if tools -%}
+{{- '<|im_start|>system\\nTools:\\n' -}}
+{%- for tool in tools -%}
+{{- tool.function | tojson + '\\n' -}}
+{%- endfor -%}
+{{- '<|im_end|>\\n' -}}
+{%- endif -%}
 {%- for message in messages -%}
 {{- '<|im_start|>' + message.role + '\\n' -}}
 {%- if message.content is string -%}
@@ -61,6 +68,11 @@ CHAT_TEMPLATE: Final = """\
 {%- endif -%}
 {%- endfor -%}
 {%- endif -%}
+{%- for call in message.tool_calls or [] -%}
+{{- '<tool_call>\\n{"name": "' + call.function.name + '", "arguments": ' -}}
+{{- call.function.arguments if call.function.arguments is string else call.function.arguments | tojson -}}
+{{- '}\\n</tool_call>' -}}
+{%- endfor -%}
 {{- '<|im_end|>\\n' -}}
 {%- endfor -%}
 {%- if add_generation_prompt -%}

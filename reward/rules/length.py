@@ -17,6 +17,11 @@ class LengthRule:
     def version(self) -> str:
         return str(self.max_chars)
 
+    @property
+    def reach(self) -> int:
+        """It forbids no words: what went before it applied was within the rule."""
+        return 0
+
     def check(self, text: str) -> Verdict:
         if len(text) <= self.max_chars:
             return Verdict(self.name, self.version, Action.ALLOW)

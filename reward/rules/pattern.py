@@ -8,6 +8,7 @@ from typing import Any
 
 import re2
 
+from reward.rules import width
 from reward.types import Action, Verdict
 
 
@@ -19,6 +20,7 @@ class PatternRule:
     pattern: str
     action: Action = Action.BLOCK
     _compiled: Any = field(init=False, repr=False, compare=False)
+    _reach: int | None = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         options = re2.Options()
@@ -29,10 +31,15 @@ class PatternRule:
         except re2.error as error:
             raise ValueError(f"rule {self.name}: RE2 refuses the pattern: {error}") from error
         object.__setattr__(self, "_compiled", compiled)
+        object.__setattr__(self, "_reach", width.reach(self.pattern))
 
     @property
     def version(self) -> str:
         return hashlib.sha256(self.pattern.encode()).hexdigest()[:8]
+
+    @property
+    def reach(self) -> int | None:
+        return self._reach
 
     def check(self, text: str) -> Verdict:
         found = self._compiled.search(text) is not None

@@ -27,6 +27,11 @@ class RepetitionRule:
     def version(self) -> str:
         return str(self.max_repeats)
 
+    @property
+    def reach(self) -> int:
+        """It forbids no words: what went before it applied was within the rule."""
+        return 0
+
     def check(self, text: str) -> Verdict:
         if most_repeats(text) <= self.max_repeats:
             return Verdict(self.name, self.version, Action.ALLOW)

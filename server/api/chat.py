@@ -3,35 +3,41 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import AsyncGenerator, Coroutine
-from contextlib import aclosing
+from contextlib import ExitStack, aclosing
+from dataclasses import dataclass
 from typing import Annotated
 
 from fastapi import APIRouter, Request
 from fastapi.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from server import faults
 from server.adapters.states import SERVABLE
 from server.api.deps import AppCaller, Principal, Role, ServicesDep, json_body, now
 from server.api.errors import error_body
+from server.api.paced import Paced
 from server.api.replies import Shaper
+from server.budgets import Reservation
 from server.config import AliasConfig
-from server.engine.port import Sampling
-from server.errors import BadRequest, ClientGone, NotFound, PlumblineError
+from server.engine.port import EngineError, Sampling
+from server.errors import BadRequest, Busy, ClientGone, EngineUnavailable, NotFound, PlumblineError, StorageUnavailable
 from server.ids import new_id
-from server.pipeline.task import Assignment, ChatTask, Outcome
+from server.pipeline.admission import Place
+from server.pipeline.task import Assignment, ChatTask, Outcome, Piece
 from server.services import Services
 from server.store import groups
 from server.store.records import GroupRecord
 from server.wire.base import BASE
 from server.wire.chat import ChatReply, ChatRequest, ModelCard, ModelList
 
+log = logging.getLogger(__name__)
+
 router = APIRouter()
 
-HEARTBEAT_S = 5.0
-"""Pause between two comments that keep a waiting stream open."""
+NOTHING_SPENT = (BadRequest, Busy, EngineUnavailable)
+"""A request that ends so gets its candidates and tokens back."""
 
 
 @router.post("/v1/chat/completions", response_model=ChatReply)
@@ -42,33 +48,58 @@ async def create_chat_completion(
     body: Annotated[ChatRequest, json_body(ChatRequest)],
 ) -> Response:
     """Candidates for a conversation, judged; the best one is returned."""
-    started = time.monotonic()
-    task = await build_task(body, caller, services)
-    shaper = Shaper(services.signer, body, task, services.config)
-    if body.stream:
-        return EventStream(services, task, _stream(services, task, shaper, started), shaper.early_headers())
-    async with services.admission.enter():
-        outcome, record = await _unless_disconnected(request, services.pipeline.answer(task))
-    services.metrics.overhead_seconds.observe(time.monotonic() - started)
+    started_s = time.monotonic()
+    task = await build_task(body, caller, services)  # images are waited for before a place is taken
+    with ExitStack() as held:
+        place = held.enter_context(services.admission.join(caller.tenant))
+        reserved = services.budgets.reserve(caller.key, candidates=task.best_of, max_tokens=task.sampling.max_tokens)
+        shaper = Shaper(services.signer, body, task, services.config)
+        if body.stream:
+            events = _stream(services, task, shaper, Admitted(started_s, place, reserved))
+            return EventStream(services, task, events, shaper.early_headers() | reserved.headers, held.pop_all())
+        try:
+            await place.turn()
+            outcome, record = await _unless_disconnected(request, services.pipeline.answer(task))
+        except NOTHING_SPENT:
+            reserved.settle(candidates=0, tokens=0)
+            raise
+    reserved.settle(candidates=len(outcome.judgements), tokens=outcome.generated_tokens)
+    services.metrics.overhead_seconds.observe(time.monotonic() - started_s)
     reply = shaper.reply(outcome, record)
-    return Response(
-        reply.model_dump_json(exclude_none=True), media_type="application/json", headers=shaper.headers(outcome)
-    )
+    headers = shaper.headers(outcome) | reserved.headers
+    return Response(reply.model_dump_json(exclude_none=True), media_type="application/json", headers=headers)
+
+
+@dataclass(frozen=True, slots=True)
+class Admitted:
+    """What a request holds while it is answered, and since when (monotonic)."""
+
+    started_s: float
+    place: Place
+    reserved: Reservation
 
 
 class EventStream(StreamingResponse):
-    """The events of one answer, which is in flight from before its id leaves. Ends its source with the connection."""
+    """The events of one answer, which is in flight from before its id leaves. Ends its source with the connection, and
+    gives up its place then.
+    """
 
     def __init__(
-        self, services: Services, task: ChatTask, events: AsyncGenerator[str], headers: dict[str, str]
+        self,
+        services: Services,
+        task: ChatTask,
+        events: AsyncGenerator[str],
+        headers: dict[str, str],
+        held: ExitStack,
     ) -> None:
-        super().__init__(events, media_type="text/event-stream", headers=headers)
-        self._events = events
+        self._paced = Paced(events, services.config.http.heartbeat_s)
+        super().__init__(self._paced, media_type="text/event-stream", headers=headers)
+        self._held = held
         self._hold = services.in_flight.hold(task.tenant, task.completion_id)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        with self._hold:
-            async with aclosing(self._events):
+        with self._held, self._hold:
+            async with aclosing(self._paced):
                 await super().__call__(scope, receive, send)
 
 
@@ -82,7 +113,9 @@ async def build_task(body: ChatRequest, caller: Principal, services: Services) -
     max_tokens = body.token_limit or limits.default_max_tokens
     if max_tokens > limits.max_tokens:
         raise BadRequest(f"max_tokens may be at most {limits.max_tokens}.", param="max_tokens")
-    prompt = await services.assembler(body.messages)
+    if body.speaks_of_tools:
+        await _require_tools(services)
+    prompt = await services.assembler(body.messages, body.tools)
     user_hash = services.signer.user_hash(caller.tenant, body.user) if body.user else None
     if body.plumbline.regenerate_of is not None:
         await _require_group(body.plumbline.regenerate_of, caller, services)
@@ -108,12 +141,29 @@ async def build_task(body: ChatRequest, caller: Principal, services: Services) -
             stop=tuple(body.stop),
             seed=body.seed,
             top_logprobs=body.top_logprobs,
+            logit_bias=tuple((int(token), bias) for token, bias in body.logit_bias.items()),
+            json_schema=body.answer_schema,
+            forced_tools=body.forced_tools,
         ),
         n=body.n,
         best_of=best_of,
         compare=body.plumbline.compare,
         regenerate_of=body.plumbline.regenerate_of,
         is_stored=body.store,
+        calls_tools=body.may_call_tools,
+    )
+
+
+async def _require_tools(services: Services) -> None:
+    try:
+        if await services.engine.speaks_of_tools():
+            return
+    except EngineError:
+        raise EngineUnavailable("No engine can answer now; try again after the time in Retry-After.") from None
+    raise BadRequest(
+        "The model's chat template knows no tools, or writes calls in a form that is not supported.",
+        param="tools",
+        code="tools_not_supported",
     )
 
 
@@ -142,7 +192,11 @@ async def resolve_model(name: str, caller: Principal, services: Services) -> tup
             return alias, Assignment(BASE, services.router.current(alias.name).generation)
         adapter = await services.registry.servable(name)
         return services.alias(adapter.alias), Assignment(adapter.id, services.router.current(adapter.alias).generation)
-    raise NotFound(
+    raise _unknown_model()
+
+
+def _unknown_model() -> NotFound:
+    return NotFound(
         "The model does not exist; GET /v1/models lists those that do.", param="model", code="model_not_found"
     )
 
@@ -179,51 +233,61 @@ async def _disconnected(request: Request) -> None:
         pass
 
 
-async def _stream(services: Services, task: ChatTask, shaper: Shaper, started: float) -> AsyncGenerator[str]:
+async def _stream(services: Services, task: ChatTask, shaper: Shaper, admitted: Admitted) -> AsyncGenerator[str]:
     """Server-sent events: chunks, then the alignment, then `[DONE]`; an error ends the stream as an event."""
     try:
-        async with services.admission.enter():
-            stream = _stream_tokens if task.best_of == 1 else _stream_winner
-            async with aclosing(stream(services, task, shaper)) as events:
-                async for event in events:
-                    yield event
-                    await faults.async_point("chat.after_first_byte")
-        services.metrics.overhead_seconds.observe(time.monotonic() - started)
+        await admitted.place.turn()
+        # A call is one only once it is whole.
+        stream = _stream_tokens if task.best_of == 1 and not task.calls_tools else _stream_winner
+        async with aclosing(stream(services, task, shaper, admitted.reserved)) as events:
+            async for event in events:
+                yield event
+        services.metrics.overhead_seconds.observe(time.monotonic() - admitted.started_s)
         yield "data: [DONE]\n\n"
-    except PlumblineError as error:
+    except StorageUnavailable as error:
+        services.metrics.store_errors.inc()
+        log.error("store: %s", error.cause)
         yield f"data: {error_body(error)}\n\n"
+    except PlumblineError as error:
+        if isinstance(error, NOTHING_SPENT):
+            admitted.reserved.settle(candidates=0, tokens=0)
+        yield f"data: {error_body(error)}\n\n"
+    except Exception:
+        log.exception("a stream broke off")
+        yield f"data: {error_body(PlumblineError('Something went wrong here.'))}\n\n"
 
 
-async def _stream_tokens(services: Services, task: ChatTask, shaper: Shaper) -> AsyncGenerator[str]:
+async def _stream_tokens(
+    services: Services, task: ChatTask, shaper: Shaper, reserved: Reservation
+) -> AsyncGenerator[str]:
     yield shaper.opening_chunk(0)
     sent_anything = False
     async with aclosing(services.pipeline.stream(task)) as items:
         async for item in items:
-            if isinstance(item, str):
+            if isinstance(item, Piece):
                 sent_anything = True
                 yield shaper.text_chunk(0, item)
                 continue
             outcome, record = item
+            reserved.settle(candidates=len(outcome.judgements), tokens=outcome.generated_tokens)
             if outcome.is_refused and not sent_anything:
-                yield shaper.text_chunk(0, task.alias.refusal)
+                yield shaper.text_chunk(0, Piece(task.alias.refusal))
             for chunk in shaper.closing_chunks(outcome, record):
                 yield chunk
 
 
-async def _stream_winner(services: Services, task: ChatTask, shaper: Shaper) -> AsyncGenerator[str]:
-    """Nothing can leave before the choice is made; comments keep the connection open meanwhile."""
-    work = asyncio.ensure_future(services.pipeline.answer(task))
-    try:
-        while not work.done():
-            await asyncio.wait({work}, timeout=HEARTBEAT_S)
-            if not work.done():
-                yield ": waiting for the candidates\n\n"
-        outcome, record = work.result()
-    finally:
-        work.cancel()
-    for index, text in enumerate(shaper.texts(outcome)):
+async def _stream_winner(
+    services: Services, task: ChatTask, shaper: Shaper, reserved: Reservation
+) -> AsyncGenerator[str]:
+    """Nothing can leave before the choice is made."""
+    outcome, record = await services.pipeline.answer(task)
+    reserved.settle(candidates=len(outcome.judgements), tokens=outcome.generated_tokens)
+    for index, piece in enumerate(shaper.pieces(outcome)):
         yield shaper.opening_chunk(index)
-        yield shaper.text_chunk(index, text)
+        if piece.text or piece.tokens:
+            yield shaper.text_chunk(index, piece)
+    for chunk in shaper.call_chunks(outcome):
+        yield chunk
     for chunk in shaper.closing_chunks(outcome, record):
         yield chunk
 
@@ -231,8 +295,21 @@ async def _stream_winner(services: Services, task: ChatTask, shaper: Shaper) -> 
 @router.get("/v1/models")
 async def list_models(caller: AppCaller, services: ServicesDep) -> ModelList:
     """The aliases, and for operators and learners the adapters that may be asked for by id."""
+    return ModelList(data=await _cards(caller, services))
+
+
+@router.get("/v1/models/{model}")
+async def get_model(model: str, caller: AppCaller, services: ServicesDep) -> ModelCard:
+    """One of the list."""
+    found = next((card for card in await _cards(caller, services) if card.id == model), None)
+    if found is None:
+        raise _unknown_model()
+    return found
+
+
+async def _cards(caller: Principal, services: Services) -> list[ModelCard]:
     cards = [ModelCard(id=alias.name, created=services.started_at) for alias in services.config.aliases]
     if caller.role is not Role.APP:
         found = await services.registry.find(states=SERVABLE)
         cards += [ModelCard(id=one.id, created=int(one.created_at)) for one in found]
-    return ModelList(data=cards)
+    return cards

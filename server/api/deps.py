@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
-import hashlib
+import re
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Annotated, Any, TypeVar, cast
+from typing import Annotated, Any, Self, TypeVar, cast
 
 from fastapi import Depends, Request
 from pydantic import BaseModel, ValidationError
 
 from server.errors import BadRequest, Forbidden, Unauthorized, UnsupportedMedia
 from server.services import Services
-from server.store import keys
+from server.store.keys import KeyRecord
 
 M = TypeVar("M", bound=BaseModel)
 
-OWN_WORDS = frozenset({"detail", "metadata", "metrics", "objective", "sources", "tags"})
+BODY_MODEL = "body_model"
+"""On a dependency that parses the body: its model."""
+CALLER_ROLE = "caller_role"
+"""On a dependency that lets callers through: the role that it asks for."""
+
+OWN_WORDS = frozenset({"detail", "logit_bias", "metadata", "metrics", "objective", "sources", "tags"})
 """Fields whose keys are the sender's own words; everywhere else a key is a field's name, or unknown."""
+
+
+LINE_AND_COLUMN = re.compile(r"at line (\d+) column (\d+)$")
 
 
 class Role(StrEnum):
@@ -42,35 +50,43 @@ class Principal:
 
     tenant: str
     role: Role
-    key_id: str
+    key: KeyRecord
+
+    @property
+    def key_id(self) -> str:
+        return self.key.id
+
+    @classmethod
+    def of(cls, key: KeyRecord) -> Self:
+        return cls(key.tenant, Role(key.role), key)
 
 
-LOCAL = Principal("default", Role.OPERATOR, "local")
+LOCAL = Principal.of(KeyRecord("local", "default", Role.OPERATOR))
 
 
-def get_services(request: Request) -> Services:
+async def get_services(request: Request) -> Services:
+    """Async, though it waits for nothing: a plain function would cost every request a hop to a thread and back."""
     return cast(Services, request.app.state.services)
 
 
 ServicesDep = Annotated[Services, Depends(get_services)]
 
 
-def hash_key(key: str) -> str:
-    """Keys carry 256 random bits, so a plain hash keeps them; looking the hash up leaks no prefix of a key."""
-    return hashlib.sha256(key.encode()).hexdigest()
-
-
 async def find_principal(request: Request, services: Services) -> Principal:
-    """The bearer of the request's key; raises `Unauthorized`."""
-    if not services.config.http.require_keys:
-        return LOCAL
+    """The bearer of the request's key; raises `Unauthorized` or `RateLimited`."""
+    key = await _find_key(request, services) if services.config.http.require_keys else LOCAL.key
+    services.budgets.count_request(key)
+    return LOCAL if key is LOCAL.key else Principal.of(key)
+
+
+async def _find_key(request: Request, services: Services) -> KeyRecord:
     scheme, _, key = request.headers.get("authorization", "").partition(" ")
-    if scheme.lower() != "bearer" or not key or len(key) > 256:
+    if scheme.lower() != "bearer" or not key:
         raise Unauthorized("Send your API key as `Authorization: Bearer <key>`.")
-    found = await services.database.read(lambda c: keys.find_key(c, hash_key(key)))
+    found = await services.keys.find(key)
     if found is None:
-        raise Unauthorized("This API key is not known, or was revoked.")
-    return Principal(found.tenant, Role(found.role), found.id)
+        raise Unauthorized("This API key is not known, has expired or was revoked.")
+    return found
 
 
 def _is_from_another_site(request: Request) -> bool:
@@ -94,6 +110,7 @@ def require(role: Role) -> Any:
             raise Forbidden(f"This needs a key of the role {role.value}.")
         return principal
 
+    setattr(check, CALLER_ROLE, role)
     return Depends(check)
 
 
@@ -113,6 +130,7 @@ def json_body(model: type[M]) -> Any:
             raise UnsupportedMedia("Send the body uncompressed.")
         return parse_json(model, await request.body())
 
+    setattr(parse, BODY_MODEL, model)
     return Depends(parse)
 
 
@@ -121,14 +139,29 @@ def parse_json(model: type[M], body: bytes) -> M:
     try:
         return model.model_validate_json(body)
     except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        if first["type"] == "json_invalid":
+            raise _not_json(body, str(first["ctx"]["error"])) from None
         raise bad_request(error) from None
+
+
+def _not_json(body: bytes, why: str) -> BadRequest:
+    """Where it stops being JSON; never what stands there."""
+    try:
+        body.decode()
+    except UnicodeDecodeError as error:
+        return BadRequest(f"The body is not UTF-8 at byte {error.start}.", code="invalid_encoding")
+    place = LINE_AND_COLUMN.search(why)
+    lines = body.split(b"\n")
+    at = sum(len(line) + 1 for line in lines[: int(place[1]) - 1]) + int(place[2]) if place else len(body)
+    if "hex escape" in why:
+        return BadRequest(f"A text holds half a character (a lone surrogate) at byte {at}.", code="invalid_encoding")
+    return BadRequest(f"The body is not valid JSON at byte {at}.", code="invalid_json")
 
 
 def bad_request(error: ValidationError) -> BadRequest:
     first = error.errors(include_url=False, include_context=False, include_input=False)[0]
     path = _path(first["loc"]) or None
-    if first["type"] == "json_invalid":
-        return BadRequest("The body is not valid JSON.", code="invalid_json")
     if first["type"] == "extra_forbidden":
         return BadRequest(f"Unknown parameter: {path}.", param=path, code="unknown_parameter")
     is_quoting = first["type"] == "union_tag_invalid"

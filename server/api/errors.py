@@ -14,7 +14,7 @@ def error_body(error: PlumblineError) -> str:
 
 
 def error_response(error: PlumblineError) -> Response:
-    headers = {}
+    headers = dict(error.headers)
     if error.retry_after_s is not None:
         headers["retry-after"] = str(error.retry_after_s)
     elif error.status >= 500 or error.status in {408, 409}:

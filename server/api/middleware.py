@@ -1,10 +1,11 @@
-"""Around every request: an id, a body limit, one error shape, metrics, one log line.
+"""Around every request: an id, limits of headers and body, one error shape, metrics, one log line.
 
 Plain ASGI, so that nothing is buffered and a stream's errors stay the stream's own.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
 import time
@@ -13,8 +14,20 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from server.api.connection import MAX_HEADER_BYTES
 from server.api.errors import error_response
-from server.errors import BadRequest, ClientGone, NotFound, PlumblineError, StorageUnavailable, TooLarge
+from server.config import HttpConfig
+from server.errors import (
+    BadRequest,
+    Busy,
+    ClientGone,
+    HeadersTooLarge,
+    NotFound,
+    PlumblineError,
+    RequestTimeout,
+    StorageUnavailable,
+    TooLarge,
+)
 from server.ids import new_id
 from server.metrics import Metrics
 
@@ -24,6 +37,12 @@ UPLOAD = re.compile(r"^/v1/adapters/[^/]+/files/[^/]+$")
 """Adapter files are streamed to disk under bounds of their own."""
 
 METHODS = frozenset({"DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT"})
+
+MAX_HEADERS = 100
+BODY_BYTES_PER_S = 1024
+"""What comes more slowly for long is not waited for."""
+
+HOST = re.compile(rb"^(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:[0-9]{1,5})?$")
 
 SAFE_ID = re.compile(r"^[A-Za-z0-9._-]{1,128}$")
 
@@ -37,10 +56,12 @@ class MethodNotAllowed(PlumblineError):
 class Envelope:
     """The outermost layer of the application."""
 
-    def __init__(self, app: ASGIApp, *, metrics: Metrics, max_body_bytes: int) -> None:
+    def __init__(self, app: ASGIApp, *, metrics: Metrics, settings: HttpConfig) -> None:
         self._app = app
         self._metrics = metrics
-        self._max_body_bytes = max_body_bytes
+        self._settings = settings
+        self._buffered_bytes = 0
+        """Bodies of all open requests."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -59,17 +80,19 @@ class Envelope:
                 message["headers"] = [*message["headers"], (b"x-request-id", request_id.encode())]
             await send(message)
 
+        body = _Body(self, receive, is_kept=not UPLOAD.match(scope["path"]))
         try:
-            if not UPLOAD.match(scope["path"]):
+            _check_head(scope, headers)
+            if body.is_kept:
                 self._check_length(headers)
-                receive = self._limited(receive)
-            await self._app(scope, receive, send_with_id)
+            await self._app(scope, body.receive, send_with_id)
         except Exception as error:
             if is_open:
                 log.exception("a reply broke off", extra={"request_id": request_id})
             else:
                 await error_response(self._as_public(error, request_id))(scope, receive, send_with_id)
         finally:
+            body.release()
             self._note(scope, status, time.monotonic() - started, request_id)
 
     def _check_length(self, headers: dict[bytes, bytes]) -> None:
@@ -78,24 +101,25 @@ class Envelope:
             return
         if not length.isdigit():
             raise BadRequest("Content-Length is not a number.")
-        if int(length) > self._max_body_bytes:
+        if int(length) > self._settings.max_body_bytes:
             raise self._too_large()
 
     def _too_large(self) -> TooLarge:
-        return TooLarge(f"The body is larger than {self._max_body_bytes} bytes.")
+        return TooLarge(f"The body is larger than {self._settings.max_body_bytes} bytes.")
 
-    def _limited(self, receive: Receive) -> Receive:
-        taken = 0
+    def take(self, taken: int, size: int) -> None:
+        """Count a further piece of a body that is kept in memory; raises `TooLarge` or `Busy`."""
+        if taken > self._settings.max_body_bytes:
+            raise self._too_large()
+        if self._buffered_bytes + size > self._settings.max_buffered_bytes:
+            raise Busy("Too many bodies are being read; try again after the time in Retry-After.")
+        self._buffered_bytes += size
 
-        async def limited() -> Message:
-            nonlocal taken
-            message = await receive()
-            taken += len(message.get("body", b""))
-            if taken > self._max_body_bytes:
-                raise self._too_large()
-            return message
+    def give_back(self, size: int) -> None:
+        self._buffered_bytes -= size
 
-        return limited
+    def body_time_s(self, taken: int) -> float:
+        return self._settings.body_timeout_s + taken / BODY_BYTES_PER_S
 
     def _as_public(self, error: Exception, request_id: str) -> PlumblineError:
         if isinstance(error, StorageUnavailable):
@@ -120,6 +144,55 @@ class Envelope:
             status,
             extra={"request_id": request_id, "elapsed_ms": round(elapsed_s * 1000, 1)},
         )
+
+
+class _Body:
+    """One request's body on its way in: bounded in time, and in size where it is kept in memory."""
+
+    __slots__ = ("_envelope", "_is_whole", "_kept", "_receive", "_started_s", "_taken", "is_kept")
+
+    def __init__(self, envelope: Envelope, receive: Receive, *, is_kept: bool) -> None:
+        self._envelope = envelope
+        self._receive = receive
+        self._started_s = asyncio.get_running_loop().time()
+        self._is_whole = False
+        self._taken = self._kept = 0
+        self.is_kept = is_kept
+
+    async def receive(self) -> Message:
+        """The next piece; raises `RequestTimeout`, `TooLarge` or `Busy`."""
+        if self._is_whole:  # what comes now is the client's leaving, which has all the time there is
+            return await self._receive()
+        try:
+            async with asyncio.timeout_at(self._started_s + self._envelope.body_time_s(self._taken)):
+                message = await self._receive()
+        except TimeoutError:
+            raise RequestTimeout("The body did not arrive in time.") from None
+        self._is_whole = not message.get("more_body", False)
+        size = len(message.get("body", b""))
+        self._taken += size
+        if self.is_kept:
+            self._envelope.take(self._taken, size)
+            self._kept += size
+        return message
+
+    def release(self) -> None:
+        """The request is over."""
+        self._envelope.give_back(self._kept)
+
+
+def _check_head(scope: Scope, headers: dict[bytes, bytes]) -> None:
+    """What no client of ours sends, and the server or a proxy before it may read otherwise than we do."""
+    listed = scope["headers"]
+    if len(listed) > MAX_HEADERS or sum(len(name) + len(value) for name, value in listed) > MAX_HEADER_BYTES:
+        raise HeadersTooLarge(f"Send at most {MAX_HEADERS} headers, of {MAX_HEADER_BYTES} bytes together.")
+    host = headers.get(b"host")
+    if host is not None and not HOST.match(host):
+        raise BadRequest("The Host header names no host.", code="invalid_host")
+    if b"transfer-encoding" in headers and b"content-length" in headers:
+        raise BadRequest("Send Content-Length or Transfer-Encoding, not both.", code="invalid_http")
+    if "\0" in scope["path"] or b"%00" in scope["query_string"]:
+        raise BadRequest("A URL cannot hold the character NUL.", code="invalid_encoding")
 
 
 def from_http_exception(error: HTTPException) -> PlumblineError:

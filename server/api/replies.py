@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Literal
 
 from pydantic import BaseModel
 
 from reward.types import Judgement
+from server import tool_calls
 from server.api.deps import now
 from server.config import Config
 from server.engine.port import TokenAlternatives
 from server.ids import candidate_id
-from server.pipeline.task import ChatTask, Outcome
+from server.pipeline.task import ChatTask, Outcome, Piece
 from server.preferences import derive
 from server.store.records import GroupRecord
 from server.tokens import FeedbackGrant, Signer
@@ -29,12 +29,12 @@ from server.wire.chat import (
     ChunkChoice,
     ChunkDelta,
     Explanation,
+    FunctionCall,
     TokenLogprob,
+    ToolCallReply,
     TopLogprob,
     Usage,
 )
-
-FinishReason = Literal["stop", "length", "content_filter"]
 
 
 class Shaper:
@@ -67,36 +67,60 @@ class Shaper:
             plumbline=self._alignment(outcome, record),
         )
 
-    def texts(self, outcome: Outcome) -> list[str]:
-        """What each choice says."""
+    def pieces(self, outcome: Outcome) -> list[Piece]:
+        """What each choice says, as a whole."""
         if outcome.is_refused:
-            return [self._task.alias.refusal]
-        return [outcome.judgements[index].candidate.text for index in outcome.shown]
+            return [Piece(self._task.alias.refusal)]
+        return [
+            Piece(self._said(outcome, position)[0], outcome.tokens[position] if outcome.tokens else ())
+            for position in outcome.shown
+        ]
+
+    def _said(self, outcome: Outcome, position: int) -> tuple[str, list[ToolCallReply]]:
+        """What a candidate says, and what it calls."""
+        text = outcome.judgements[position].candidate.text
+        if not self._task.calls_tools:
+            return text, []
+        said, calls = tool_calls.read(text, [tool.name for tool in self._task.prompt.tools])
+        source = candidate_id(self._task.completion_id, position)
+        return said, [
+            ToolCallReply(id=f"call-{source}-{number}", function=FunctionCall(name=name, arguments=arguments))
+            for number, (name, arguments) in enumerate(calls if self._body.parallel_tool_calls else calls[:1])
+        ]
 
     def opening_chunk(self, index: int) -> str:
         return self._event(ChunkChoice(index=index, delta=ChunkDelta(role="assistant", content="")))
 
-    def text_chunk(self, index: int, text: str) -> str:
-        return self._event(ChunkChoice(index=index, delta=ChunkDelta(content=text)))
+    def text_chunk(self, index: int, piece: Piece) -> str:
+        logprobs = self._logprobs(piece.tokens)
+        return self._event(ChunkChoice(index=index, delta=ChunkDelta(content=piece.text), logprobs=logprobs))
+
+    def call_chunks(self, outcome: Outcome) -> Iterator[str]:
+        """The calls of each choice, each whole."""
+        for index, position in enumerate(outcome.shown):
+            for number, call in enumerate(self._said(outcome, position)[1]):
+                delta = ChunkDelta(tool_calls=[call.model_copy(update={"index": number})])
+                yield self._event(ChunkChoice(index=index, delta=delta))
 
     def closing_chunks(self, outcome: Outcome, record: GroupRecord) -> Iterator[str]:
-        """The finish reasons, the usage where it was asked for, and the alignment with the last chunk."""
+        """Each choice's finish reason, the usage where it was asked for, and the alignment with the last chunk."""
         closing = [
             ChunkChoice(
                 index=choice.index,
                 delta=ChunkDelta(),
                 finish_reason=choice.finish_reason,
-                logprobs=choice.logprobs,
                 candidate_id=choice.candidate_id,
             )
             for choice in self._choices(outcome)
         ]
         alignment = self._alignment(outcome, record)
-        if self._body.stream_options is None or not self._body.stream_options.include_usage:
-            yield _sse(self._chunk(closing, alignment=alignment))
-            return
-        yield _sse(self._chunk(closing))
-        yield _sse(self._chunk([], usage=self._usage(outcome), alignment=alignment))
+        wants_usage = self._body.stream_options is not None and self._body.stream_options.include_usage
+        for choice in closing if wants_usage else closing[:-1]:
+            yield self._event(choice)
+        if wants_usage:
+            yield _sse(self._chunk([], usage=self._usage(outcome), alignment=alignment))
+        else:
+            yield _sse(self._chunk(closing[-1:], alignment=alignment))
 
     def _event(self, choice: ChunkChoice) -> str:
         return _sse(self._chunk([choice]))
@@ -125,13 +149,17 @@ class Shaper:
             return
         for index, position in enumerate(outcome.shown):
             candidate = outcome.judgements[position].candidate
+            text, calls = self._said(outcome, position)
             yield Choice(
                 index=index,
-                message=AnswerMessage(content=candidate.text),
-                finish_reason="length" if candidate.finish_reason == "length" else "stop",
-                logprobs=_logprobs(outcome.tokens[position]) if self._body.logprobs and outcome.tokens else None,
+                message=AnswerMessage(content=text or (None if calls else ""), tool_calls=calls or None),
+                finish_reason="tool_calls" if calls else "length" if candidate.finish_reason == "length" else "stop",
+                logprobs=self._logprobs(outcome.tokens[position] if outcome.tokens else ()),
                 candidate_id=candidate_id(self._task.completion_id, position),
             )
+
+    def _logprobs(self, tokens: tuple[TokenAlternatives, ...]) -> ChoiceLogprobs | None:
+        return _logprobs(tokens) if self._body.logprobs and tokens else None
 
     def _usage(self, outcome: Outcome) -> Usage:
         prompt = len(outcome.prompt_token_ids)

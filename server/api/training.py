@@ -15,6 +15,7 @@ from server.preferences import derive
 from server.store import adapters, audit, feed, groups, leases, routing, signals
 from server.store.records import MediaRecord, Report
 from server.training import to_training_group
+from server.wire.base import Position
 from server.wire.training import (
     FeedEntry,
     FeedPage,
@@ -145,7 +146,7 @@ async def read_feed(
     caller: LearnerCaller,
     services: ServicesDep,
     alias: str,
-    after: Annotated[int, Query(ge=0)] = 0,
+    after: Position = 0,
     limit: Annotated[int, Query(ge=1, le=1000)] = 200,
 ) -> FeedPage:
     """The next changes, each with its group's present state; a group that teaches nothing now comes as null."""

@@ -8,7 +8,6 @@ replicas (the caller's) and starting a process (`launcher`). Bodies and replies 
 from __future__ import annotations
 
 import asyncio
-import json
 import re
 import struct
 import zlib
@@ -18,8 +17,10 @@ from dataclasses import replace
 from hashlib import sha256
 
 import aiohttp
+from pydantic_core import from_json, to_json
 
-from reward.types import Image, Message, Prompt
+from reward.types import Image, Message, Prompt, Tool, ToolCall
+from server import tool_calls
 from server.engine import payload
 from server.engine.port import (
     Delta,
@@ -42,6 +43,15 @@ _KEEPALIVE_S = 3.0
 _CHAT = "/v1/chat/completions"
 _JSON = {"content-type": "application/json"}
 _PING = Prompt((Message("user", ("Hi",)),))
+_CALLED = Prompt(
+    (
+        Message("user", ("Hi",)),
+        Message("assistant", (), (ToolCall("call-1", "is_called", "{}"),)),
+        Message("tool", ("yes",), tool_call_id="call-1"),
+    ),
+    (Tool("is_told", "", '{"type":"object","properties":{}}'),),
+)
+"""A conversation that shows what a chat template makes of tools."""
 
 
 class VllmEngine:
@@ -67,6 +77,7 @@ class VllmEngine:
         self._session: aiohttp.ClientSession | None = None
         self._closed = False
         self._version = ""
+        self._speaks_of_tools: bool | None = None
         self._progress = 0
 
     @property
@@ -126,6 +137,20 @@ class VllmEngine:
             *(self._post("/tokenize", payload.encode_body(self._base_model, answer)) for answer in answers),
         )
         return payload.encoded_answers_from(rendered, encoded)
+
+    async def speaks_of_tools(self) -> bool:
+        if self._speaks_of_tools is None:
+            try:
+                rendered = await self._post("/tokenize", payload.render_body(self._base_model, _CALLED))
+            except EngineError as error:
+                if error.retryable:
+                    raise
+                self._speaks_of_tools = False  # some templates refuse such a conversation
+                return False
+            body = {"model": self._base_model, "tokens": payload.token_ids_from(rendered)}
+            text = str((await self._post("/detokenize", body)).get("prompt"))
+            self._speaks_of_tools = "is_told" in text and f"{tool_calls.OPENING}is_called" in text
+        return self._speaks_of_tools
 
     async def is_ready(self) -> bool:
         models = [self._base_model, *filter(None, [self._kept_adapter()])]
@@ -241,8 +266,9 @@ async def _exchange(session: aiohttp.ClientSession, method: str, url: str, body:
 
 
 def _encode(body: payload.Json) -> bytes:
+    """Not with `json`: an image as text is most of a body, and that would look at its every character twice."""
     try:
-        return json.dumps(body).encode()
+        return to_json(body)
     except ValueError as error:
         raise EngineError("the request cannot be written as JSON", retryable=False) from error
 
@@ -250,7 +276,7 @@ def _encode(body: payload.Json) -> bytes:
 def _decode(content: bytes) -> object:
     """The reply's JSON; what is none (a proxy's page, plain text) as None."""
     try:
-        reply: object = json.loads(content)
+        reply: object = from_json(content)
     except ValueError:
         return None
     return reply

@@ -3,12 +3,14 @@
 Answers are drawn from a small vocabulary by hashes of (model, prompt, seed + index), as reproducible as vLLM's:
 candidate i under seed s is candidate 0 under seed s + i, `score()` of a generated text gives the log-probabilities
 of its generation, temperature 0 ignores the seed, every adapter answers differently. Scripts, failures,
-delays and readiness can be set. Leaves out sampling parameters other than seed, temperature, stop, and max_tokens.
+delays and readiness can be set. Leaves out sampling parameters other than seed, temperature, stop, max_tokens and
+the schema of a JSON answer; token ids of `logit_bias` are checked, not used.
 """
 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import re
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Sequence
@@ -17,6 +19,8 @@ from hashlib import blake2b
 from pathlib import Path
 
 from reward.types import Candidate, Image, Prompt
+from server import tool_calls
+from server.engine.fake_json import drawn_json
 from server.engine.port import (
     Delta,
     EncodedAnswers,
@@ -24,6 +28,7 @@ from server.engine.port import (
     EngineUnreachable,
     Generation,
     PromptTooLong,
+    RefusedParameter,
     Sampling,
     ScoredAnswer,
     TokenAlternatives,
@@ -67,6 +72,8 @@ class FakeEngine:
     script: Script | None = None
     token_logprob: TokenLogprob | None = None
     max_model_len: int = 4096
+    vocabulary_size: int = 256 + 2**24
+    knows_tools: bool = True
     delay_s: float = 0.0
     """Every answer, score and streamed piece takes so long."""
     ready: bool = True
@@ -89,6 +96,7 @@ class FakeEngine:
         await self._enter(Call("generate", model, prompt, n, sampling))
         if sampling.temperature == 0 and n > 1:
             raise EngineError("n must be 1 at temperature 0", retryable=False)
+        self._require_vocabulary(sampling)
         prompt_token_ids = self._fitting(prompt, sampling.max_tokens)
         first_seed = self._seed(sampling)
         candidates = tuple(self._candidate(model, prompt, index, first_seed, sampling) for index in range(n))
@@ -101,6 +109,7 @@ class FakeEngine:
 
     async def stream(self, model: str, prompt: Prompt, sampling: Sampling) -> AsyncGenerator[Delta]:
         await self._enter(Call("stream", model, prompt, 1, sampling))
+        self._require_vocabulary(sampling)
         prompt_token_ids = self._fitting(prompt, sampling.max_tokens)
         candidate = self._candidate(model, prompt, 0, self._seed(sampling), sampling)
         tokens = _alternatives(candidate, sampling.top_logprobs)
@@ -137,6 +146,10 @@ class FakeEngine:
         prompt_token_ids = self._fitting(prompt, max(map(len, encoded), default=0))
         self.progress += 1
         return EncodedAnswers(prompt_token_ids, encoded)
+
+    async def speaks_of_tools(self) -> bool:
+        self._require_up()
+        return self.knows_tools
 
     async def is_ready(self) -> bool:
         return self.ready and not self.closed
@@ -179,6 +192,10 @@ class FakeEngine:
             return True
         return self.adapters_dir is not None and (self.adapters_dir / model / "adapter_config.json").is_file()
 
+    def _require_vocabulary(self, sampling: Sampling) -> None:
+        if any(token >= self.vocabulary_size for token, _ in sampling.logit_bias):
+            raise RefusedParameter("logit_bias")
+
     def _fitting(self, prompt: Prompt, max_tokens: int) -> tuple[int, ...]:
         token_ids = encode_prompt(prompt)
         if len(token_ids) >= self.max_model_len or max_tokens > self.max_model_len:
@@ -195,7 +212,7 @@ class FakeEngine:
         text = self.script(model, prompt, index) if self.script is not None else None
         if text is None:
             seed: int | str = "greedy" if sampling.temperature == 0 else first_seed + index
-            text = _drawn_text(model, prompt, seed)
+            text = _drawn_text(model, prompt, seed, sampling)
         pieces = _PIECES.findall(text)
         finish_reason = "stop"
         if found := min((text.find(stop) for stop in sampling.stop if stop in text), default=-1) + 1:
@@ -220,9 +237,10 @@ class FakeEngine:
 
 def encode_prompt(prompt: Prompt) -> tuple[int, ...]:
     """The fake's ids of a conversation: one for each word, nine placeholders for each image."""
-    token_ids: list[int] = []
+    token_ids = [_token_id(part) for tool in prompt.tools for part in (tool.name, tool.description, tool.parameters)]
     for message in prompt.messages:
         token_ids.append(_token_id(message.role))
+        token_ids.extend(_token_id(tool_calls.written(call.name, call.arguments)) for call in message.tool_calls)
         for part in message.parts:
             if isinstance(part, Image):
                 token_ids.extend([IMAGE_PAD] * TOKENS_PER_IMAGE)
@@ -236,8 +254,19 @@ def _context(prompt: Prompt) -> tuple[object, ...]:
     return (encode_prompt(prompt), *(image.sha256 for image in prompt.images))
 
 
-def _drawn_text(model: str, prompt: Prompt, seed: int | str) -> str:
+def _drawn_text(model: str, prompt: Prompt, seed: int | str, sampling: Sampling) -> str:
     key = (model, _context(prompt), seed)
+    turns = itertools.count()
+
+    def draw(count: int) -> int:
+        return int(_share(*key, next(turns)) * count)
+
+    if sampling.json_schema is not None:
+        return drawn_json(sampling.json_schema, draw)
+    if sampling.forced_tools:
+        name = sampling.forced_tools[draw(len(sampling.forced_tools))]
+        parameters = next(tool.parameters for tool in prompt.tools if tool.name == name)
+        return tool_calls.written(name, drawn_json(parameters, draw))
     length = 4 + int(_share(*key, "length") * 8)
     return " ".join(_WORDS[int(_share(*key, position) * len(_WORDS))] for position in range(length))
 

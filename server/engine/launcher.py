@@ -58,6 +58,8 @@ def command_line(config: EngineConfig, device: Device, port: int, max_images: in
         *("--generation-config", "vllm"),
         *("--limit-mm-per-prompt", json.dumps({"image": max_images, "video": 0})),
         *("--mm-processor-cache-gb", "1"),
+        # One grammar backend, the one that `server.wire.json_schema` was written for; and no room for endless spaces.
+        *("--structured-outputs-config", json.dumps({"backend": "xgrammar", "disable_any_whitespace": True})),
         "--enable-lora",
         *("--max-loras", str(slots(config, device))),
         *("--max-lora-rank", str(config.max_lora_rank)),

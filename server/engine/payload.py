@@ -8,18 +8,23 @@ never `KeyError`. Leaves out connections and deadlines (`client`). Called by `cl
 from __future__ import annotations
 
 import base64
+import dataclasses
 import json
 import math
 from collections.abc import Sequence
 from typing import Any
 
+from pydantic_core import from_json
+
 from reward.types import Candidate, Image, Message, Prompt
+from server import tool_calls
 from server.engine.port import (
     Delta,
     EncodedAnswers,
     EngineError,
     Generation,
     PromptTooLong,
+    RefusedParameter,
     Sampling,
     ScoredAnswer,
     TokenAlternatives,
@@ -32,6 +37,12 @@ MAX_TOP_LOGPROBS = 20
 """vLLM's own limit (`--max-logprobs`); above it a request is refused."""
 
 _TOO_LONG_PARAMS = frozenset({"input_tokens", "input_text", "max_tokens", "max_completion_tokens"})
+_REFUSALS = {
+    "in logit_bias contain": "logit_bias",
+    "into a grammar": "json_schema",
+    "structural tag": "forced_tools",
+}
+"""What vLLM says of a parameter that it cannot follow."""
 _FINISH_REASONS = frozenset({"stop", "length"})
 
 
@@ -53,9 +64,16 @@ def chat_body(model: str, prompt: Prompt, n: int, sampling: Sampling, *, stream:
         "logprobs": True,
         "return_token_ids": True,
         "stream": stream,
+        **tools_body(prompt),
     }
     if sampling.seed is not None:
         body["seed"] = sampling.seed
+    if sampling.logit_bias:
+        body["logit_bias"] = {str(token): bias for token, bias in sampling.logit_bias}
+    if sampling.json_schema is not None:
+        body["structured_outputs"] = {"json": sampling.json_schema}
+    if sampling.forced_tools:
+        body["structured_outputs"] = {"structural_tag": tool_calls.grammar(prompt.tools, sampling.forced_tools)}
     if sampling.top_logprobs:
         # vLLM counts the sampled token among the alternatives: one more, and the k likeliest are surely there.
         body["top_logprobs"] = min(sampling.top_logprobs + 1, MAX_TOP_LOGPROBS)
@@ -67,19 +85,22 @@ def score_body(model: str, prompt: Prompt, answer: str) -> Json:
     ending = Message("assistant", (answer,))
     return {
         "model": model,
-        "messages": messages_body(Prompt((*prompt.messages, ending))),
+        "messages": messages_body(dataclasses.replace(prompt, messages=(*prompt.messages, ending))),
         "max_tokens": 1,
         "temperature": 0.0,
         "prompt_logprobs": 0,
         "return_token_ids": True,
         "continue_final_message": True,
         "add_generation_prompt": False,
+        **tools_body(prompt),
     }
 
 
 def render_body(model: str, prompt: Prompt) -> Json:
     """A request for the ids of a prompt that waits for its answer (image placeholders expanded)."""
-    return {"model": model, "messages": messages_body(prompt), "add_generation_prompt": True}
+    # This route takes the tools as they are and has no `tool_choice`.
+    tools = {"tools": tools_body(prompt)["tools"]} if prompt.tools else {}
+    return {"model": model, "messages": messages_body(prompt), "add_generation_prompt": True, **tools}
 
 
 def encode_body(model: str, text: str) -> Json:
@@ -88,7 +109,30 @@ def encode_body(model: str, text: str) -> Json:
 
 
 def messages_body(prompt: Prompt) -> list[Json]:
-    return [{"role": message.role, "content": _content(message)} for message in prompt.messages]
+    return [_message(message) for message in prompt.messages]
+
+
+def tools_body(prompt: Prompt) -> Json:
+    """The template tells the model of the tools. Parsing the calls is ours, so the engine is told to leave them."""
+    if not prompt.tools:
+        return {}
+    functions = [
+        {"name": tool.name, "description": tool.description, "parameters": json.loads(tool.parameters)}
+        for tool in prompt.tools
+    ]
+    return {"tools": [{"type": "function", "function": one} for one in functions], "tool_choice": "none"}
+
+
+def _message(message: Message) -> Json:
+    body: Json = {"role": message.role, "content": _content(message)}
+    if message.tool_calls:
+        body["tool_calls"] = [
+            {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+            for call in message.tool_calls
+        ]
+    if message.tool_call_id:
+        body["tool_call_id"] = message.tool_call_id
+    return body
 
 
 def data_url(image: Image) -> str:
@@ -256,6 +300,9 @@ def error_from(status: int, reply: object) -> EngineError:
         return UnknownModel(message)
     if status == 400 and (error.get("param") in _TOO_LONG_PARAMS or "maximum context length" in message):
         return PromptTooLong(message)
+    for sign, parameter in _REFUSALS.items():
+        if status == 400 and sign in message:
+            return RefusedParameter(parameter)
     if status < 500:
         message = f"HTTP {status}"
     return EngineError(message, retryable=status >= 500 or status in {408, 425, 429})
@@ -281,7 +328,7 @@ class EventParser:
         if data == b"[DONE]":
             return None
         try:
-            event = json.loads(data)
+            event = from_json(data)
         except ValueError as error:
             raise EngineError("the engine's stream is not JSON") from error
         if not isinstance(event, dict):

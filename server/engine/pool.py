@@ -49,6 +49,7 @@ MAX_PAUSE_S = 10.0
 MAX_WAIT_S = 5.0
 """How long a request waits for a replica whose engine is READY and that is being proven, when no other is in."""
 _POLL_S = 0.02
+_NO_PROMPT = Prompt(())
 
 _T = TypeVar("_T")
 
@@ -248,6 +249,9 @@ class EnginePool:
     async def encode(self, prompt: Prompt, answers: Sequence[str]) -> EncodedAnswers:
         # The model does not run: it weighs nothing.
         return await self._call(self.base_model, prompt, 0, lambda engine: engine.encode(prompt, answers))
+
+    async def speaks_of_tools(self) -> bool:
+        return await self._call(self.base_model, _NO_PROMPT, 0, lambda engine: engine.speaks_of_tools())
 
     async def stream(self, model: str, prompt: Prompt, sampling: Sampling) -> AsyncGenerator[Delta]:
         tokens = balance.tokens_of(prompt, sampling.max_tokens)

@@ -25,6 +25,13 @@ class Sampling:
     seed: int | None = None
     top_logprobs: int = 0
     """Alternatives reported for each token, beside the sampled one."""
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    """(token id, what is added to its logit)."""
+    json_schema: str | None = None
+    """An answer that ends by itself is JSON that fits this schema (one that `server.wire.json_schema` lets through)."""
+
+    forced_tools: tuple[str, ...] = ()
+    """Functions of the prompt's tools: the answer is a call of one of them, as `server.tool_calls` writes it."""
 
     @property
     def is_on_policy(self) -> bool:
@@ -37,6 +44,9 @@ class Sampling:
             and self.presence_penalty == 0.0
             and self.frequency_penalty == 0.0
             and self.repetition_penalty is None
+            and not self.logit_bias
+            and self.json_schema is None
+            and not self.forced_tools
         )
 
 
@@ -117,6 +127,14 @@ class PromptTooLong(EngineError):
         super().__init__(message, retryable=False)
 
 
+class RefusedParameter(EngineError):
+    """The engine cannot do what a parameter asks for. `parameter`: its name in `Sampling`."""
+
+    def __init__(self, parameter: str) -> None:
+        super().__init__(f"the engine refuses {parameter}", retryable=False)
+        self.parameter = parameter
+
+
 class UnknownModel(EngineError):
     """The engine knows neither a base model nor an adapter of this name."""
 
@@ -153,6 +171,10 @@ class Engine(Protocol):
         """Token ids as a request would get them; the model does not run. Raises `PromptTooLong` where an answer
         does not fit behind the prompt.
         """
+        ...
+
+    async def speaks_of_tools(self) -> bool:
+        """Whether the model's chat template tells it of tools, and writes calls as `server.tool_calls` reads them."""
         ...
 
     async def is_ready(self) -> bool:

@@ -6,7 +6,8 @@ asked for. A row holds `prompt`, `chosen` and `rejected` (or `prompt`, `completi
 `images` where the alias has any, and columns of ours that TRL's trainers drop.
 
 With images, contents are lists of parts, `{"type": "image"}` standing where an image was; without any, plain texts.
-One alias always gives one of the two, because a column of mixed types does not load.
+One alias always gives one of the two, because a column of mixed types does not load. Groups with tools are left out:
+the rows have no place for them.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from sqlalchemy import Connection
 from server.config import AliasConfig
 from server.errors import NotFound
 from server.preferences import Examples, derive
+from server.prompts import speaks_of_tools
 from server.store import exchange, signals
 from server.store.blobs import BlobStore
 from server.store.database import Database
@@ -92,7 +94,10 @@ def _read_page(connection: Connection, export: Export, after: Position | None) -
         limit=PAGE_GROUPS,
     )
     said = signals.live_signals(connection, [group.id for group in found])
-    return [(group, derive(group, said[group.id], alias.signals)) for group in found]
+    return [
+        (group, Examples() if speaks_of_tools(group.prompt) else derive(group, said[group.id], alias.signals))
+        for group in found
+    ]
 
 
 def rows(group: GroupRecord, examples: Examples, kind: Kind, *, images: list[str] | None) -> Iterator[Row]:

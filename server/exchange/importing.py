@@ -33,7 +33,7 @@ from server.store.blobs import BlobStore
 from server.store.database import Database
 from server.store.records import IMPORTED, FeedKind, GroupRecord, GroupState, SignalKind, SignalRecord
 from server.tokens import Signer
-from server.wire.chat import ChatMessage
+from server.wire.chat import ChatMessage, ToolDefinition
 from server.wire.exchange import ImportGroup, ImportPair, ImportRefusal, ImportReply, ImportRequest
 
 IMPORT = "import"
@@ -83,7 +83,7 @@ class ImportDesk:
         database: Database,
         blobs: BlobStore,
         engine: Engine,
-        assembler: Callable[[Sequence[ChatMessage]], Awaitable[Prompt]],
+        assembler: Callable[[Sequence[ChatMessage], Sequence[ToolDefinition]], Awaitable[Prompt]],
         intake: AnswerIntake,
         signer: Signer,
         metrics: Metrics,
@@ -128,7 +128,7 @@ class ImportDesk:
     # --- one group ----------------------------------------------------------------------------------------
 
     async def _contents(self, importer: Importer, group: ImportGroup) -> Contents:
-        prompt = await self._assembler(group.messages)
+        prompt = await self._assembler(group.messages, ())
         texts = [self._intake.clean(text) for text in group.candidates]
         answers = tuple(sorted(set(texts)))
         digest = prompts.digest(prompt)

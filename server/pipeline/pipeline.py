@@ -12,30 +12,37 @@ import dataclasses
 import logging
 import random
 import time
-from collections.abc import AsyncGenerator, Mapping
+from collections import deque
+from collections.abc import AsyncGenerator, Awaitable, Iterator, Mapping
 from contextlib import aclosing
 
 from reward.policy import is_blocked
 from reward.selection import argmax, ranked, rival
 from reward.types import Candidate, Judgement, Selection
 from server import faults
-from server.engine.port import Engine, EngineError, Generation, PromptTooLong, UnknownModel
+from server.engine.port import (
+    Delta,
+    Engine,
+    EngineError,
+    Generation,
+    PromptTooLong,
+    RefusedParameter,
+    TokenAlternatives,
+    UnknownModel,
+)
 from server.errors import BadRequest, EngineUnavailable
 from server.inflight import InFlight
 from server.metrics import Metrics
 from server.pipeline.judges import Judges
 from server.pipeline.recording import build_record, store_groups, teaches_at_once
 from server.pipeline.shadow import Shadows
-from server.pipeline.task import ChatTask, Outcome
+from server.pipeline.task import ChatTask, Outcome, Piece
 from server.store.blobs import BlobStore
 from server.store.database import Database
 from server.store.records import GroupRecord, GroupState
 from server.wire.base import BASE
 
 log = logging.getLogger(__name__)
-
-HOLD_BACK_CHARS = 96
-"""Streamed text is held back by this much, so a rule sees what it forbids before it leaves."""
 
 NOTHING_CHOSEN = Selection(None, 1.0, "none", "no candidate")
 
@@ -71,38 +78,42 @@ class Pipeline:
 
     async def answer(self, task: ChatTask) -> tuple[Outcome, GroupRecord]:
         """All candidates, judged; the group is committed. Raises `EngineUnavailable` or `BadRequest`."""
-        with self._in_flight.hold(task.tenant, task.completion_id):
+        with self._in_flight.hold(task.tenant, task.completion_id), self._writing_images(task) as images:
             async with self._kept_on_failure(task):
                 outcome = await self._answer(task)
-            record = await self._commit(task, outcome)
+            record = await self._commit(task, outcome, images)
         self._shadows.offer(task, outcome)
         return outcome, record
 
-    async def stream(self, task: ChatTask) -> AsyncGenerator[str | tuple[Outcome, GroupRecord]]:
+    async def stream(self, task: ChatTask) -> AsyncGenerator[Piece | tuple[Outcome, GroupRecord]]:
         """One candidate (`best_of` 1), piece by piece as rules allow; the last item is the committed outcome.
 
-        Text leaves only once `HOLD_BACK_CHARS` more have been seen and no rule blocks what is there. A block
-        ends the stream with what was already sent.
+        Text leaves only once as much more has been seen as the rules can reach back (`SafetyPolicy.hold_back`), and no
+        rule blocks what is there. A block ends the stream with what was already sent.
         """
-        async with self._kept_on_failure(task):
-            if self._refuses_input(task):
-                outcome = _refused(task)
-            else:
-                parts = _Stream()
-                policy = self._judges[task.alias.name].policy
-                async with aclosing(self._stream_pieces(task, parts)) as pieces:
-                    async for is_last in pieces:
-                        if is_blocked(policy.check_output(parts.text)):
-                            parts.finish_reason = "content_filter"
-                            break
-                        if ready := parts.release(hold_back=0 if is_last else HOLD_BACK_CHARS):
-                            yield ready
-                candidate = parts.candidate(task.assignment.adapter)
-                judgement = Judgement(candidate, policy.check_output(candidate.text), (), None)
-                outcome = self._select(task, Generation(parts.prompt_token_ids, (candidate,)), (judgement,), ())
-                if outcome.shown and (rest := parts.release(hold_back=0)):
-                    yield rest
-        yield outcome, await self._commit(task, outcome)
+        with self._writing_images(task) as images:
+            async with self._kept_on_failure(task):
+                if self._refuses_input(task):
+                    outcome = _refused(task)
+                else:
+                    parts = _Stream()
+                    policy = self._judges[task.alias.name].policy
+                    # What a JSON text says may be written in escapes of any length.
+                    hold_back = policy.hold_back if task.sampling.json_schema is None or not policy.hold_back else None
+                    async with aclosing(self._stream_pieces(task, parts)) as pieces:
+                        async for _ in pieces:
+                            if policy.blocks_output(parts.text):
+                                parts.finish_reason = "content_filter"
+                                break
+                            if hold_back is not None and (ready := parts.release(hold_back)):
+                                yield ready
+                    candidate = parts.candidate(task.assignment.adapter)
+                    judgement = Judgement(candidate, policy.check_output(candidate.text), (), None)
+                    made = Generation(parts.prompt_token_ids, (candidate,), (tuple(parts.tokens),))
+                    outcome = self._select(task, made, (judgement,), ())
+                    if outcome.shown and (rest := parts.release(0)):
+                        yield rest
+            yield outcome, await self._commit(task, outcome, images)
         self._shadows.offer(task, outcome)
 
     async def _answer(self, task: ChatTask) -> Outcome:
@@ -132,6 +143,8 @@ class Pipeline:
                     return task, await self._ask(task)
         except PromptTooLong:
             raise _too_long() from None
+        except RefusedParameter as error:
+            raise _refused_parameter(error) from None
         except (EngineError, TimeoutError) as error:
             log.warning("engine: %s", error or type(error).__name__)
             raise EngineUnavailable("No engine can answer now; try again after the time in Retry-After.") from error
@@ -147,6 +160,7 @@ class Pipeline:
     def _select(
         self, task: ChatTask, generation: Generation, judgements: tuple[Judgement, ...], degraded: tuple[str, ...]
     ) -> Outcome:
+        judged, judgements = judgements, _whole_first(task, judgements)
         selection = argmax(judgements, explore=task.alias.explore, draw=self._rng.random())
         shown: tuple[int, ...] = ()
         if selection.index is not None:
@@ -157,34 +171,46 @@ class Pipeline:
         return Outcome(
             task.assignment,
             generation.prompt_token_ids,
-            judgements,
+            judged,
             selection,
             shown,
             degraded,
             generation.tokens,
-            reward=self._judges[task.alias.name].reward(judgements[shown[0]]) if shown else None,
+            reward=self._judges[task.alias.name].reward(judged[shown[0]]) if shown else None,
         )
 
-    async def _stream_pieces(self, task: ChatTask, parts: _Stream) -> AsyncGenerator[bool]:
-        """Fills `parts` as pieces arrive; yields for each whether it is the last."""
+    async def _stream_pieces(self, task: ChatTask, parts: _Stream) -> AsyncGenerator[None]:
+        """Fills `parts` as pieces arrive; yields after each."""
         answer = self._engine.stream(self._model(task), task.prompt, task.sampling)
         try:
             async with asyncio.timeout(self._timeout_s), aclosing(answer):
                 async for delta in answer:
-                    parts.text += delta.text
-                    parts.token_ids += delta.token_ids
-                    parts.logprobs += delta.logprobs
-                    parts.prompt_token_ids = parts.prompt_token_ids or delta.prompt_token_ids
-                    parts.finish_reason = delta.finish_reason or parts.finish_reason
-                    yield delta.finish_reason is not None
+                    parts.add(delta)
+                    yield
         except PromptTooLong:
             raise _too_long() from None
+        except RefusedParameter as error:
+            raise _refused_parameter(error) from None
         except (EngineError, TimeoutError) as error:
             log.warning("engine: %s", error or type(error).__name__)
             raise EngineUnavailable("No engine can answer now; try again after the time in Retry-After.") from error
 
-    async def _commit(self, task: ChatTask, outcome: Outcome) -> GroupRecord:
-        """Build the group and make it durable; raises `StorageUnavailable`."""
+    @contextlib.contextmanager
+    def _writing_images(self, task: ChatTask) -> Iterator[Awaitable[object]]:
+        """The images on their way to the disk beside the engine's work; to be awaited before their group is stored.
+
+        Without a group they belong to nothing, and a sweep takes them (`server.images`).
+        """
+        images = task.prompt.images if task.is_stored else ()
+        writing = asyncio.gather(*(self._blobs.put(image.sha256, image.data) for image in images))
+        try:
+            yield writing
+        finally:
+            if not writing.cancel() and not writing.cancelled():
+                writing.exception()  # nobody may have awaited it
+
+    async def _commit(self, task: ChatTask, outcome: Outcome, images: Awaitable[object]) -> GroupRecord:
+        """Build the group and make it durable, after its images; raises `StorageUnavailable`."""
         record = build_record(
             task,
             outcome,
@@ -195,7 +221,7 @@ class Pipeline:
         self._count(task, outcome)
         if task.is_stored:
             started = time.monotonic()
-            await asyncio.gather(*(self._blobs.put(image.sha256, image.data) for image in task.prompt.images))
+            await images
             await self._database.add(store_groups, (record, teaches_at_once(record, task.alias)))
             self._in_flight.settle(task.tenant, task.completion_id)
             await faults.async_point("chat.after_commit")
@@ -218,7 +244,8 @@ class Pipeline:
     async def _keep_failed(self, task: ChatTask, state: GroupState) -> None:
         """Never raises: it is only a note."""
         try:
-            await self._commit(task, Outcome(task.assignment, (), (), NOTHING_CHOSEN, (), state=state))
+            with self._writing_images(task) as images:
+                await self._commit(task, Outcome(task.assignment, (), (), NOTHING_CHOSEN, (), state=state), images)
         except Exception:
             log.exception("could not keep the group of a request that ended as %s", state)
 
@@ -261,24 +288,61 @@ class _Stream:
     """One streamed answer as far as it has come."""
 
     text: str = ""
-    token_ids: tuple[int, ...] = ()
-    logprobs: tuple[float, ...] = ()
+    token_ids: list[int] = dataclasses.field(default_factory=list)
+    tokens: list[TokenAlternatives] = dataclasses.field(default_factory=list)
     prompt_token_ids: tuple[int, ...] = ()
     finish_reason: str = "stop"
     sent: int = 0
+    ends: deque[tuple[int, int]] = dataclasses.field(default_factory=deque)
+    """(where a delta's text ended, tokens up to there), of deltas whose text is not all out."""
+    sent_tokens: int = 0
 
-    def release(self, *, hold_back: int) -> str:
-        """The text that may leave now."""
+    def add(self, delta: Delta) -> None:
+        self.text += delta.text
+        self.token_ids += delta.token_ids
+        self.tokens += delta.tokens
+        self.prompt_token_ids = self.prompt_token_ids or delta.prompt_token_ids
+        self.finish_reason = delta.finish_reason or self.finish_reason
+        self.ends.append((len(self.text), len(self.tokens)))
+
+    def release(self, hold_back: int) -> Piece | None:
+        """What may leave now, all but so many characters; None: nothing."""
         until = max(self.sent, len(self.text) - hold_back)
-        ready, self.sent = self.text[self.sent : until], until
-        return ready
+        text, self.sent = self.text[self.sent : until], until
+        first = self.sent_tokens
+        while self.ends and self.ends[0][0] <= until:
+            _, self.sent_tokens = self.ends.popleft()
+        tokens = tuple(self.tokens[first : self.sent_tokens])
+        return Piece(text, tokens) if text or tokens else None
 
     def candidate(self, adapter: str) -> Candidate:
-        return Candidate(0, adapter, self.text, self.token_ids, self.logprobs, self.finish_reason)
+        logprobs = tuple(token.logprob for token in self.tokens)
+        return Candidate(0, adapter, self.text, tuple(self.token_ids), logprobs, self.finish_reason)
 
 
 def _refused(task: ChatTask) -> Outcome:
     return Outcome(task.assignment, (), (), Selection(None, 1.0, "none", "an input rule blocked the request"), ())
+
+
+def _whole_first(task: ChatTask, judgements: tuple[Judgement, ...]) -> tuple[Judgement, ...]:
+    """As they are chosen from: half a JSON or half a call is of no use, so what was cut comes behind the rest."""
+    whole = [one for one in judgements if one.is_feasible and one.candidate.finish_reason == "stop"]
+    if not (task.sampling.json_schema or task.sampling.forced_tools) or not whole:
+        return judgements
+    floor = min((one.total for one in whole if one.total is not None), default=0.0)
+    return tuple(
+        dataclasses.replace(one, total=(floor if one.total is None else one.total) if one in whole else None)
+        for one in judgements
+    )
+
+
+def _refused_parameter(error: RefusedParameter) -> BadRequest:
+    if error.parameter == "logit_bias":
+        return BadRequest("logit_bias names a token id outside the model's vocabulary.", param="logit_bias")
+    return BadRequest(
+        "The engine cannot hold an answer to this schema; make it simpler.",
+        param="response_format" if error.parameter == "json_schema" else "tools",
+    )
 
 
 def _too_long() -> BadRequest:

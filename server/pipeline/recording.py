@@ -11,6 +11,7 @@ from sqlalchemy import Connection
 from reward.types import Judgement
 from server import faults, prompts
 from server.config import AliasConfig
+from server.engine.port import Sampling
 from server.ids import candidate_id
 from server.pipeline.task import ChatTask, Outcome
 from server.preferences import derive
@@ -18,6 +19,7 @@ from server.store import feed, groups
 from server.store.records import CandidateRecord, FeedKind, GroupRecord, GroupState
 
 REFUSAL_VARIANT = "refusal"
+SAMPLING_FIELDS = tuple(field.name for field in dataclasses.fields(Sampling))
 
 
 def build_record(
@@ -44,7 +46,7 @@ def build_record(
         is_holdout=prompts.is_holdout(prompt_digest, task.alias.signals.holdout_share),
         regenerate_of=task.regenerate_of,
         prompt=prompts.to_row(task.prompt),
-        sampling=dataclasses.asdict(task.sampling),
+        sampling={name: getattr(task.sampling, name) for name in SAMPLING_FIELDS},
         on_policy_sampling=task.sampling.is_on_policy,
         prompt_token_ids=outcome.prompt_token_ids,
         base_digest=base_digest,

@@ -39,6 +39,16 @@ class ChatTask:
     compare: bool | Literal["auto"]
     regenerate_of: str | None
     is_stored: bool
+    calls_tools: bool = False
+    """Whether the answer may call the prompt's tools."""
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A piece of a streamed answer that may leave: its text, and the tokens whose text is out with it."""
+
+    text: str
+    tokens: tuple[TokenAlternatives, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -286,7 +286,14 @@ api_keys = Table(
     Column("id", Text, primary_key=True),
     Column("tenant", Text, nullable=False),
     Column("role", Text, nullable=False),  # app | learner | operator
+    Column("name", Text, nullable=False),
     Column("key_hash", Text, nullable=False, unique=True),
+    Column("created_by", Text, nullable=False),  # the key that made it, or how it was made
     Column("created_at", Float, nullable=False),
+    Column("expires_at", Float),
     Column("revoked_at", Float),
+    Column("last_used_at", Float),  # coarse: `server.keys`
+    Column("requests_per_minute", Integer),  # budgets; null: the role's
+    Column("candidates_per_minute", Integer),
+    Column("tokens_per_minute", Integer),
 )

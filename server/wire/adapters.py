@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from server.wire.base import BASE, Annotator, Comment, Id, Label, Reply, Sha256, Wire
+from server.wire.base import BASE, Annotator, Comment, Id, JsonObject, Label, Number, Position, Reply, Sha256, Wire
 
 
 class AdapterFile(Wire):
@@ -32,13 +32,13 @@ class AdapterManifest(Wire):
     alias: Id
     base_digest: Sha256
     parent: Id = BASE
-    lease_token: int | None = None
+    lease_token: Number | None = None
     """The learner's fencing token; uploads by an operator have none."""
     ephemeral: bool = False
-    objective: dict[str, Any] = {}
-    feed_after: int = Field(0, ge=0)
-    feed_upto: int = Field(0, ge=0)
-    sources: Annotated[dict[Label, int], Field(max_length=64)] = {}
+    objective: JsonObject = {}
+    feed_after: Position = 0
+    feed_upto: Position = 0
+    sources: Annotated[dict[Label, Position], Field(max_length=64)] = {}
     """Examples used, by source."""
     groups: Annotated[list[Id], Field(max_length=100_000)] = []
     """Every group that a step of the training used: so that erasing a user can tell which adapters learned of them."""
@@ -138,7 +138,7 @@ class LineageReply(Reply):
 class MoveRequest(Wire):
     """An operator's move. `expect_generation`: refuse (412) unless routing still stands there."""
 
-    expect_generation: int | None = Field(None, ge=0)
+    expect_generation: Number | None = None
     share: float | None = Field(None, ge=0, le=1)
     """Canary and shadow only. Of a shadow 0 ends it."""
     force: bool = False
@@ -148,7 +148,7 @@ class MoveRequest(Wire):
 
 class RollbackRequest(Wire):
     alias: Id | None = None
-    expect_generation: int | None = Field(None, ge=0)
+    expect_generation: Number | None = None
     reason: Comment = ""
 
 

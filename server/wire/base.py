@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import json
+from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, StringConstraints
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 from pydantic_core import PydanticCustomError
 
 
@@ -25,6 +26,25 @@ Comment = Annotated[str, StringConstraints(max_length=4_000), NoNul]
 Label = Annotated[str, StringConstraints(min_length=1, max_length=64), NoNul]
 Annotator = Annotated[str, StringConstraints(min_length=1, max_length=256), AfterValidator(_without_nul)]
 """Whose opinion: the hash of a user, or a name that the server made."""
+
+Number = Annotated[int, Field(ge=0, le=2**31 - 1)]
+"""A token or generation: what the databases keep in four bytes."""
+Position = Annotated[int, Field(ge=0, le=2**53)]
+"""Where in the feed: no larger than every JSON parser reads exactly."""
+
+
+def _plain(value: dict[str, Any]) -> dict[str, Any]:
+    try:
+        text = json.dumps(value, allow_nan=False)
+    except (ValueError, RecursionError):
+        raise ValueError("holds a number that is not finite, or is nested too deeply") from None
+    if "\\u0000" in text:
+        raise PydanticCustomError("invalid_encoding", "text cannot hold the character NUL")
+    return value
+
+
+JsonObject = Annotated[dict[str, Any], AfterValidator(_plain)]
+"""What its sender alone understands, and every database can keep."""
 
 BASE = "base"
 """The name under which the base model stands wherever an adapter id could stand."""

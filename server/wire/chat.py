@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+import json
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field, StringConstraints, field_validator, model_validator
+from pydantic import (
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    StringConstraints,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
-from server.wire.base import Id, Label, Reply, Text, UserName, Wire
+from server.wire.base import Id, Label, NoNul, Reply, Text, UserName, Wire
+from server.wire.json_schema import ANY_OBJECT, as_text, check_schema
 from server.wire.training import TrainingGroup
 
 
@@ -29,17 +39,112 @@ class ImagePart(Wire):
 ContentPart = Annotated[TextPart | ImagePart, Field(discriminator="type")]
 
 
-class ChatMessage(Wire):
-    """One turn. Images belong to user turns."""
+FunctionName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
 
-    role: Literal["system", "developer", "user", "assistant"]
-    content: Text | Annotated[list[ContentPart], Field(min_length=1, max_length=256)]
+
+class CalledFunction(Wire):
+    name: FunctionName
+    arguments: Text
+    """A JSON object."""
+
+    @field_validator("arguments")
+    @classmethod
+    def _is_an_object(cls, value: str) -> str:
+        try:
+            found = json.loads(value)
+        except (ValueError, RecursionError):
+            found = None
+        if not isinstance(found, dict):
+            raise ValueError("the arguments of a tool call are a JSON object")
+        return value
+
+
+class ToolCallPart(Wire):
+    """A call that the assistant made in an earlier turn."""
+
+    id: Annotated[str, StringConstraints(min_length=1, max_length=256), NoNul]
+    type: Literal["function"]
+    function: CalledFunction
+
+
+class ChatMessage(Wire):
+    """One turn. Images belong to user turns, calls to the assistant's, their results to those of tools."""
+
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    content: Text | Annotated[list[ContentPart], Field(min_length=1, max_length=256)] | None = None
     name: Annotated[str, StringConstraints(max_length=64)] | None = None
+    tool_calls: Annotated[list[ToolCallPart], Field(max_length=32)] | None = None
+    tool_call_id: Annotated[str, StringConstraints(min_length=1, max_length=256), NoNul] | None = None
+    refusal: None = None
 
     @model_validator(mode="after")
-    def _images_from_users(self) -> Self:
-        if self.role != "user" and any(isinstance(part, ImagePart) for part in self.content):
+    def _fits_the_role(self) -> Self:
+        if self.role != "user" and any(isinstance(part, ImagePart) for part in self.content or ()):
             raise ValueError("only user messages can hold images")
+        if self.tool_calls and self.role != "assistant":
+            raise ValueError("only assistant messages can hold tool_calls")
+        if (self.tool_call_id is not None) != (self.role == "tool"):
+            raise ValueError("tool_call_id belongs to messages of the role tool, and these need one")
+        if self.content is None and not self.tool_calls:
+            raise ValueError("the message has no content")
+        return self
+
+
+class ToolFunction(Wire):
+    name: FunctionName
+    description: Annotated[str, StringConstraints(max_length=4096), NoNul] = ""
+    parameters: dict[str, Any] = {"type": "object", "properties": {}}
+    """A JSON schema, bounded as that of `response_format`."""
+    strict: bool | None = None
+    """Whatever it says, the arguments of a call that is asked for (`required`, a name) are held to the schema."""
+
+    @field_validator("parameters")
+    @classmethod
+    def _parameters_are_bounded(cls, value: dict[str, Any]) -> dict[str, Any]:
+        check_schema(value)
+        return value
+
+
+class ToolDefinition(Wire):
+    type: Literal["function"]
+    function: ToolFunction
+
+
+class NamedFunction(Wire):
+    name: FunctionName
+
+
+class NamedTool(Wire):
+    type: Literal["function"]
+    function: NamedFunction
+
+
+class NamedSchema(Wire):
+    model_config = ConfigDict(populate_by_name=True)
+
+    name: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
+    description: Annotated[str, StringConstraints(max_length=1024)] | None = None
+    json_schema: dict[str, Any] = Field(alias="schema")
+    strict: bool | None = None
+    """Whatever it says, the answer is held to the schema."""
+
+    @field_validator("json_schema")
+    @classmethod
+    def _schema_is_bounded(cls, value: dict[str, Any]) -> dict[str, Any]:
+        check_schema(value)
+        return value
+
+
+class ResponseFormat(Wire):
+    """What an answer has to be: any text, a JSON object, or JSON that fits a schema."""
+
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: NamedSchema | None = None
+
+    @model_validator(mode="after")
+    def _has_its_schema(self) -> Self:
+        if (self.type == "json_schema") != (self.json_schema is not None):
+            raise ValueError('json_schema belongs to "type": "json_schema", and to nothing else')
         return self
 
 
@@ -65,21 +170,14 @@ class ChatOptions(Wire):
 
 OPENAI_DEFAULTS: dict[str, tuple[Any, ...]] = {
     "audio": (None,),
-    "frequency_penalty": (None,),
     "function_call": (None, "none", "auto"),
     "functions": (None, []),
-    "logit_bias": (None, {}),
     "modalities": (None, ["text"]),
-    "parallel_tool_calls": (None, True, False),
     "prediction": (None,),
-    "presence_penalty": (None,),
     "prompt_cache_key": (None,),
     "reasoning_effort": (None,),
-    "response_format": (None, {"type": "text"}),
     "safety_identifier": (None,),
     "service_tier": (None, "auto", "default"),
-    "tool_choice": (None, "none", "auto"),
-    "tools": (None, []),
     "verbosity": (None,),
     "web_search_options": (None,),
 }
@@ -89,7 +187,7 @@ OPENAI_DEFAULTS: dict[str, tuple[Any, ...]] = {
 class ChatRequest(Wire):
     """OpenAI's chat completion request, with `best_of` (candidates generated) and the `plumbline` options."""
 
-    model: Annotated[str, StringConstraints(min_length=1, max_length=256)]
+    model: Annotated[str, StringConstraints(min_length=1), NoNul]
     messages: Annotated[list[ChatMessage], Field(min_length=1)]
     n: int = Field(1, ge=1, le=256)
     best_of: int | None = Field(None, ge=1)
@@ -108,11 +206,21 @@ class ChatRequest(Wire):
     presence_penalty: float = Field(0.0, ge=-2, le=2)
     frequency_penalty: float = Field(0.0, ge=-2, le=2)
     repetition_penalty: float | None = Field(None, gt=0, le=2)
+    logit_bias: Annotated[
+        dict[Annotated[str, StringConstraints(pattern=r"^[0-9]{1,7}$")], Annotated[float, Field(ge=-100, le=100)]],
+        Field(max_length=300),
+    ] = {}
+    """By token id: added to the token's logit."""
+    response_format: ResponseFormat | None = None
+    tools: Annotated[list[ToolDefinition], Field(max_length=64)] = []
+    tool_choice: Literal["none", "auto", "required"] | NamedTool = "auto"
+    parallel_tool_calls: bool = True
+    """False: of several calls in one answer the first counts."""
     user: UserName | None = None
     metadata: Annotated[dict[Label, Annotated[str, StringConstraints(max_length=512)]], Field(max_length=16)] = {}
     store: bool = True
     """False: served, never kept and never trained on."""
-    plumbline: ChatOptions = ChatOptions()
+    plumbline: ChatOptions = Field(default_factory=ChatOptions)
 
     @model_validator(mode="before")
     @classmethod
@@ -136,9 +244,67 @@ class ChatRequest(Wire):
     def _stop_is_a_list(cls, value: Any) -> Any:
         return [value] if isinstance(value, str) else value
 
+    @model_validator(mode="after")
+    def _alternatives_belong_to_logprobs(self) -> Self:
+        if self.top_logprobs and not self.logprobs:
+            raise ValueError("top_logprobs needs logprobs: true")
+        if self.stream_options is not None and not self.stream:
+            raise ValueError("stream_options needs stream: true")
+        return self
+
+    @model_validator(mode="after")
+    def _tools_fit_together(self) -> Self:
+        names = [tool.function.name for tool in self.tools]
+        if len(set(names)) != len(names):
+            raise ValueError("tools names a function twice")
+        if isinstance(self.tool_choice, NamedTool) and self.tool_choice.function.name not in names:
+            raise ValueError("tool_choice names a function that tools does not hold")
+        if self.tool_choice == "required" and not names:
+            raise ValueError("tool_choice required needs tools")
+        if self.may_call_tools and self.answer_schema is not None:
+            raise ValueError("response_format is not supported together with tools that may be called")
+        return self
+
+    @property
+    def may_call_tools(self) -> bool:
+        return bool(self.tools) and self.tool_choice != "none"
+
+    @property
+    def forced_tools(self) -> tuple[str, ...]:
+        """Functions of which one has to be called."""
+        if isinstance(self.tool_choice, NamedTool):
+            return (self.tool_choice.function.name,)
+        return tuple(tool.function.name for tool in self.tools) if self.tool_choice == "required" else ()
+
+    @property
+    def speaks_of_tools(self) -> bool:
+        return bool(self.tools) or any(one.role == "tool" or one.tool_calls for one in self.messages)
+
+    @property
+    def answer_schema(self) -> str | None:
+        """The JSON schema that the answer has to fit, as compact JSON; None: any text will do."""
+        wanted = self.response_format
+        if wanted is None or wanted.type == "text":
+            return None
+        return ANY_OBJECT if wanted.json_schema is None else as_text(wanted.json_schema.json_schema)
+
     @property
     def token_limit(self) -> int | None:
         return self.max_completion_tokens or self.max_tokens
+
+
+FinishReason = Literal["stop", "length", "content_filter", "tool_calls"]
+
+
+class Nullable(Reply):
+    """OpenAI sends these fields as null, where others that say nothing are left out."""
+
+    NULLS: ClassVar[dict[str, None]] = {}
+
+    @model_serializer(mode="wrap")
+    def _with_nulls(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        said: dict[str, Any] = handler(self)
+        return self.NULLS | said
 
 
 class TopLogprob(Reply):
@@ -151,20 +317,41 @@ class TokenLogprob(TopLogprob):
     top_logprobs: list[TopLogprob] = []
 
 
-class ChoiceLogprobs(Reply):
+class ChoiceLogprobs(Nullable):
+    NULLS = {"refusal": None}
+
     content: list[TokenLogprob]
 
 
-class AnswerMessage(Reply):
+class FunctionCall(Reply):
+    name: str
+    arguments: str
+    """JSON."""
+
+
+class ToolCallReply(Reply):
+    index: int | None = None
+    """In a stream's chunks only."""
+    id: str
+    type: Literal["function"] = "function"
+    function: FunctionCall
+
+
+class AnswerMessage(Nullable):
+    NULLS = {"content": None, "refusal": None}
+
     role: Literal["assistant"] = "assistant"
-    content: str
+    content: str | None
     refusal: str | None = None
+    tool_calls: list[ToolCallReply] | None = None
 
 
-class Choice(Reply):
+class Choice(Nullable):
+    NULLS = {"logprobs": None}
+
     index: int
     message: AnswerMessage
-    finish_reason: Literal["stop", "length", "content_filter"]
+    finish_reason: FinishReason
     logprobs: ChoiceLogprobs | None = None
     candidate_id: str
 
@@ -226,12 +413,15 @@ class ChatReply(Reply):
 class ChunkDelta(Reply):
     role: Literal["assistant"] | None = None
     content: str | None = None
+    tool_calls: list[ToolCallReply] | None = None
 
 
-class ChunkChoice(Reply):
+class ChunkChoice(Nullable):
+    NULLS = {"finish_reason": None, "logprobs": None}
+
     index: int
     delta: ChunkDelta
-    finish_reason: Literal["stop", "length", "content_filter"] | None = None
+    finish_reason: FinishReason | None = None
     logprobs: ChoiceLogprobs | None = None
     candidate_id: str | None = None
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import Field, StringConstraints, field_validator, model_validator
 
 from server.wire.base import Comment, Id, Label, NoNul, Reply, UserName, Wire
 from server.wire.chat import ChatMessage
@@ -47,6 +47,13 @@ class ImportGroup(Wire):
     ]
     user: UserName | None = None
     """Who asked: erasing that user's data erases the group."""
+
+    @field_validator("messages")
+    @classmethod
+    def _nobody_calls_tools(cls, value: list[ChatMessage]) -> list[ChatMessage]:
+        if any(one.role == "tool" or one.tool_calls for one in value):
+            raise ValueError("conversations with tool calls cannot be imported")
+        return value
 
     @model_validator(mode="after")
     def _opinions_are_about_candidates(self) -> Self:

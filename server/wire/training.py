@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, StringConstraints, field_validator
 
-from server.wire.base import Comment, Id, Label, Reply, Wire
+from server.wire.base import Comment, Id, JsonObject, Label, Number, Reply, Wire
 
 
 class TrainingCandidate(Reply):
@@ -112,7 +112,7 @@ class LeaseReply(Reply):
 
 class HeartbeatRequest(Wire):
     alias: Id
-    token: int
+    token: Number
     phase: Annotated[str, StringConstraints(max_length=64)] = ""
     metrics: Annotated[dict[Label, float], Field(max_length=64)] = {}
     """Gauges of the learning loop (loss, kl, ...)."""
@@ -126,11 +126,11 @@ class RoundReport(Wire):
     """What became of one round: kept as a row, shown to operators."""
 
     alias: Id
-    token: int
+    token: Number
     outcome: Literal["uploaded", "discarded", "skipped"]
     adapter: Id | None = None
     reason: Comment = ""
-    detail: dict[str, Any] = {}
+    detail: JsonObject = {}
 
     @field_validator("detail")
     @classmethod

@@ -12,7 +12,7 @@ from server.app import create_app
 from server.store import groups
 from server.store.records import GroupState
 from server.wire.chat import ChatRequest
-from tests.api.conftest import CHAT, Stack, assert_openai_error, chat_body
+from tests.api.conftest import CHAT, Stack, assert_openai_error, chat_body, data_url
 
 SECRET = "this has the forbidden word"
 
@@ -187,3 +187,17 @@ async def test_a_client_that_goes_away_ends_the_work(stack: Stack) -> None:
     await asyncio.sleep(0.2)
     found = await stack.services.database.read(lambda c: c.exec_driver_sql("SELECT state FROM groups").scalars().all())
     assert found == [GroupState.ABORTED]
+
+
+async def test_images_are_written_while_the_engine_works(stack: Stack) -> None:
+    """The disk is waited for beside the engine, not after it; and no image is there that was not to be kept."""
+    stack.engine.delay_s = 0.6
+    for store in (True, False):
+        url = data_url(colour="blue" if store else "green")
+        image = {"type": "image_url", "image_url": {"url": url}}
+        asking = asyncio.create_task(stack.chat(messages=[{"role": "user", "content": [image]}], store=store))
+        await asyncio.sleep(0.3)
+        kept = [sha256 async for sha256, _ in stack.services.blobs.scan()]
+        assert not asking.done()
+        assert len(kept) == 1  # the blue one
+        await asking

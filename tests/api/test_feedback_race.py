@@ -16,9 +16,9 @@ import pytest
 from pydantic import SecretStr
 from sqlalchemy import func, select
 
-from server.api.deps import hash_key
 from server.config import ChatConfig, HttpConfig
 from server.engine.port import EngineError
+from server.keys import hash_key
 from server.store import feed, groups, keys, schema
 from server.store.records import GroupState
 from tests.api.conftest import CHAT, Opener, Stack, assert_openai_error, chat_body, config_for

@@ -19,8 +19,8 @@ from sqlalchemy import Connection, select
 
 from learner.replay import Replay
 from learner.state import StateDir
-from server.api.deps import hash_key
 from server.config import AliasConfig, Config, HttpConfig, ScorerConfig, SignalsConfig, StoreConfig
+from server.keys import hash_key
 from server.logs import JsonFormatter
 from server.store import adapters, keys, schema
 from server.store.keys import KeyRecord
@@ -396,7 +396,10 @@ BAD_CHATS: dict[str, dict[str, Any]] = {
     "beyond the context": {"messages": said(f"{CANARY} " * 6_000)},
     "stop strings": {"stop": [CANARY] * 5},
     "a seed": {"seed": CANARY},
-    "tools": {"tools": [{"type": "function", "function": {"name": CANARY}}]},
+    "a tool's name": {"tools": [{"type": "function", "function": {"name": f"{CANARY} !"}}]},
+    "a tool's schema": {
+        "tools": [{"type": "function", "function": {"name": "f", "parameters": {"$ref": f"#/{CANARY}"}}}]
+    },
 }
 BAD_FEEDBACK: dict[str, dict[str, Any]] = {
     "an unknown completion": {"completion_id": CANARY, "rating": "up"},

@@ -57,6 +57,8 @@ def test_reasons_never_quote_the_text() -> None:
 class BrokenRule:
     name: str = "broken"
     version: str = "1"
+    action: Action = Action.BLOCK
+    reach: int | None = 0
 
     def check(self, text: str) -> Verdict:
         raise RuntimeError(text)

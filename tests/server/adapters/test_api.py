@@ -14,13 +14,13 @@ import pytest
 from pydantic import SecretStr
 
 from benchmarks._postgres import Cluster
-from server.api.deps import hash_key
 from server.app import create_app
 from server.config import AliasConfig, Config, HttpConfig, RolloutConfig, StoreConfig
 from server.engine.fake import FakeEngine
 from server.engine.port import Replica
 from server.engine.supervisor import EngineSupervisor
 from server.installation import Installation
+from server.keys import hash_key
 from server.services import Services
 from server.store import keys
 from server.store.keys import KeyRecord

@@ -203,7 +203,7 @@ async def test_a_busy_engine_is_left_alone(tmp_path: Path) -> None:
     installation, app = await open_app(tmp_path, alias=ALIAS, shadow={"busy_requests": 1})
     await start(app)
     app.engine.delay_s = 0.1
-    async with app.services.admission.enter():  # somebody else's request
+    with app.services.admission.join("somebody else"):
         await chat(app)
     assert counted(app, "dropped") == 1
     assert await rows(app) == []

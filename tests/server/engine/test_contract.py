@@ -7,7 +7,7 @@ import itertools
 import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from io import BytesIO
 from pathlib import Path
@@ -15,11 +15,21 @@ from pathlib import Path
 import PIL.Image
 import pytest
 
-from reward.types import Candidate, Image, Message, Prompt
+from reward.types import Candidate, Image, Message, Prompt, Tool, ToolCall
+from server import tool_calls
 from server.engine.client import VllmEngine
 from server.engine.fake import FakeEngine
 from server.engine.pool import EnginePool
-from server.engine.port import EngineError, Generation, PromptTooLong, Replica, Sampling, ScoredAnswer, UnknownModel
+from server.engine.port import (
+    EngineError,
+    Generation,
+    PromptTooLong,
+    RefusedParameter,
+    Replica,
+    Sampling,
+    ScoredAnswer,
+    UnknownModel,
+)
 from server.engine.supervisor import EngineSupervisor
 from tests.engine_fixture import EngineSession, write_random_adapter
 
@@ -287,6 +297,58 @@ async def test_a_stream_is_the_same_answer_in_pieces(subject: Subject) -> None:
     assert [bool(piece.prompt_token_ids) for piece in pieces] == [True] + [False] * (len(pieces) - 1)
     assert pieces[0].prompt_token_ids == whole.prompt_token_ids
     assert [piece.finish_reason for piece in pieces] == [None] * (len(pieces) - 1) + [answer.finish_reason]
+
+
+CITY = '{"type":"object","properties":{"city":{"enum":["Oslo","Rome"]}},"required":["city"]}'
+TOOLS = (Tool("weather", "The weather now", CITY), Tool("clock", "", '{"type":"object","properties":{}}'))
+
+
+async def test_an_answer_fits_its_schema(subject: Subject) -> None:
+    """Every candidate that came to its end, and a streamed one."""
+    sampling = Sampling(max_tokens=64, seed=3, json_schema=CITY)
+    generation = await subject.engine.generate(subject.base, ask(), 4, sampling)
+    streamed = [delta async for delta in subject.engine.stream(subject.base, ask(), sampling)]
+    for text in (*texts(generation.candidates), "".join(delta.text for delta in streamed)):
+        assert json.loads(text)["city"] in {"Oslo", "Rome"}
+    assert {one.finish_reason for one in generation.candidates} == {"stop"}
+
+
+async def test_a_forced_call_is_one_of_the_tools(subject: Subject) -> None:
+    """As the project reads calls, with arguments that fit the function's schema."""
+    prompt = replace(ask(), tools=TOOLS)
+    sampling = Sampling(max_tokens=96, seed=3, forced_tools=("weather",))
+    generation = await subject.engine.generate(subject.base, prompt, 3, sampling)
+    for text in texts(generation.candidates):
+        said, ((name, arguments),) = tool_calls.read(text, ["weather", "clock"])
+        assert (said, name) == ("", "weather")
+        assert json.loads(arguments)["city"] in {"Oslo", "Rome"}
+
+
+async def test_tools_and_calls_are_part_of_every_prompt(subject: Subject) -> None:
+    """Generating, scoring and encoding see the same tokens; without the tools there are fewer."""
+    assert await subject.engine.speaks_of_tools()
+    turns = (
+        *ask().messages,
+        Message("assistant", (), (ToolCall("c1", "weather", '{"city": "Oslo"}'),)),
+        Message("tool", ("Rain",), tool_call_id="c1"),
+    )
+    prompt = Prompt(turns, TOOLS)
+    generation = await subject.engine.generate(subject.base, prompt, 1, Sampling(max_tokens=8, seed=2))
+    candidate = generation.candidates[0]
+    assert (await subject.engine.encode(prompt, [])).prompt_token_ids == generation.prompt_token_ids
+    assert len((await subject.engine.encode(Prompt(turns), [])).prompt_token_ids) < len(generation.prompt_token_ids)
+    scored = await subject.engine.score(subject.base, prompt, candidate.text)
+    if scored.token_ids == candidate.token_ids[: len(scored.token_ids)]:  # re-encoded text can differ
+        assert scored.logprobs == pytest.approx(candidate.logprobs[: len(scored.logprobs)], abs=TOLERANCE)
+
+
+async def test_a_token_id_outside_the_vocabulary_is_told_apart(subject: Subject) -> None:
+    """Before anything is sampled, in both calls."""
+    sampling = Sampling(max_tokens=4, logit_bias=((2**24 + 256, 1.0),))
+    with pytest.raises(RefusedParameter, match="logit_bias"):
+        await subject.engine.generate(subject.base, ask(), 1, sampling)
+    with pytest.raises(RefusedParameter, match="logit_bias"):
+        [delta async for delta in subject.engine.stream(subject.base, ask(), sampling)]
 
 
 async def test_an_adapter_renamed_into_place_is_served_at_once(subject: Subject) -> None:

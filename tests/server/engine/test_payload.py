@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from reward.types import Image, Message, Prompt
+from reward.types import Image, Message, Prompt, Tool
 from server.engine import payload
 from server.engine.payload import EventParser
-from server.engine.port import EngineError, PromptTooLong, Sampling, ScoredAnswer, UnknownModel
+from server.engine.port import EngineError, PromptTooLong, RefusedParameter, Sampling, ScoredAnswer, UnknownModel
 
 IMAGE = Image("0" * 64, "image/png", b"\x89PNG bytes")
 PROMPT = Prompt((Message("system", ("Be brief.",)), Message("user", (IMAGE, "What is it?"))))
@@ -208,3 +208,36 @@ def test_an_event_becomes_a_delta() -> None:
     assert payload.delta_from({"choices": []}, 0) is None
     with pytest.raises(EngineError):
         payload.delta_from({"choices": [{}]}, 0)
+
+
+def test_a_schema_a_bias_and_a_forced_tool_reach_the_engine_as_it_names_them() -> None:
+    """The tools go to the template, and the engine is told not to look for calls."""
+    tool = Tool("clock", "The time", '{"type":"object","properties":{}}')
+    prompt = Prompt((Message("user", ("Hi",)),), (tool,))
+    sampling = Sampling(max_tokens=5, logit_bias=((7, -1.5),), json_schema='{"type":"object"}')
+    body = payload.chat_body("m", prompt, 1, sampling, stream=False)
+    assert body["logit_bias"] == {"7": -1.5}
+    assert body["structured_outputs"] == {"json": '{"type":"object"}'}
+    assert body["tool_choice"] == "none"
+    assert body["tools"][0]["function"]["name"] == "clock"
+    forced = payload.chat_body("m", prompt, 1, Sampling(max_tokens=5, forced_tools=("clock",)), stream=False)
+    assert "clock" in forced["structured_outputs"]["structural_tag"]
+    assert payload.render_body("m", prompt)["tools"] == body["tools"]
+    plain = payload.chat_body("m", Prompt(prompt.messages), 1, Sampling(max_tokens=5), stream=False)
+    assert not plain.keys() & {"tools", "tool_choice", "structured_outputs", "logit_bias"}
+
+
+@pytest.mark.parametrize(
+    ("message", "parameter"),
+    [
+        ("token_id(s) [999] in logit_bias contain out-of-vocab token ids.", "logit_bias"),
+        ("Failed to transform json schema into a grammar: x", "json_schema"),
+        ("Invalid structural tag specification.", "forced_tools"),
+    ],
+)
+def test_a_parameter_that_the_engine_cannot_follow_is_told_apart(message: str, parameter: str) -> None:
+    """The app is told which one, instead of to try again."""
+    error = payload.error_from(400, {"error": {"message": message, "code": 400}})
+    assert isinstance(error, RefusedParameter)
+    assert error.parameter == parameter
+    assert not error.retryable
