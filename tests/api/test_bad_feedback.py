@@ -141,7 +141,7 @@ CASES: dict[str, Row] = {
     "NUL in a correction": feedback("correction", "invalid_encoding", correction="a\0b"),
     "NUL in a label": feedback("labels.0", "invalid_encoding", labels=["\0"]),
     "NUL in a user": feedback("user", "invalid_encoding", user="\0", rating="up"),
-    "lone surrogate": raw('"comment": "\\ud800"', 400, "invalid_json"),
+    "lone surrogate": raw('"comment": "\\ud800"', 400, "invalid_encoding"),
     "no JSON": raw('"comment"', 400, "invalid_json"),
     # fields
     "time of the client's": feedback("created_at", "unknown_parameter", rating="up", created_at=0),

@@ -56,7 +56,7 @@ def test_bad_rows_are_named_and_the_others_imported(site: Site, tmp_path: Path) 
     assert [line.partition(":")[0] for line in lines] == ["2", "3", "4", "plumbline"]
     assert "not JSON" in lines[0]
     assert "missing.png" in lines[1]
-    assert "not a PNG, JPEG or WebP" in lines[2]
+    assert "damaged" in lines[2]
     assert len(site.export()) == 2
 
 
