@@ -1,11 +1,16 @@
-"""A request's way through the server: admit → media → input rules → route → generate → judge → select → commit.
+"""A request's way through the server: media → route → admit → input rules → generate → judge → select → commit.
 
-admission   how many requests are in work, how many may wait
+fetch/      images by address: one parser, resolved once and pinned, bounded
 containers  image containers without their metadata
-media       images of a request: bounded, decoded once, hashed
+decoding    every image is decoded once, in a bounded pool; aside: in a process of its own
+budget      how many bytes of images are held at once
+vision      does the model see?
+media       images of a request: all of the above
+admission   how many requests are in work, how many may wait; fair between tenants
 sanitise    texts that would be special tokens become plain text
 assemble    the wire's messages as a Prompt
 judges      a configured alias as safety policy and ensemble
 pipeline    the way itself
+shadow      another adapter answers too, unseen
 recording   what happened as the one record that everything learns from
 """
