@@ -45,8 +45,9 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from server.adapters.canary.trial import Answered, Rated, Trial, Verdict
+from server.adapters.canary.trial import Trial, Verdict
 from server.config import RolloutConfig
+from server.store.records import Answered, Rated
 
 SHARE = 0.2
 USERS = 20_000

@@ -6,12 +6,12 @@ read does not count; what was read counts, so after a restart their later opinio
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from sqlalchemy import Connection
 
-from server.adapters.canary.trial import Answered, Rated, Trial
+from server.adapters.canary.trial import Trial
 from server.config import RolloutConfig
 from server.store import evidence
 from server.store.database import Database
@@ -19,7 +19,7 @@ from server.store.evidence import Page
 from server.store.records import Position, Routing, TrialRecord
 
 
-@dataclasses.dataclass(slots=True)
+@dataclass(slots=True)
 class Run:
     """One canary's run: who is compared since when, what came in, and up to where it was read."""
 
@@ -48,10 +48,10 @@ class Follower:
         while page is not None:
             run = self._runs[routing.alias]
             for answer in page.answers:
-                run.trial.answered(Answered(**dataclasses.asdict(answer)))
+                run.trial.answered(answer)
                 run.canary_answers += answer.is_canary
             for rating in page.ratings:
-                run.trial.rated(Rated(**dataclasses.asdict(rating)))
+                run.trial.rated(rating)
             run.position = page.position
             if page.is_last:
                 return run

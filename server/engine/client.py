@@ -92,7 +92,7 @@ class VllmEngine:
     async def generate(self, model: str, prompt: Prompt, n: int, sampling: Sampling) -> Generation:
         body = payload.chat_body(model, prompt, n, sampling, stream=False)
         reply = await self._chat(model, body)
-        return payload.generation_from(reply, model, n, sampling.top_logprobs)
+        return payload.generation_from(reply, model, n, sampling)
 
     async def stream(self, model: str, prompt: Prompt, sampling: Sampling) -> AsyncGenerator[Delta]:
         body = payload.chat_body(model, prompt, 1, sampling, stream=True)
@@ -101,7 +101,7 @@ class VllmEngine:
         # Read to the regular end, so that the connection can be used again; left early, it is closed at once.
         async with aclosing(self._events(model, body)) as events:
             async for event in events:
-                delta = payload.delta_from(event, sampling.top_logprobs)
+                delta = payload.delta_from(event, sampling)
                 if delta is None:
                     continue
                 prompt_token_ids = prompt_token_ids or delta.prompt_token_ids
@@ -154,14 +154,15 @@ class VllmEngine:
 
     async def is_ready(self) -> bool:
         models = [self._base_model, *filter(None, [self._kept_adapter()])]
+        sampling = Sampling(max_tokens=1)
         timeout = aiohttp.ClientTimeout(total=self._probe_timeout_s, sock_connect=_CONNECT_S)
         try:
             # A connection of its own: neither a full pool nor an old connection may answer for the engine.
             async with aiohttp.ClientSession(timeout=timeout) as session:
                 for model in models:
-                    body = payload.chat_body(model, _PING, 1, Sampling(max_tokens=1), stream=False)
+                    body = payload.chat_body(model, _PING, 1, sampling, stream=False)
                     reply = await _exchange(session, "POST", self._base_url + _CHAT, body)
-                    payload.generation_from(reply, model, 1, 0)
+                    payload.generation_from(reply, model, 1, sampling)
         except (EngineError, aiohttp.ClientError, OSError, ValueError):
             return False
         return True

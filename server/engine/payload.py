@@ -44,6 +44,9 @@ _REFUSALS = {
 }
 """What vLLM says of a parameter that it cannot follow."""
 _FINISH_REASONS = frozenset({"stop", "length"})
+_ESCAPES = {code: f"\\u{code:04x}" for code in range(0x20) if chr(code) not in "\n\r"}
+"""Control characters as JSON writes them. The engine's grammar lets them through, as they are, in strings that a
+schema bounds in length (xgrammar #800, up to 0.2.3); line ends it does not, and nothing stands outside strings."""
 
 
 def chat_body(model: str, prompt: Prompt, n: int, sampling: Sampling, *, stream: bool) -> Json:
@@ -151,13 +154,13 @@ def _content(message: Message) -> str | list[Json]:
     ]
 
 
-def generation_from(reply: Json, model: str, n: int, top_logprobs: int) -> Generation:
-    """The reply to `chat_body(..., stream=False)`."""
+def generation_from(reply: Json, model: str, n: int, sampling: Sampling) -> Generation:
+    """The reply to `chat_body(model, prompt, n, sampling, stream=False)`."""
     try:
         choices = sorted(reply["choices"], key=lambda choice: choice["index"])
-        answers = [_candidate(choice, model, top_logprobs) for choice in choices]
+        answers = [_candidate(choice, model, sampling) for choice in choices]
         prompt_token_ids = tuple(reply["prompt_token_ids"])
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise EngineError(f"the engine's answer is not what was asked for: {type(error).__name__}") from error
     if [candidate.index for candidate, _ in answers] != list(range(n)):
         raise EngineError(f"the engine gave {len(answers)} answers instead of {n}")
@@ -168,12 +171,12 @@ def generation_from(reply: Json, model: str, n: int, top_logprobs: int) -> Gener
     )
 
 
-def _candidate(choice: Json, model: str, top_logprobs: int) -> tuple[Candidate, tuple[TokenAlternatives, ...]]:
-    token_ids, tokens = _sampled(choice, top_logprobs)
+def _candidate(choice: Json, model: str, sampling: Sampling) -> tuple[Candidate, tuple[TokenAlternatives, ...]]:
+    token_ids, tokens = _sampled(choice, sampling.top_logprobs)
     candidate = Candidate(
         index=choice["index"],
         adapter=model,
-        text=choice["message"]["content"] or "",
+        text=_text(choice["message"], sampling),
         token_ids=token_ids,
         logprobs=tuple(token.logprob for token in tokens),
         finish_reason=_finish_reason(choice["finish_reason"]),
@@ -181,7 +184,7 @@ def _candidate(choice: Json, model: str, top_logprobs: int) -> tuple[Candidate, 
     return candidate, tokens
 
 
-def delta_from(event: Json, top_logprobs: int) -> Delta | None:
+def delta_from(event: Json, sampling: Sampling) -> Delta | None:
     """One event of a stream; None for an event without a choice (usage)."""
     if "error" in event:
         raise error_from(_status_of(event["error"]), event)
@@ -189,10 +192,10 @@ def delta_from(event: Json, top_logprobs: int) -> Delta | None:
         if not event["choices"]:
             return None
         choice = event["choices"][0]
-        token_ids, tokens = _sampled(choice, top_logprobs)
+        token_ids, tokens = _sampled(choice, sampling.top_logprobs)
         reason = choice.get("finish_reason")
         return Delta(
-            text=choice["delta"].get("content") or "",
+            text=_text(choice["delta"], sampling),
             token_ids=token_ids,
             logprobs=tuple(token.logprob for token in tokens),
             tokens=tokens,
@@ -201,6 +204,11 @@ def delta_from(event: Json, top_logprobs: int) -> Delta | None:
         )
     except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
         raise EngineError(f"the engine's stream is not what was asked for: {type(error).__name__}") from error
+
+
+def _text(message: Json, sampling: Sampling) -> str:
+    text: str = message.get("content") or ""
+    return text if sampling.json_schema is None and not sampling.forced_tools else text.translate(_ESCAPES)
 
 
 def _status_of(error: object) -> int:

@@ -17,41 +17,18 @@ from dataclasses import asdict, dataclass
 from sqlalchemy import ColumnElement, Connection, and_, func, insert, or_, select
 
 from server.store import schema
-from server.store.records import GroupState, Position, Routing, SignalKind, TrialRecord
+from server.store.records import Answered, GroupState, Position, Rated, Routing, SignalKind, TrialRecord
 
 PAGE = 1000
 """Width of the range that one read covers."""
 
 
 @dataclass(frozen=True, slots=True)
-class AnswerRow:
-    unit: str
-    """Whom the canary's draw is made for: the user, or where none was named the single request."""
-    is_canary: bool
-    at: float
-    is_blocked: bool
-    """At least one of the candidates was blocked."""
-    has_failed: bool
-    reward: float | None
-    duration_s: float | None
-
-
-@dataclass(frozen=True, slots=True)
-class RatingRow:
-    unit: str
-    """As of the answer that is rated."""
-    is_canary: bool
-    at: float
-    rating: float
-    """-1 to 1."""
-
-
-@dataclass(frozen=True, slots=True)
 class Page:
     """What was found in a range, and up to where it reaches. `is_last`: there was no more when it was read."""
 
-    answers: tuple[AnswerRow, ...]
-    ratings: tuple[RatingRow, ...]
+    answers: tuple[Answered, ...]
+    ratings: tuple[Rated, ...]
     position: Position
     is_last: bool
 
@@ -111,7 +88,7 @@ def _takes_part(trial: TrialRecord) -> ColumnElement[bool]:
 _UNIT = func.coalesce(schema.groups.c.user_hash, schema.groups.c.id).label("unit")
 
 
-def _answers(connection: Connection, trial: TrialRecord, after: int, upto: int) -> tuple[AnswerRow, ...]:
+def _answers(connection: Connection, trial: TrialRecord, after: int, upto: int) -> tuple[Answered, ...]:
     table, candidates = schema.groups, schema.candidates
     # Not `exists`: PostgreSQL may answer that by one pass through all candidates.
     blocked = select(candidates.c.id).where(candidates.c.group_id == table.c.id, candidates.c.is_blocked).limit(1)
@@ -131,7 +108,7 @@ def _answers(connection: Connection, trial: TrialRecord, after: int, upto: int) 
         .order_by(table.c.seq)
     )
     return tuple(
-        AnswerRow(
+        Answered(
             unit=row.unit,
             is_canary=row.is_canary,
             at=row.created_at,
@@ -144,7 +121,7 @@ def _answers(connection: Connection, trial: TrialRecord, after: int, upto: int) 
     )
 
 
-def _ratings(connection: Connection, trial: TrialRecord, after: int, upto: int) -> tuple[RatingRow, ...]:
+def _ratings(connection: Connection, trial: TrialRecord, after: int, upto: int) -> tuple[Rated, ...]:
     table, groups = schema.signals, schema.groups
     rows = connection.execute(
         select(_UNIT, groups.c.is_canary, table.c.created_at, table.c.payload)
@@ -155,4 +132,4 @@ def _ratings(connection: Connection, trial: TrialRecord, after: int, upto: int) 
         .where(groups.c.state == GroupState.COMPLETED)
         .order_by(table.c.seq)
     )
-    return tuple(RatingRow(row.unit, row.is_canary, row.created_at, float(row.payload["rating"])) for row in rows)
+    return tuple(Rated(row.unit, row.is_canary, row.created_at, float(row.payload["rating"])) for row in rows)

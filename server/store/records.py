@@ -236,3 +236,33 @@ class Lease:
     owner: str
     token: int
     expires_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """One finished request."""
+
+    unit: str
+    """The user's hash; where no user was named, the group's id: then each request stands for itself."""
+    is_canary: bool
+    at: float
+    """Seconds since the epoch."""
+    is_blocked: bool
+    """A safety rule blocked one of its candidates."""
+    has_failed: bool
+    """The engine failed, or base had to answer for the canary."""
+    reward: float | None
+    """The ensemble's value without any implicit reward; None where nothing was scored."""
+    duration_s: float | None
+    """None where it is not known."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rated:
+    """One live opinion on a served answer."""
+
+    unit: str
+    is_canary: bool
+    at: float
+    rating: float
+    """-1 to 1."""

@@ -11,7 +11,6 @@ in any that is asked for (each is asked at the whole alpha: all must be shown).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import StrEnum
 from math import log
 from typing import Any
@@ -20,36 +19,7 @@ from server.adapters.canary import summary
 from server.adapters.canary.metrics import Level, Rate, difference, order
 from server.adapters.canary.users import Users
 from server.config import RolloutConfig
-
-
-@dataclass(frozen=True, slots=True)
-class Answered:
-    """One finished request."""
-
-    unit: str
-    """The user's hash; where no user was named, the group's id: then each request stands for itself."""
-    is_canary: bool
-    at: float
-    """Seconds since the epoch."""
-    is_blocked: bool
-    """A safety rule blocked one of its candidates."""
-    has_failed: bool
-    """The engine failed, or base had to answer for the canary."""
-    reward: float | None
-    """The ensemble's value without any implicit reward; None where nothing was scored."""
-    duration_s: float | None
-    """None where it is not known."""
-
-
-@dataclass(frozen=True, slots=True)
-class Rated:
-    """One live opinion on a served answer."""
-
-    unit: str
-    is_canary: bool
-    at: float
-    rating: float
-    """-1 to 1."""
+from server.store.records import Answered, Rated
 
 
 class Verdict(StrEnum):

@@ -158,7 +158,7 @@ def _mark(x: float, y: float, outcome: str) -> str:
         corners = f"{x:.1f},{y - 7:.1f} {x + 7:.1f},{y:.1f} {x:.1f},{y + 7:.1f} {x - 7:.1f},{y:.1f}"
         return f'<polygon class="failed" points="{corners}"/>'
     kind = "passed" if outcome == "passed" else "inconclusive hollow"
-    return f'<circle class="{kind}" cx="{x:.1f}" cy="{y:.1f}" r="5"/>'
+    return f'<ellipse class="{kind}" cx="{x:.1f}" cy="{y:.1f}" rx="5" ry="5"/>'
 
 
 # --- elements ---------------------------------------------------------------------------------------------

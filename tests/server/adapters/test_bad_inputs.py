@@ -147,6 +147,12 @@ async def test_row_61_a_move_on_a_stale_view(app: App, generation: int) -> None:
     assert (await app.call("POST", f"/v1/adapters/{adapter}/promote", json={"expect_generation": 0}))["generation"] == 1
 
 
+async def test_a_generation_that_no_routing_can_have(app: App) -> None:
+    """It is no stale view but a mistake: 400, before a database is asked for a number that it cannot hold."""
+    response = await app.client.post("/v1/rollback", json={"expect_generation": 2**31})
+    assert_openai_error(response, 400, "invalid_request", "expect_generation")
+
+
 ADMIN = [
     ("POST", "/v1/rollback"),
     ("POST", "/v1/rollback/undo"),

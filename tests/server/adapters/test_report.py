@@ -134,7 +134,7 @@ def test_a_check_shows_its_interval_beside_its_margin() -> None:
     """The failed one's bar lies in the shaded zone, the passed one's does not; shapes differ, not colours alone."""
     drawing = ElementTree.fromstring(svg.forest(GATE))
     assert [one.get("class") for one in drawing.iter(f"{SVG}polygon")] == ["failed", "failed"]
-    kinds = [one.get("class") for one in drawing.iter(f"{SVG}circle")]
+    kinds = [one.get("class") for one in drawing.iter(f"{SVG}ellipse")]
     assert kinds.count("passed") == 4 and kinds.count("inconclusive hollow") == 1
     bars = [one for one in drawing.iter(f"{SVG}line") if str(one.get("class")).startswith("bar")]
     zones = list(drawing.iter(f"{SVG}rect"))

@@ -13,6 +13,7 @@ from server.engine.payload import EventParser
 from server.engine.port import EngineError, PromptTooLong, RefusedParameter, Sampling, ScoredAnswer, UnknownModel
 
 IMAGE = Image("0" * 64, "image/png", b"\x89PNG bytes")
+PLAIN = Sampling(max_tokens=9)
 PROMPT = Prompt((Message("system", ("Be brief.",)), Message("user", (IMAGE, "What is it?"))))
 
 
@@ -82,7 +83,7 @@ def test_a_scoring_leaves_the_answer_open() -> None:
 
 def test_candidates_come_in_index_order() -> None:
     """Whatever the order of the reply."""
-    generation = payload.generation_from(reply(choice(1, "two"), choice(0, "one")), "adapter-1", 2, 0)
+    generation = payload.generation_from(reply(choice(1, "two"), choice(0, "one")), "adapter-1", 2, PLAIN)
     assert [(candidate.index, candidate.text) for candidate in generation.candidates] == [(0, "one"), (1, "two")]
     assert generation.candidates[0].adapter == "adapter-1"
     assert generation.candidates[0].logprobs == (-0.5, -0.25)
@@ -93,7 +94,7 @@ def test_alternatives_are_sorted_and_cut() -> None:
     """The sampled token stands first in vLLM's list; here the likeliest does."""
     content = [entry("c", -3.0, ("c", -3.0), ("a", -0.5), ("b", -1.0))]
     answer = choice(0, "c", token_ids=[7], logprobs={"content": content})
-    token = payload.generation_from(reply(answer), "base", 1, 2).tokens[0][0]
+    token = payload.generation_from(reply(answer), "base", 1, Sampling(max_tokens=9, top_logprobs=2)).tokens[0][0]
     assert token.top == (("a", -0.5), ("b", -1.0))
 
 
@@ -111,12 +112,13 @@ def test_alternatives_are_sorted_and_cut() -> None:
         reply(choice(0, "one"), choice(1, "two", finish_reason=None)),
         reply(choice(0, "one"), choice(1, "two", logprobs={"content": [entry("a", float("nan")), entry("", 0.0)]})),
         reply(choice(0, "one"), {"index": 1}),
+        reply(choice(0, "one"), choice(1, "two", message=None)),
     ],
 )
 def test_a_reply_that_was_not_asked_for_is_an_engine_error(broken: dict[str, Any]) -> None:
     """Missing or doubled answers, missing parts, ids without log-probabilities, aborted answers, NaN."""
     with pytest.raises(EngineError):
-        payload.generation_from(broken, "base", 2, 0)
+        payload.generation_from(broken, "base", 2, PLAIN)
 
 
 def test_a_scored_prompt_has_a_value_for_each_token() -> None:
@@ -189,10 +191,10 @@ def test_a_broken_stream_is_an_engine_error(line: bytes) -> None:
 def test_an_error_in_mid_stream_is_raised() -> None:
     """With the meaning that its code has."""
     with pytest.raises(EngineError) as caught:
-        payload.delta_from({"error": {"message": "engine died", "code": 500}}, 0)
+        payload.delta_from({"error": {"message": "engine died", "code": 500}}, PLAIN)
     assert caught.value.retryable
     with pytest.raises(PromptTooLong):
-        payload.delta_from({"error": {"message": "too long", "code": 400, "param": "input_tokens"}}, 0)
+        payload.delta_from({"error": {"message": "too long", "code": 400, "param": "input_tokens"}}, PLAIN)
 
 
 def test_an_event_becomes_a_delta() -> None:
@@ -202,12 +204,12 @@ def test_an_event_becomes_a_delta() -> None:
             {"index": 0, "delta": {"content": "a"}, "logprobs": {"content": [entry("a", -1.0)]}, "token_ids": [71]}
         ]
     }
-    delta = payload.delta_from(event, 0)
+    delta = payload.delta_from(event, PLAIN)
     assert delta is not None
     assert (delta.text, delta.token_ids, delta.logprobs, delta.finish_reason) == ("a", (71,), (-1.0,), None)
-    assert payload.delta_from({"choices": []}, 0) is None
+    assert payload.delta_from({"choices": []}, PLAIN) is None
     with pytest.raises(EngineError):
-        payload.delta_from({"choices": [{}]}, 0)
+        payload.delta_from({"choices": [{}]}, PLAIN)
 
 
 def test_a_schema_a_bias_and_a_forced_tool_reach_the_engine_as_it_names_them() -> None:
@@ -225,6 +227,18 @@ def test_a_schema_a_bias_and_a_forced_tool_reach_the_engine_as_it_names_them() -
     assert payload.render_body("m", prompt)["tools"] == body["tools"]
     plain = payload.chat_body("m", Prompt(prompt.messages), 1, Sampling(max_tokens=5), stream=False)
     assert not plain.keys() & {"tools", "tool_choice", "structured_outputs", "logit_bias"}
+
+
+@pytest.mark.parametrize("bound", [{"json_schema": '{"type":"object"}'}, {"forced_tools": ("clock",)}])
+def test_a_bounded_string_is_json_whatever_the_grammar_lets_through(bound: dict[str, Any]) -> None:
+    """A control character inside is written as JSON writes it, streamed or not; other answers stay as they are."""
+    sampling, text = Sampling(max_tokens=9, **bound), '{"name":"a\x13\tb"}'
+    whole = payload.generation_from(reply(choice(0, text)), "base", 1, sampling).candidates[0]
+    assert json.loads(whole.text) == {"name": "a\x13\tb"}
+    event = {"choices": [{"index": 0, "delta": {"content": "a\x13\n"}}]}
+    delta, as_it_is = payload.delta_from(event, sampling), payload.delta_from(event, PLAIN)
+    assert delta is not None and delta.text == "a\\u0013\n"
+    assert as_it_is is not None and as_it_is.text == "a\x13\n"
 
 
 @pytest.mark.parametrize(

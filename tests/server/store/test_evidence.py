@@ -10,8 +10,7 @@ from sqlalchemy import Connection, delete, event, text
 
 from server.store import evidence, groups, schema, signals
 from server.store.database import Database
-from server.store.evidence import AnswerRow, RatingRow
-from server.store.records import GroupState, Position, Routing, SignalKind, SignalRecord, TrialRecord
+from server.store.records import Answered, GroupState, Position, Rated, Routing, SignalKind, SignalRecord, TrialRecord
 from tests.server.store.conftest import NewDatabase
 from tests.server.store.rows import candidate, group
 
@@ -40,11 +39,9 @@ async def rate(database: Database, group_id: str, rating: float, annotator: str 
     return name
 
 
-async def everything(
-    database: Database, trial: TrialRecord, width: int = 1000
-) -> tuple[list[AnswerRow], list[RatingRow]]:
-    answers: list[AnswerRow] = []
-    ratings: list[RatingRow] = []
+async def everything(database: Database, trial: TrialRecord, width: int = 1000) -> tuple[list[Answered], list[Rated]]:
+    answers: list[Answered] = []
+    ratings: list[Rated] = []
     after = trial.beginning
     for _ in itertools.count():
         page = await database.read(lambda c, after=after: evidence.read_after(c, trial, after, width))
@@ -66,9 +63,9 @@ async def test_each_side_is_told_with_what_judges_it(database: Database) -> None
     await keep(database, "three", user_hash=None, candidates=0, state=GroupState.FAILED, **ACTIVE)
     answers, _ = await everything(database, trial)
     assert answers == [
-        AnswerRow("ann", True, 1000.0, False, False, 0.5, 2.0),
-        AnswerRow("user", False, 1000.0, True, False, None, None),
-        AnswerRow("three", False, 1000.0, False, True, None, None),
+        Answered("ann", True, 1000.0, False, False, 0.5, 2.0),
+        Answered("user", False, 1000.0, True, False, None, None),
+        Answered("three", False, 1000.0, False, True, None, None),
     ]
 
 
@@ -109,7 +106,7 @@ async def test_ratings_that_hold_count_for_the_side_that_was_rated(database: Dat
     await rate(database, "two", 0.0, annotator="set aside", is_quarantined=True)
     await rate(database, "two", 0.1, annotator="a comment", kind=SignalKind.COMMENT)
     _, ratings = await everything(database, trial)
-    assert ratings == [RatingRow("ann", True, 7.0, -1.0), RatingRow("two", False, 7.0, 0.5)]
+    assert ratings == [Rated("ann", True, 7.0, -1.0), Rated("two", False, 7.0, 0.5)]
 
 
 @pytest.mark.parametrize("width", [1, 2, 3, 1000])

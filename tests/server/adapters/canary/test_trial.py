@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
-from server.adapters.canary.trial import Answered, Rated, Trial, Verdict
+from server.adapters.canary.trial import Trial, Verdict
 from server.config import RolloutConfig
+from server.store.records import Answered, Rated
 
 ANSWER = Answered("user", False, 0.0, False, False, None, None)
 
