@@ -22,7 +22,7 @@ from prometheus_client import start_http_server
 from starlette.exceptions import HTTPException
 from starlette.routing import Match, Route
 
-from server.api.connection import MAX_HEADER_BYTES, Connection
+from server.api.connection import Connection
 from server.api.elsewhere import offered_instead
 from server.api.errors import error_response
 from server.api.middleware import Envelope, MethodNotAllowed, from_http_exception
@@ -117,12 +117,12 @@ def build_server(services: Services) -> uvicorn.Server:
         uvicorn.Config(
             create_app(services),
             lifespan="off",
+            proxy_headers=False,
             log_config=None,
             access_log=False,
             server_header=False,
             timeout_keep_alive=int(settings.keep_alive_s),
             timeout_graceful_shutdown=int(settings.shutdown_grace_s),
-            h11_max_incomplete_event_size=MAX_HEADER_BYTES,
             http=functools.partial(  # type: ignore[arg-type]  # it is only called
                 Connection, headers_s=settings.header_timeout_s, unread_s=settings.unread_timeout_s
             ),

@@ -1,4 +1,4 @@
-"""`POST /v1/chat/completions` and `GET /v1/models`."""
+"""`POST /v1/chat/completions`."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from server.adapters.states import SERVABLE
 from server.api.deps import AppCaller, Principal, Role, ServicesDep, json_body, now
+from server.api.direct import DirectRoute
 from server.api.errors import error_body
+from server.api.models import unknown_model
 from server.api.paced import Paced
 from server.api.replies import Shaper
 from server.budgets import Reservation
@@ -30,11 +31,11 @@ from server.services import Services
 from server.store import groups
 from server.store.records import GroupRecord
 from server.wire.base import BASE
-from server.wire.chat import ChatReply, ChatRequest, ModelCard, ModelList
+from server.wire.chat import ChatReply, ChatRequest
 
 log = logging.getLogger(__name__)
 
-router = APIRouter()
+router = APIRouter(route_class=DirectRoute)
 
 NOTHING_SPENT = (BadRequest, Busy, EngineUnavailable)
 """A request that ends so gets its candidates and tokens back."""
@@ -192,13 +193,7 @@ async def resolve_model(name: str, caller: Principal, services: Services) -> tup
             return alias, Assignment(BASE, services.router.current(alias.name).generation)
         adapter = await services.registry.servable(name)
         return services.alias(adapter.alias), Assignment(adapter.id, services.router.current(adapter.alias).generation)
-    raise _unknown_model()
-
-
-def _unknown_model() -> NotFound:
-    return NotFound(
-        "The model does not exist; GET /v1/models lists those that do.", param="model", code="model_not_found"
-    )
+    raise unknown_model()
 
 
 async def _require_group(group_id: str, caller: Principal, services: Services) -> None:
@@ -290,26 +285,3 @@ async def _stream_winner(
         yield chunk
     for chunk in shaper.closing_chunks(outcome, record):
         yield chunk
-
-
-@router.get("/v1/models")
-async def list_models(caller: AppCaller, services: ServicesDep) -> ModelList:
-    """The aliases, and for operators and learners the adapters that may be asked for by id."""
-    return ModelList(data=await _cards(caller, services))
-
-
-@router.get("/v1/models/{model}")
-async def get_model(model: str, caller: AppCaller, services: ServicesDep) -> ModelCard:
-    """One of the list."""
-    found = next((card for card in await _cards(caller, services) if card.id == model), None)
-    if found is None:
-        raise _unknown_model()
-    return found
-
-
-async def _cards(caller: Principal, services: Services) -> list[ModelCard]:
-    cards = [ModelCard(id=alias.name, created=services.started_at) for alias in services.config.aliases]
-    if caller.role is not Role.APP:
-        found = await services.registry.find(states=SERVABLE)
-        cards += [ModelCard(id=one.id, created=int(one.created_at)) for one in found]
-    return cards

@@ -10,6 +10,7 @@ from enum import StrEnum
 from typing import Annotated, Any, Self, TypeVar, cast
 
 from fastapi import Depends, Request
+from fastapi.dependencies.utils import get_flat_dependant
 from pydantic import BaseModel, ValidationError
 
 from server.errors import BadRequest, Forbidden, Unauthorized, UnsupportedMedia
@@ -99,6 +100,17 @@ def _is_from_another_site(request: Request) -> bool:
     return origin is not None and origin.partition("://")[2] != request.headers.get("host")
 
 
+def _check_parameters(request: Request) -> None:
+    """Raises `BadRequest` for a query parameter that the route does not have: passed over, it would seem to count."""
+    if not request.scope["query_string"]:
+        return
+    known = {field.alias for field in get_flat_dependant(request.scope["route"].dependant).query_params}
+    for name in request.query_params:
+        if name not in known:
+            shown = name[:64]
+            raise BadRequest(f"Unknown query parameter: {shown}.", param=shown, code="unknown_parameter")
+
+
 def require(role: Role) -> Any:
     """A dependency that lets only callers of the role through."""
 
@@ -108,6 +120,7 @@ def require(role: Role) -> Any:
         principal = await find_principal(request, services)
         if principal.role not in ALLOWED[role]:
             raise Forbidden(f"This needs a key of the role {role.value}.")
+        _check_parameters(request)
         return principal
 
     setattr(check, CALLER_ROLE, role)

@@ -44,6 +44,8 @@ BODY_BYTES_PER_S = 1024
 
 HOST = re.compile(rb"^(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:[0-9]{1,5})?$")
 
+LOOPBACK = re.compile(rb"^(localhost|127(\.[0-9]{1,3}){3}|\[::1\])(:[0-9]{1,5})?$")
+
 SAFE_ID = re.compile(r"^[A-Za-z0-9._-]{1,128}$")
 
 
@@ -83,6 +85,7 @@ class Envelope:
         body = _Body(self, receive, is_kept=not UPLOAD.match(scope["path"]))
         try:
             _check_head(scope, headers)
+            self._check_host(headers)
             if body.is_kept:
                 self._check_length(headers)
             await self._app(scope, body.receive, send_with_id)
@@ -94,6 +97,13 @@ class Envelope:
         finally:
             body.release()
             self._note(scope, status, time.monotonic() - started, request_id)
+
+    def _check_host(self, headers: dict[bytes, bytes]) -> None:
+        """Without keys a page must not ask under a name of its own that it let resolve to this machine (DNS rebinding):
+        to its browser that page would be ours.
+        """
+        if not self._settings.require_keys and not LOOPBACK.match(headers.get(b"host", b"localhost").lower()):
+            raise BadRequest("Without keys only requests to localhost are answered.", code="invalid_host")
 
     def _check_length(self, headers: dict[bytes, bytes]) -> None:
         length = headers.get(b"content-length")
@@ -184,8 +194,9 @@ class _Body:
 def _check_head(scope: Scope, headers: dict[bytes, bytes]) -> None:
     """What no client of ours sends, and the server or a proxy before it may read otherwise than we do."""
     listed = scope["headers"]
-    if len(listed) > MAX_HEADERS or sum(len(name) + len(value) for name, value in listed) > MAX_HEADER_BYTES:
-        raise HeadersTooLarge(f"Send at most {MAX_HEADERS} headers, of {MAX_HEADER_BYTES} bytes together.")
+    size = len(scope["path"]) + len(scope["query_string"]) + sum(len(name) + len(value) for name, value in listed)
+    if len(listed) > MAX_HEADERS or size > MAX_HEADER_BYTES:
+        raise HeadersTooLarge(f"Send at most {MAX_HEADERS} headers, with the URL of {MAX_HEADER_BYTES} bytes together.")
     host = headers.get(b"host")
     if host is not None and not HOST.match(host):
         raise BadRequest("The Host header names no host.", code="invalid_host")

@@ -51,9 +51,9 @@ BASE = "base"
 
 
 class Wire(BaseModel):
-    """A request: strict about types' ranges and about unknown fields; JSON's NaN and Infinity are refused."""
+    """A request: strict about types (no number as text, no `true` for 1), ranges and unknown fields; NaN is refused."""
 
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, strict=True)
 
 
 class Reply(BaseModel):

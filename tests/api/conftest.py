@@ -106,7 +106,7 @@ async def open_stack(engine: FakeEngine) -> AsyncIterator[Opener]:
         installation = Installation(config, connect)
         services = await installation.open()
         transport = httpx.ASGITransport(create_app(services), raise_app_exceptions=False)
-        client = httpx.AsyncClient(transport=transport, base_url="http://plumbline.test")
+        client = httpx.AsyncClient(transport=transport, base_url="http://localhost")
         opened.append((installation, client))
         await services.engine.wait_ready(5.0)
         return Stack(client, engine, services)

@@ -82,7 +82,7 @@ class Served:
 def request(method: str, path: str, body: Any = None, *, who: str | None = "default-app", **headers: str) -> bytes:
     """The bytes of a request; `headers` in place of the usual ones, `_` for `-`; an empty one leaves it out."""
     content = body if isinstance(body, bytes) else b"" if body is None else json.dumps(body).encode()
-    usual = {"host": "plumbline.test"}
+    usual = {"host": "localhost"}
     if who is not None:
         usual["authorization"] = f"Bearer {who}"
     if body is not None:

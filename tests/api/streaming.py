@@ -17,7 +17,7 @@ class StreamedChat:
     def __init__(self, app: FastAPI, headers: dict[str, str] | None = None, **changes: Any) -> None:
         self._app = app
         self._body = json.dumps(chat_body(stream=True, **changes)).encode()
-        self._headers = {"host": "plumbline.test", "content-type": "application/json", **(headers or {})}
+        self._headers = {"host": "localhost", "content-type": "application/json", **(headers or {})}
         self._is_sent = False
         self._gone = asyncio.Event()
         self.completion: asyncio.Future[str] = asyncio.get_running_loop().create_future()

@@ -180,7 +180,7 @@ async def test_a_client_that_goes_away_ends_the_work(stack: Stack) -> None:
     async def send(message: dict[str, object]) -> None:
         sent.append(message)
 
-    headers = [(b"content-type", b"application/json"), (b"host", b"plumbline.test")]
+    headers = [(b"content-type", b"application/json"), (b"host", b"localhost")]
     scope = {"type": "http", "method": "POST", "path": CHAT, "query_string": b"", "headers": headers}
     await asyncio.wait_for(create_app(stack.services)(scope, receive, send), 2.0)
     assert sent[0]["status"] == 499

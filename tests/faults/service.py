@@ -47,7 +47,7 @@ async def running(config: Config) -> AsyncIterator[Stack]:
         services = await installation.open()
         transport = httpx.ASGITransport(create_app(services), raise_app_exceptions=False)
         await services.engine.wait_ready(5.0)
-        async with httpx.AsyncClient(transport=transport, base_url="http://plumbline.test") as client:
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
             yield Stack(client, engine, services)
     finally:
         await installation.close()

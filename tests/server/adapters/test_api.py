@@ -92,7 +92,7 @@ async def open_app(
     installation = Installation(config, connect)
     services = await installation.open()
     transport = httpx.ASGITransport(create_app(services), raise_app_exceptions=False)
-    return installation, App(httpx.AsyncClient(transport=transport, base_url="http://test"), services, engine)
+    return installation, App(httpx.AsyncClient(transport=transport, base_url="http://localhost"), services, engine)
 
 
 @pytest.fixture

@@ -182,8 +182,20 @@ async def test_row_64_a_page_of_another_site(app: App, headers: dict[str, str]) 
     await still_works(app)
 
 
+@pytest.mark.parametrize(
+    "host", ["evil.example", "evil.example:8400", "localhost.evil.example", "127.0.0.1.evil.example"]
+)
+async def test_row_64_a_page_that_calls_this_machine_by_its_own_name(app: App, host: str) -> None:
+    """DNS rebinding: to the browser it is the same origin, and its GET carries nothing but the name."""
+    for method, path in (("GET", "/v1/adapters"), ("POST", "/v1/chat/completions"), *ADMIN):
+        headers = {"host": host, "origin": f"http://{host}"} if method != "GET" else {"host": host}
+        assert_openai_error(await app.client.request(method, path, headers=headers), 400, "invalid_host")
+    for own in ("localhost:8400", "127.0.0.1", "[::1]:8400", "LOCALHOST"):
+        assert (await app.client.get("/v1/adapters", headers={"host": own})).status_code == 200
+
+
 async def test_row_64_our_own_page_may(app: App) -> None:
     """The same origin, and callers that are no browser."""
-    for headers in ({"origin": "http://test", "sec-fetch-site": "same-origin"}, {"sec-fetch-site": "none"}, {}):
+    for headers in ({"origin": "http://localhost", "sec-fetch-site": "same-origin"}, {"sec-fetch-site": "none"}, {}):
         refused = await app.client.post("/v1/rollback", json={}, headers=headers)
         assert_openai_error(refused, 400, "illegal_move")
