@@ -208,7 +208,7 @@ def delta_from(event: Json, sampling: Sampling) -> Delta | None:
 
 def _text(message: Json, sampling: Sampling) -> str:
     text: str = message.get("content") or ""
-    return text if sampling.json_schema is None and not sampling.forced_tools else text.translate(_ESCAPES)
+    return text if sampling.json_schema is None else text.translate(_ESCAPES)
 
 
 def _status_of(error: object) -> int:

@@ -20,6 +20,12 @@ def test_what_is_written_is_read() -> None:
     assert len(read(f"{CALL}\n{CALL}", NAMES)[1]) == 2
 
 
+def test_arguments_are_json_whatever_the_grammar_lets_through() -> None:
+    """A control character in a string is written as JSON writes it; white space around it is as good as any."""
+    _, [(_, arguments)] = read(written("weather", '{\t"city":\n"a\x13\tb"}'), NAMES)
+    assert arguments == '{"city": "a\\u0013\\tb"}'
+
+
 @pytest.mark.parametrize(
     "text",
     [
