@@ -10,6 +10,7 @@ text, and before the requests that came first. Here:
 - A request names one host, and a path: whatever stood before it could name another.
 - After a reply that came before the request's end the rest is read and dropped for a moment, so that the client can
   read the reply; then the connection is closed.
+- Few requests may be sent ahead of the replies.
 - A client that takes nothing of a reply is cut off.
 - What is refused gets the one error shape, after the replies to what came before it.
 
@@ -33,6 +34,8 @@ from server.ids import new_id
 
 MAX_HEADER_BYTES: Final = 32 * 1024
 LINGER_S: Final = 5.0
+MAX_PIPELINED: Final = 16
+"""Requests that may wait for the replies to those before them."""
 OFFER: Final = {b"connection", b"http2-settings", b"upgrade"}
 """Headers of a request that offers another protocol."""
 
@@ -100,6 +103,8 @@ class Connection(HttpToolsProtocol):
         hosts = sum(name == b"host" for name, _ in self.headers)
         if hosts > 1 or (not hosts and self.parser.get_http_version() == "1.1") or not self.url.startswith(b"/"):
             raise ValueError("a request names one host and a path")
+        if len(self.pipeline) >= MAX_PIPELINED:
+            raise ValueError("too many requests at once")
         if self.parser.should_upgrade():
             return
         self._reading = _Reading.BODY

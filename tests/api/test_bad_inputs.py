@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection
 
-from server.api.connection import LINGER_S
+from server.api.connection import LINGER_S, MAX_PIPELINED
 from server.keys import make_key
 from server.logs import JsonFormatter
 from server.store import adapters
@@ -237,6 +237,15 @@ def test_requests_sent_at_once_are_answered_in_order(site: Served) -> None:
         connection.sendall(good + unknown + good + b"\x00\r\n\r\n")
         told = b"".join(iter(lambda: connection.recv(65_536), b""))
     assert [answer[:3] for answer in told.split(b"HTTP/1.1 ")[1:]] == [b"200", b"404", b"200", b"400"]
+
+
+def test_few_requests_wait_on_one_connection(site: Served) -> None:
+    """Thousands in one piece are not all kept; those that were taken are answered first."""
+    with site.connect() as connection:
+        connection.sendall(request("GET", "/made-up", who=None) * 2000)
+        told = b"".join(iter(lambda: connection.recv(65_536), b""))
+    statuses = [answer[:3] for answer in told.split(b"HTTP/1.1 ")[1:]]
+    assert statuses == [b"404"] * (MAX_PIPELINED + 1) + [b"400"]
 
 
 def test_an_offer_of_another_protocol_is_passed_over(site: Served) -> None:
