@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Protocol, TypeVar
@@ -103,6 +104,30 @@ class Job:
             self.future.set_exception(self.error)
         else:
             self.future.set_result(self.value)
+
+
+class Writing(ABC):
+    """How the adapters take writes: each becomes a job that waits for its batch."""
+
+    _closed = False
+
+    async def write(self, operation: Operation[T]) -> T:
+        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        self._take(Job(operation, future))
+        return await future
+
+    async def add(self, operation: BulkOperation[Item], item: Item) -> None:
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._take(Job.of_item(operation, item, future))
+        await future
+
+    def _take(self, job: Job) -> None:
+        if self._closed:
+            raise StorageUnavailable("the store is closed")
+        self._queue_up(job)
+
+    @abstractmethod
+    def _queue_up(self, job: Job) -> None: ...
 
 
 def run_batch(connection: Connection, jobs: Sequence[Job]) -> None:

@@ -21,12 +21,11 @@ from server import faults
 from server.errors import StorageUnavailable
 from server.store.database import (
     MAX_BATCH,
-    BulkOperation,
-    Item,
     Job,
     Operation,
     T,
     Undone,
+    Writing,
     cause,
     fail_batch,
     run_batch,
@@ -69,7 +68,7 @@ def _engine(url: str, *, connections: int) -> AsyncEngine:
     )
 
 
-class PostgresDatabase:
+class PostgresDatabase(Writing):
     """`Database` on one PostgreSQL database. Used on the event loop that calls `start`."""
 
     def __init__(self, url: str, *, read_connections: int, max_batch: int = MAX_BATCH) -> None:
@@ -78,7 +77,6 @@ class PostgresDatabase:
         self._reader_engine = _engine(url, connections=read_connections)
         self._queue: asyncio.Queue[Job | None] = asyncio.Queue()
         self._writer: asyncio.Task[None] | None = None
-        self._closed = False
         self._is_healthy = True
         self.commits = 0
 
@@ -96,19 +94,7 @@ class PostgresDatabase:
             raise StorageUnavailable(cause(error)) from error
         self._writer = asyncio.create_task(self._write_loop(), name="store-write")
 
-    async def write(self, operation: Operation[T]) -> T:
-        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        self._queue_up(Job(operation, future))
-        return await future
-
-    async def add(self, operation: BulkOperation[Item], item: Item) -> None:
-        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._queue_up(Job.of_item(operation, item, future))
-        await future
-
     def _queue_up(self, job: Job) -> None:
-        if self._closed:
-            raise StorageUnavailable("the store is closed")
         self._queue.put_nowait(job)
 
     async def read(self, operation: Operation[T]) -> T:

@@ -28,12 +28,11 @@ from server.errors import StorageUnavailable
 from server.store.blobs import write_durably
 from server.store.database import (
     MAX_BATCH,
-    BulkOperation,
-    Item,
     Job,
     Operation,
     T,
     Undone,
+    Writing,
     cause,
     fail_batch,
     run_batch,
@@ -80,7 +79,7 @@ def _engine(path: Path, *, read_only: bool) -> Engine:
     return engine
 
 
-class SqliteDatabase:
+class SqliteDatabase(Writing):
     """`Database` on one SQLite file."""
 
     def __init__(self, path: Path, *, read_connections: int, max_batch: int = MAX_BATCH) -> None:
@@ -95,7 +94,6 @@ class SqliteDatabase:
         self._arrived: list[Job] = []
         self._queue: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self._writer = threading.Thread(target=self._write_loop, name="store-write", daemon=True)
-        self._closed = False
         self.commits = 0
 
     @property
@@ -131,19 +129,7 @@ class SqliteDatabase:
         found = self._path.stat()
         return found.st_dev, found.st_ino
 
-    async def write(self, operation: Operation[T]) -> T:
-        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        self._queue_up(Job(operation, future))
-        return await future
-
-    async def add(self, operation: BulkOperation[Item], item: Item) -> None:
-        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._queue_up(Job.of_item(operation, item, future))
-        await future
-
     def _queue_up(self, job: Job) -> None:
-        if self._closed:
-            raise StorageUnavailable("the store is closed")
         if not self._arrived:
             asyncio.get_running_loop().call_soon(self._hand_over)
         self._arrived.append(job)
