@@ -66,11 +66,6 @@ class Collator:
             if key[0] not in gone and key[1].partition("/")[0] not in gone
         }
 
-    def cached_groups(self) -> set[str]:
-        """Every group of which something is held."""
-        owners = {key[0] for key in self._reference} | {key[1].partition("/")[0] for key in self._reference}
-        return owners | set(self.partners) | {partner.group for partner in self.partners.values()}
-
     def split(self, examples: Sequence[Example]) -> list[list[Example]]:
         """Micro-batches that fit the budget of padded tokens; only rows of like cost share one (sorted by length)."""
         ordered = sorted(examples, key=lambda example: (self._length(example), example.group))

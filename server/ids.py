@@ -22,7 +22,3 @@ def issued_at(name: str) -> float:
 def candidate_id(completion_id: str, index: int | str) -> str:
     """A candidate's id follows from its completion's."""
     return f"{completion_id}.{index}"
-
-
-def completion_of(candidate: str) -> str:
-    return candidate.rpartition(".")[0]

@@ -67,11 +67,6 @@ class Descriptions:
         return wilson(sum(one.choices[0].is_refusal for one in self.answers), len(self.answers))
 
     @property
-    def mean_tokens(self) -> float:
-        given = [one.choices[0].tokens for one in self.answers if not one.choices[0].is_refusal]
-        return sum(given) / len(given) if given else 0.0
-
-    @property
     def blocked(self) -> list[Counted]:
         """(candidates that the safety rule blocked, candidates) of each scene."""
         return [(float(one.blocked), float(one.candidates)) for one in self.answers]

@@ -136,7 +136,7 @@ async def test_a_poisoned_round_does_not_get_far(town: Town, tmp_path: Path) -> 
     assert 0.9 * THUMBS < learned_from(operator, good) <= THUMBS + len(seen)
     while await town.until(good, "canary", "active", "rejected") == "canary":
         await town.rate(people(f"guest-{next(town.scenes)}", 40))
-    assert operator.adapter(good).state == "active"
+    assert operator.adapter(good).state == "active", operator.adapter_report(good)
     after = await town.rate(people("later", 100))
     assert {thumb.adapter for thumb in after} == {good}
     assert shares(after, good) > shares(seen, BASE)

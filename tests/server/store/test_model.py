@@ -224,7 +224,8 @@ class Store(RuleBasedStateMachine):
             case SignalKind.RATING:
                 payload |= {"rating": 1.0 if which else -1.0}
             case SignalKind.CORRECTION:
-                position = len(self.model[group_id].record.candidates)
+                answers = self.model[group_id].record.candidates
+                position = answers[-1].position + 1 if answers else 0
                 name = f"{group_id}.c{self.tick()}"
                 correction = candidate(group_id, position, id=name, adapter="human", is_shown=False, total=None)
                 payload |= {"correction_id": correction.id}
