@@ -31,7 +31,7 @@ pytestmark = [pytest.mark.engine, pytest.mark.slow, pytest.mark.timeout(1800)]
 THUMBS = 640
 LIARS = 0.6
 """Share of the poisoned round's thumbs that say the opposite of what is true."""
-EAGER = {**LEARNER, "objectives": {"sft": 0.1}, "beta": 0.2, "learning_rate": 1e-3, "epochs": 6, "max_kl": 100.0}
+EAGER = {**LEARNER, "objectives": {"sft": 0.1}, "beta": 0.2, "learning_rate": 1e-3, "epochs": 3, "max_kl": 100.0}
 """A learner that follows whatever it is told: only the server is left to notice."""
 
 
@@ -88,11 +88,11 @@ class Town:
             await asyncio.sleep(0.2)
         return state
 
-    def failed_checks(self, adapter: str) -> set[str]:
-        """Checks of the gate that failed."""
+    def doubts(self, adapter: str) -> dict[str, str]:
+        """Checks of the gate that did not pass, with what they found."""
         reports = self.operator.adapter_report(adapter).reports
         gate = next(one for one in reports if one["kind"] == "gate")
-        return {check["name"] for check in gate["body"]["checks"] if check["outcome"] == "failed"}
+        return {check["name"]: str(check) for check in gate["body"]["checks"] if check["outcome"] != "passed"}
 
 
 @pytest.fixture
@@ -113,7 +113,7 @@ async def test_a_poisoned_round_does_not_get_far(town: Town, tmp_path: Path) -> 
     assert 0.55 < sum(not thumb.is_true for thumb in false) / len(false) < 0.65
     bad = await town.learn(learner)
     assert await town.until(bad, "rejected", "gated", "canary") == "rejected"
-    assert any(name.startswith("suite:") for name in town.failed_checks(bad))
+    assert any(name.startswith("suite:") for name in town.doubts(bad)), town.doubts(bad)
 
     order = MoveRequest(force=True, share=0.5, reason="the operator insists")
     operator.move_adapter(bad, "canary", order)
@@ -136,7 +136,7 @@ async def test_a_poisoned_round_does_not_get_far(town: Town, tmp_path: Path) -> 
     assert 0.9 * THUMBS < learned_from(operator, good) <= THUMBS + len(seen)
     while await town.until(good, "canary", "active", "rejected") == "canary":
         await town.rate(people(f"guest-{next(town.scenes)}", 40))
-    assert operator.adapter(good).state == "active", operator.adapter_report(good)
+    assert operator.adapter(good).state == "active", town.doubts(good)
     after = await town.rate(people("later", 100))
     assert {thumb.adapter for thumb in after} == {good}
     assert shares(after, good) > shares(seen, BASE)
