@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,9 +30,9 @@ from server.wire.base import BASE
 pytestmark = [pytest.mark.engine, pytest.mark.slow, pytest.mark.timeout(1800)]
 
 THUMBS = 640
-LIARS = 0.6
+LIARS = 0.8
 """Share of the poisoned round's thumbs that say the opposite of what is true."""
-EAGER = {**LEARNER, "objectives": {"sft": 0.1}, "beta": 0.2, "learning_rate": 1e-3, "epochs": 3, "max_kl": 100.0}
+EAGER = {**LEARNER, "objectives": {"sft": 0.1}, "beta": 0.2, "learning_rate": 1e-3, "epochs": 4, "max_kl": 100.0}
 """A learner that follows whatever it is told: only the server is left to notice."""
 
 
@@ -95,22 +96,32 @@ class Town:
         return {check["name"]: str(check) for check in gate["body"]["checks"] if check["outcome"] != "passed"}
 
 
-@pytest.fixture
-def town(tmp_path: Path) -> Iterator[Town]:
-    write_suites(tmp_path / "suites", descriptions=200, skills=80)
-    settings = server_settings(Sizes(best_of=1, round_size=THUMBS // 2), EAGER, tmp_path / "suites")
+@contextmanager
+def open_town(directory: Path, learner: dict[str, Any], scenes: Iterator[int]) -> Iterator[Town]:
+    """The installation in this directory, as it stands there, with these settings of its learner."""
+    settings = server_settings(Sizes(best_of=1, round_size=THUMBS // 2), learner, directory / "suites")
     settings["aliases"][0]["signals"] = {"holdout_share": 0.0}
-    with Stack(tmp_path, settings) as stack:
+    with Stack(directory, settings) as stack:
         stack.wait_ready()
         with PlumblineClient(stack.url) as operator:
-            yield Town(stack, operator, iter(USER_SEEDS))
+            yield Town(stack, operator, scenes)
 
 
-async def test_a_poisoned_round_does_not_get_far(town: Town, tmp_path: Path) -> None:
-    """Six thumbs in ten lie: the gate refuses, the canary takes back what was forced, the next round is good again."""
-    operator, learner = town.operator, tmp_path / "learner"
+async def test_a_poisoned_round_does_not_get_far(tmp_path: Path) -> None:
+    """Eight thumbs in ten lie: the gate refuses, the canary takes back what was forced, the next round is good again."""
+    write_suites(tmp_path / "suites", descriptions=200, skills=80)
+    scenes = iter(USER_SEEDS)
+    with open_town(tmp_path, EAGER, scenes) as town:
+        bad, seen = await the_campaign(town, tmp_path / "learner")
+    with open_town(tmp_path, LEARNER, scenes) as town:
+        await the_next_round(town, tmp_path / "learner", bad, seen)
+
+
+async def the_campaign(town: Town, learner: Path) -> tuple[str, list[Thumb]]:
+    """The adapter that lies, and what the canary's visitors said."""
+    operator = town.operator
     false = await town.rate(people("campaign", THUMBS), is_liar=lambda number: number % 10 < 10 * LIARS)
-    assert 0.55 < sum(not thumb.is_true for thumb in false) / len(false) < 0.65
+    assert 0.75 < sum(not thumb.is_true for thumb in false) / len(false) < 0.85
     bad = await town.learn(learner)
     assert await town.until(bad, "rejected", "gated", "canary") == "rejected"
     assert any(name.startswith("suite:") for name in town.doubts(bad)), town.doubts(bad)
@@ -129,7 +140,12 @@ async def test_a_poisoned_round_does_not_get_far(town: Town, tmp_path: Path) -> 
     taken = operator.move_adapter(bad, "quarantine", MoveRequest(reason="it was taught to lie"))
     assert taken.signals_set_aside == learned_from(operator, bad) > 0.9 * THUMBS  # a blocked answer teaches nothing
     assert operator.adapter(bad).state == "quarantined"
+    return bad, seen
 
+
+async def the_next_round(town: Town, learner: Path, bad: str, seen: list[Thumb]) -> None:
+    operator = town.operator
+    assert operator.adapter(bad).state == "quarantined"
     await town.rate(people("honest", THUMBS))
     good = await town.learn(learner)
     # What the visitors said is sound, also of the bad adapter's answers. What was set aside stays away.
