@@ -160,7 +160,8 @@ class ScorerConfig(Section):
     @model_validator(mode="after")
     def _has_its_own_settings(self) -> Self:
         own = _SETTINGS.get(self.kind, set())
-        alien = sorted((set().union(*_SETTINGS.values()) - own) & self.model_fields_set)
+        others = sorted(set().union(*_SETTINGS.values()) - own)
+        alien = [name for name in others if getattr(self, name) != type(self).model_fields[name].default]
         if alien:
             raise ValueError(f"a scorer of the kind {self.kind} has no setting {alien[0]}")
         for name in sorted(own & _NEEDED):

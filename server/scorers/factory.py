@@ -20,8 +20,12 @@ from reward.scorers import (
 )
 from reward.scorers.refusal import PHRASES
 from reward.types import Prompt
-from server.config_scorers import ScorerConfig
+from server.config_scorers import ClipConfig, JudgeConfig, ScorerConfig
 from server.engine.port import Engine
+from server.scorers.clip import ClipScorer, ClipWorker
+from server.scorers.http import JsonEndpoint, key_from
+from server.scorers.judge import JudgeScorer
+from server.scorers.pooling import PoolingScorer
 from server.scorers.program import ProgramScorer
 from server.scorers.watched import Watched
 from server.wire.base import BASE
@@ -33,6 +37,8 @@ class ScorerFactory:
 
     def __init__(self, engine: Engine | None) -> None:
         self._engine = engine
+        self._open: list[JsonEndpoint | ClipWorker] = []
+        self._workers: dict[tuple[str, str, str], ClipWorker] = {}
 
     def build(self, config: ScorerConfig) -> Scorer:
         """Raises `ValueError` with one line where the settings cannot be followed."""
@@ -43,36 +49,47 @@ class ScorerFactory:
 
     async def close(self) -> None:
         """Release connections and end processes; idempotent."""
+        while self._open:
+            await self._open.pop().close()
 
-    def _build(self, config: ScorerConfig) -> Scorer:  # noqa: PLR0911 - one branch for each kind
+    def _build(self, config: ScorerConfig) -> Scorer:
         name = config.label
         match config.kind:
-            case "logprob":
-                return LogprobScorer(name)
-            case "self_certainty":
-                return SelfCertaintyScorer(config.top_k, name)
             case "implicit":
                 return self._implicit(config)
-            case "length":
-                return LengthScorer(config.target_tokens, name)
-            case "repetition":
-                return RepetitionScorer(name)
-            case "format":
-                assert config.form is not None
-                return FormatScorer(config.form, name)
-            case "json_schema":
-                assert config.schema_file is not None
-                return SchemaScorer(_read_schema(config.schema_file), name)
-            case "language":
-                return LanguageScorer(config.language, name)
-            case "refusal":
-                phrases = PHRASES if config.phrases is None else config.phrases
-                return RefusalScorer(phrases, name)
+            case "judge" | "pooling":
+                return Watched(self._remote(config))
             case "program":
                 assert config.program is not None
                 return Watched(ProgramScorer(config.program, name))
+            case "clip":
+                assert config.clip is not None
+                worker = self._worker(config.clip, config.timeout_s)
+                return Watched(ClipScorer(config.clip, worker, name), counts=lambda prompt: bool(prompt.images))
             case _:
-                raise ValueError("not built yet")
+                return _build_pure(config, name)
+
+    def _remote(self, config: ScorerConfig) -> Scorer:
+        settings = config.judge or config.pooling
+        assert settings is not None
+        endpoint = JsonEndpoint(
+            settings.url,
+            key_from(settings.key_env),
+            max_connections=settings.max_concurrent,
+            timeout_s=config.timeout_s,
+        )
+        self._open.append(endpoint)
+        if isinstance(settings, JudgeConfig):
+            return JudgeScorer(settings, endpoint, config.label)
+        return PoolingScorer(settings, endpoint, config.label)
+
+    def _worker(self, config: ClipConfig, timeout_s: float) -> ClipWorker:
+        """Scorers of the same model share a process: two of them would hold the model twice."""
+        key = (config.model, config.python, config.device)
+        if key not in self._workers:
+            self._workers[key] = ClipWorker(config, timeout_s)
+            self._open.append(self._workers[key])
+        return self._workers[key]
 
     def _implicit(self, config: ScorerConfig) -> Scorer:
         engine = self._engine
@@ -84,6 +101,30 @@ class ScorerFactory:
             return scored.token_ids, scored.logprobs
 
         return ImplicitScorer(base_logprobs, BASE, config.beta, config.label)
+
+
+def _build_pure(config: ScorerConfig, name: str) -> Scorer:  # noqa: PLR0911 - one for each kind
+    match config.kind:
+        case "logprob":
+            return LogprobScorer(name)
+        case "self_certainty":
+            return SelfCertaintyScorer(config.top_k, name)
+        case "length":
+            return LengthScorer(config.target_tokens, name)
+        case "repetition":
+            return RepetitionScorer(name)
+        case "format":
+            assert config.form is not None
+            return FormatScorer(config.form, name)
+        case "json_schema":
+            assert config.schema_file is not None
+            return SchemaScorer(_read_schema(config.schema_file), name)
+        case "language":
+            return LanguageScorer(config.language, name)
+        case "refusal":
+            return RefusalScorer(PHRASES if config.phrases is None else config.phrases, name)
+        case kind:
+            raise ValueError(f"{kind} is not a scorer of answers alone")
 
 
 def _read_schema(path: Path) -> dict[str, Any]:
