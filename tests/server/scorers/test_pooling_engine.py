@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import io
 import json
 import os
@@ -69,10 +70,8 @@ def reward_engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             yield f"http://{LOOPBACK}:{port}"
         finally:
             process.terminate()
-            try:
+            with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(20)
-            except subprocess.TimeoutExpired:
-                pass
             end_group(process.pid)
             process.wait()
 
