@@ -49,6 +49,7 @@ def reward_engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Its URL. The model's name is `rm`."""
     root = tmp_path_factory.mktemp("pooling")
     write_reward_model(root / "rm")
+    (root / "adapters").mkdir()  # the launcher's variables name it, and vLLM insists on it
     port = free_port()
     command = [
         *(sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(root / "rm")),
