@@ -149,9 +149,13 @@ class ScorerConfig(Section):
     phrases: dict[str, float] | None = None
     """`refusal`: phrases in lower case and their weights, in place of the built-in list."""
     judge: JudgeConfig | None = None
+    """`judge`: its settings, a table of their own."""
     pooling: PoolingConfig | None = None
+    """`pooling`: the same."""
     clip: ClipConfig | None = None
+    """`clip`: the same."""
     program: ProgramConfig | None = None
+    """`program`: the same."""
 
     @property
     def label(self) -> str:

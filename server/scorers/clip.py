@@ -103,6 +103,8 @@ class ClipWorker:
             running.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await running
+        while not self._jobs.empty():
+            _fail([self._jobs.get_nowait()], "the worker was ended")
         await self._end()
 
     async def _work(self) -> None:

@@ -35,7 +35,9 @@ class JudgeScorer:
         self._kept: Cache[tuple[bytes, tuple[str, ...]], float] = Cache(config.cache_size)
 
     async def score(self, prompt: Prompt, candidates: Sequence[Candidate]) -> list[float | None]:
-        """`pointwise`: 0 to 1. `pairwise`: log-strength, 0 for an average answer."""
+        """`pointwise`: 0 to 1. `pairwise`: log-strength, 0 for an average answer; nothing for one that stands alone."""
+        if self._config.mode == "pairwise" and len(candidates) == 1:
+            return [None]
         texts = list(dict.fromkeys(one.text for one in candidates))
         compares = self._config.mode == "pairwise"
         values = await (self._compare_all(prompt, texts) if compares else self._mark_all(prompt, texts))

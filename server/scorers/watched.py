@@ -46,7 +46,8 @@ class Watched:
             values = await self._scorer.score(prompt, candidates)
             if len(values) != len(candidates):
                 raise ScorerError(f"{len(values)} values for {len(candidates)} answers")
-            if self._counts(prompt):
+            # Answers that are all the same may well get the same.
+            if self._counts(prompt) and len({one.text for one in candidates}) > 1:
                 self._require_opinion(prompt, candidates, values)
         except Exception as error:
             self._report(error)

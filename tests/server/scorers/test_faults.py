@@ -19,12 +19,15 @@ from aiohttp import web
 
 from reward.policy import SafetyPolicy
 from reward.types import Candidate
-from server.config_scorers import ScorerConfig
+from server.config_scorers import ClipConfig, ScorerConfig
 from server.engine.fake import FakeEngine
 from server.engine.port import EngineError, ScoredAnswer
 from server.pipeline.judges import Judges, build_ensemble
 from server.scorers import watched
+from server.scorers.clip import ClipWorker
+from server.scorers.errors import ScorerError
 from server.scorers.factory import ScorerFactory
+from tests.server.engine.waiting import until
 from tests.server.scorers.endpoint import PROMPT, endpoint_that, verdict
 
 FAULTS = ("crash", "hang", "nan", "wrong length", "constant")
@@ -188,6 +191,8 @@ async def test_the_same_answer_many_times_is_no_constant_scorer() -> None:
         judges = Judges(SafetyPolicy(), build_ensemble([ScorerConfig.model_validate(settings)], factory))
         for _ in range(20):
             assert (await judges.judge(PROMPT, candidates(0, 8)))[1] == ()
+        for number in range(100):
+            assert (await judges.judge(PROMPT, candidates(number, 1) * 2))[1] == (), "nor one answer said twice"
         await factory.close()
 
 
@@ -215,13 +220,33 @@ async def test_a_worker_that_dies_is_started_again(tmp_path: Path) -> None:
     factory = ScorerFactory(None)
     settings = {"kind": "clip", "clip": {"model": "m", "python": str(script)}}
     scorer = factory.build(ScorerConfig.model_validate(settings))
-    with pytest.raises(Exception, match="the worker died"):
+    with pytest.raises(ScorerError, match="the worker died"):
         await scorer.score(PROMPT, candidates(0, 2))
-    with pytest.raises(Exception, match="not yet started again"):
+    with pytest.raises(ScorerError, match="not yet started again"):
         await scorer.score(PROMPT, candidates(0, 2))
     await asyncio.sleep(0.6)
     assert await scorer.score(PROMPT, candidates(0, 2)) == [1.0, 1.0]
     await factory.close()
+
+
+async def test_a_full_queue_and_an_end(tmp_path: Path) -> None:
+    """Who comes too late hears it at once; who waits hears when the worker is ended."""
+    script = tmp_path / "worker"
+    script.write_text(WORKER.format(python=sys.executable, act=WORKERS["hang"]))
+    script.chmod(0o755)
+    config = ClipConfig(model="m", python=str(script), max_waiting=1, max_batch=1)
+    worker = ClipWorker(config, timeout_s=30)
+    running = asyncio.create_task(worker.compare([b""], ["a"]))
+    await until(lambda: worker.pid is not None)
+    waiting = asyncio.create_task(worker.compare([b""], ["b"]))
+    await asyncio.sleep(0)
+    with pytest.raises(ScorerError, match="1 requests wait already"):
+        await worker.compare([b""], ["c"])
+    await worker.close()
+    for one in (running, waiting):
+        with pytest.raises(ScorerError, match="was ended"):
+            await one
+    assert worker.pid is None
 
 
 def test_no_worker_is_left_behind() -> None:

@@ -156,6 +156,15 @@ async def test_a_comparison_without_a_verdict_is_not_counted() -> None:
             await judge(endpoint, mode="pairwise").score(PROMPT, answers("bad", "a"))
 
 
+async def test_an_answer_alone_is_not_compared() -> None:
+    """Nothing is asked and nothing is said; equal answers are equally good."""
+    async with endpoint_that(by_length) as endpoint:
+        scorer = judge(endpoint, mode="pairwise")
+        assert await scorer.score(PROMPT, answers("a")) == [None]
+        assert await scorer.score(PROMPT, answers("a", "a")) == [pytest.approx(0.0)] * 2
+        assert endpoint.bodies == []
+
+
 async def test_requests_are_bounded_over_all_prompts() -> None:
     """Never more at once than configured."""
     async with endpoint_that(by_length, delay_s=0.02) as endpoint:
