@@ -79,6 +79,8 @@ class Candidate:
     finish_reason: str
     variant: str = ""
     """Name of a hidden instruction that the prompt carried; empty for the user's own prompt."""
+    alternatives: tuple[tuple[float, ...], ...] = field(default=(), repr=False)
+    """At each token the log-probabilities of the likeliest ones, best first; empty where nobody asked for them."""
 
 
 class Action(StrEnum):

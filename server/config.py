@@ -9,11 +9,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, IPvAnyNetwork, SecretStr, model_validator
+from pydantic import Field, IPvAnyNetwork, SecretStr, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
-Share = Annotated[float, Field(ge=0, le=1)]
-Seconds = Annotated[float, Field(gt=0)]
+from server.config_scorers import ScorerConfig
+from server.config_section import Seconds, Section, Share
 
 SOURCE = r"^(https://\*|https?://(\*\.)?[a-z0-9_-]+(\.[a-z0-9_-]+)*)(:[0-9]{1,5})?$"
 """An origin that images may be fetched from."""
@@ -21,12 +21,6 @@ LORA_TARGET_MODULES = (
     "qkv_proj", "o_proj", "gate_up_proj", "down_proj", "q_proj", "k_proj", "v_proj", "gate_proj", "up_proj",
 )  # fmt: skip
 """Modules that the engine wraps for LoRA. `lm_head` is left out: wrapped, concurrent scorings kill the engine."""
-
-
-class Section(BaseModel):
-    """A part of the tree: immutable, and strict about unknown keys."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
 class HttpConfig(Section):
@@ -269,21 +263,6 @@ class RuleConfig(Section):
     """`repetition`: how often one sentence may occur."""
 
 
-class ScorerConfig(Section):
-    """One scorer and its weight in the ensemble."""
-
-    kind: Literal["logprob", "implicit", "length", "repetition"]
-    """Which scorer."""
-    weight: float = 1.0
-    """Weight in the ensemble."""
-    beta: float = Field(0.1, gt=0)
-    """`implicit`: scale of log π_adapter − log π_base."""
-    target_tokens: int = Field(0, ge=0)
-    """`length`: answers longer than this lose in proportion."""
-    timeout_s: Seconds = 10.0
-    """A scorer that takes longer counts as failed for the request."""
-
-
 class SignalsConfig(Section):
     """How signals become training data."""
 
@@ -454,6 +433,13 @@ class AliasConfig(Section):
     gate: GateConfig = GateConfig()
     rollout: RolloutConfig = RolloutConfig()
     learner: LearnerConfig = LearnerConfig()
+
+    @model_validator(mode="after")
+    def _scorers_can_be_told_apart(self) -> Self:
+        labels = [scorer.label for scorer in self.scorers]
+        if len(set(labels)) != len(labels):
+            raise ValueError("two scorers of an alias have the same name: set name")
+        return self
 
 
 class Config(BaseSettings):

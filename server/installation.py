@@ -52,6 +52,7 @@ from server.pipeline.sanitise import Sanitiser, special_tokens
 from server.pipeline.shadow import Shadows
 from server.pipeline.vision import takes_images
 from server.retention import Retention
+from server.scorers.factory import ScorerFactory
 from server.services import Services
 from server.store.blobs import BlobStore
 from server.store.database import Database
@@ -171,7 +172,8 @@ class Installation:
         await registry.start()
         engine = EnginePool(self._connect(config), affinity_factor=config.engine.affinity_factor)
         self._stack.push_async_callback(engine.close)
-        judges = build_all_judges(config, engine)
+        scorers = self._open_scorers(engine)
+        judges = build_all_judges(config, scorers)
         prober = ReplicaProber(
             engine,
             Prober(database, blobs),
@@ -211,7 +213,7 @@ class Installation:
             registry=registry,
             router=router,
             prober=prober,
-            gates=await asyncio.to_thread(load_gates, config, database, blobs, engine, judges),
+            gates=await asyncio.to_thread(load_gates, config, database, blobs, engine, judges, scorers=scorers),
             aliases=config.aliases,
             engines=[engine],
             clock=time.time,
@@ -314,6 +316,11 @@ class Installation:
         retention.start()
         self._stack.push_async_callback(retention.stop)
 
+    def _open_scorers(self, engine: Engine) -> ScorerFactory:
+        scorers = ScorerFactory(engine)
+        self._stack.push_async_callback(scorers.close)
+        return scorers
+
     async def _open_intake(self, metrics: Metrics) -> MediaIntake:
         config = self._config
         try:
@@ -376,16 +383,22 @@ def build_registry(
     )
 
 
-def build_all_judges(config: Config, engine: Engine) -> dict[str, Judges]:
+def build_all_judges(config: Config, scorers: ScorerFactory) -> dict[str, Judges]:
     """Each alias's judges; raises `StartError` where a rule or scorer cannot be built."""
     try:
-        return {alias.name: build_judges(alias, engine) for alias in config.aliases}
+        return {alias.name: build_judges(alias, scorers) for alias in config.aliases}
     except ValueError as error:
         raise StartError(str(error)) from None
 
 
 def load_gates(
-    config: Config, database: Database, blobs: BlobStore, engine: Engine, judges: Mapping[str, Judges]
+    config: Config,
+    database: Database,
+    blobs: BlobStore,
+    engine: Engine,
+    judges: Mapping[str, Judges],
+    *,
+    scorers: ScorerFactory,
 ) -> dict[str, Gate]:
     """Each alias's gate with its suites; raises `StartError` where a suite cannot be read."""
 
@@ -397,7 +410,7 @@ def load_gates(
             engine,
             alias,
             is_blocked=lambda prompt, text: policy.blocks_output(text),
-            ensemble=build_ensemble(rewards.judging(alias.scorers), engine),
+            ensemble=build_ensemble(rewards.judging(alias.scorers), scorers),
         )
 
     try:

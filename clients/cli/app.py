@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from clients.cli import exchange, keys, operate, privacy, talk, up
+from clients.cli import exchange, keys, operate, privacy, reward, talk, up
 
 app = typer.Typer(
     name="plumbline",
@@ -22,3 +22,4 @@ talk.register(app)
 exchange.register(app)
 privacy.register(app)
 keys.register(app)
+reward.register(app)

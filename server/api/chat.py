@@ -142,6 +142,7 @@ async def build_task(body: ChatRequest, caller: Principal, services: Services) -
             stop=tuple(body.stop),
             seed=body.seed,
             top_logprobs=body.top_logprobs,
+            certainty_top_k=_certainty_wanted(alias) if best_of > 1 else 0,
             logit_bias=tuple((int(token), bias) for token, bias in body.logit_bias.items()),
             json_schema=body.answer_schema,
             forced_tools=body.forced_tools,
@@ -153,6 +154,11 @@ async def build_task(body: ChatRequest, caller: Principal, services: Services) -
         is_stored=body.store,
         calls_tools=body.may_call_tools,
     )
+
+
+def _certainty_wanted(alias: AliasConfig) -> int:
+    """Alternatives that the alias's scorers read."""
+    return max((one.top_k for one in alias.scorers if one.kind == "self_certainty"), default=0)
 
 
 async def _require_tools(services: Services) -> None:

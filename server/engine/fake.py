@@ -226,7 +226,11 @@ class FakeEngine:
         if finish_reason == "stop":
             token_ids.append(END_OF_TURN)
             logprobs.append(-0.5)
-        return Candidate(index, model, text, tuple(token_ids), tuple(logprobs), finish_reason)
+        kept = range(sampling.certainty_top_k)
+        alternatives = tuple(tuple(value - place for place in kept) for value in logprobs) if kept else ()
+        return Candidate(
+            index, model, text, tuple(token_ids), tuple(logprobs), finish_reason, alternatives=alternatives
+        )
 
     def _logprobs(self, model: str, prompt: Prompt, pieces: Sequence[str]) -> tuple[float, ...]:
         if self.token_logprob is not None:

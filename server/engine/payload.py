@@ -77,9 +77,9 @@ def chat_body(model: str, prompt: Prompt, n: int, sampling: Sampling, *, stream:
         body["structured_outputs"] = {"json": sampling.json_schema}
     if sampling.forced_tools:
         body["structured_outputs"] = {"structural_tag": tool_calls.grammar(prompt.tools, sampling.forced_tools)}
-    if sampling.top_logprobs:
+    if wanted := _alternatives_wanted(sampling):
         # vLLM counts the sampled token among the alternatives: one more, and the k likeliest are surely there.
-        body["top_logprobs"] = min(sampling.top_logprobs + 1, MAX_TOP_LOGPROBS)
+        body["top_logprobs"] = min(wanted + 1, MAX_TOP_LOGPROBS)
     return body
 
 
@@ -172,7 +172,8 @@ def generation_from(reply: Json, model: str, n: int, sampling: Sampling) -> Gene
 
 
 def _candidate(choice: Json, model: str, sampling: Sampling) -> tuple[Candidate, tuple[TokenAlternatives, ...]]:
-    token_ids, tokens = _sampled(choice, sampling.top_logprobs)
+    token_ids, tokens = _sampled(choice, _alternatives_wanted(sampling))
+    certain = sampling.certainty_top_k
     candidate = Candidate(
         index=choice["index"],
         adapter=model,
@@ -180,8 +181,13 @@ def _candidate(choice: Json, model: str, sampling: Sampling) -> tuple[Candidate,
         token_ids=token_ids,
         logprobs=tuple(token.logprob for token in tokens),
         finish_reason=_finish_reason(choice["finish_reason"]),
+        alternatives=tuple(tuple(value for _, value in one.top[:certain]) for one in tokens) if certain else (),
     )
-    return candidate, tokens
+    return candidate, tuple(dataclasses.replace(one, top=one.top[: sampling.top_logprobs]) for one in tokens)
+
+
+def _alternatives_wanted(sampling: Sampling) -> int:
+    return max(sampling.top_logprobs, sampling.certainty_top_k)
 
 
 def delta_from(event: Json, sampling: Sampling) -> Delta | None:

@@ -25,6 +25,8 @@ class Sampling:
     seed: int | None = None
     top_logprobs: int = 0
     """Alternatives reported for each token, beside the sampled one."""
+    certainty_top_k: int = 0
+    """Likeliest log-probabilities at each token that `Candidate.alternatives` holds, for scorers. Streams have none."""
     logit_bias: tuple[tuple[int, float], ...] = ()
     """(token id, what is added to its logit)."""
     json_schema: str | None = None

@@ -7,15 +7,15 @@ from dataclasses import dataclass
 
 from reward.ensemble import Ensemble, Member, Scored
 from reward.policy import SafetyPolicy
-from reward.ports import Rule, Scorer
+from reward.ports import Rule
 from reward.rules import LengthRule, PatternRule, RepetitionRule
-from reward.scorers import ImplicitScorer, LengthScorer, LogprobScorer, RepetitionScorer
+from reward.scorers import ImplicitScorer, LogprobScorer, SelfCertaintyScorer
 from reward.types import Action, Candidate, Judgement, Prompt
-from server.config import AliasConfig, RuleConfig, ScorerConfig
-from server.engine.port import Engine
-from server.wire.base import BASE
+from server.config import AliasConfig, RuleConfig
+from server.config_scorers import ScorerConfig
+from server.scorers.factory import ScorerFactory
 
-OWN_OPINION = (ImplicitScorer, LogprobScorer)
+OWN_OPINION = (ImplicitScorer, LogprobScorer, SelfCertaintyScorer)
 """Scorers that read the policy's own log-probabilities: good for choosing among its answers, no judges of it."""
 
 
@@ -53,7 +53,7 @@ class Judges:
         return self.ensemble.value(judgement.scores, without=OWN_OPINION)
 
 
-def build_judges(alias: AliasConfig, engine: Engine) -> Judges:
+def build_judges(alias: AliasConfig, factory: ScorerFactory) -> Judges:
     """Raises `ValueError` with one line where a rule or scorer cannot be built."""
     rules = [(rule, build_rule(rule)) for rule in alias.rules]
     return Judges(
@@ -61,15 +61,13 @@ def build_judges(alias: AliasConfig, engine: Engine) -> Judges:
             inputs=tuple(built for rule, built in rules if rule.on in {"input", "both"}),
             outputs=tuple(built for rule, built in rules if rule.on in {"output", "both"}),
         ),
-        build_ensemble(alias.scorers, engine),
+        build_ensemble(alias.scorers, factory),
     )
 
 
-def build_ensemble(scorers: Sequence[ScorerConfig], engine: Engine) -> Ensemble:
+def build_ensemble(scorers: Sequence[ScorerConfig], factory: ScorerFactory) -> Ensemble:
     """Raises `ValueError` with one line where a scorer cannot be built."""
-    return Ensemble(
-        tuple(Member(build_scorer(one, engine), weight=one.weight, timeout_s=one.timeout_s) for one in scorers)
-    )
+    return Ensemble(tuple(Member(factory.build(one), weight=one.weight, timeout_s=one.timeout_s) for one in scorers))
 
 
 def build_rule(config: RuleConfig) -> Rule:
@@ -81,22 +79,3 @@ def build_rule(config: RuleConfig) -> Rule:
             return LengthRule(config.name, config.max_chars, action)
         case "repetition":
             return RepetitionRule(config.name, config.max_repeats, action)
-
-
-def build_scorer(config: ScorerConfig, engine: Engine) -> Scorer:
-    match config.kind:
-        case "logprob":
-            return LogprobScorer()
-        case "repetition":
-            return RepetitionScorer()
-        case "length":
-            if not config.target_tokens:
-                raise ValueError("scorer length: set target_tokens")
-            return LengthScorer(config.target_tokens)
-        case "implicit":
-
-            async def base_logprobs(prompt: Prompt, answer: str) -> tuple[tuple[int, ...], tuple[float, ...]]:
-                scored = await engine.score(engine.base_model, prompt, answer)
-                return scored.token_ids, scored.logprobs
-
-            return ImplicitScorer(base_logprobs, BASE, config.beta)

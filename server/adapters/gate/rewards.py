@@ -1,8 +1,8 @@
 """What the alias's ensemble makes of two adapters' answers to the same questions.
 
-No policy is judged by its own likelihood: scorers that read it (`implicit`, `logprob`) rise with every training,
-whatever it taught. Length alone is no taste either, and has a check of its own. Where nothing else is configured
-there is nothing to compare.
+No policy is judged by its own likelihood: scorers that read it (`implicit`, `logprob`, `self_certainty`) rise with
+every training, whatever it taught. Length alone is no taste either, and has a check of its own. Where nothing else is
+configured there is nothing to compare.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from functools import partial
 
 from reward.ensemble import Ensemble
 from server.adapters.gate.answers import Answer, OnProgress, gather_bounded
-from server.config import ScorerConfig
+from server.config_scorers import ScorerConfig
 
-OWN_LIKELIHOOD = frozenset({"implicit", "logprob"})
+OWN_LIKELIHOOD = frozenset({"implicit", "logprob", "self_certainty"})
 NO_TASTE = OWN_LIKELIHOOD | {"length"}
 
 

@@ -259,12 +259,14 @@ async def test_the_ensemble_compares_the_answers_of_both(world: World) -> None:
         (["implicit"], []),
         (["logprob", "length"], []),
         (["implicit", "repetition", "length"], ["repetition", "length"]),
+        (["self_certainty", "length"], []),
         ([], []),
     ],
 )
 def test_no_policy_is_judged_by_its_own_likelihood(kinds: list[str], judges: list[str]) -> None:
     """Nor by the length of its answers alone, which has a check of its own."""
-    scorers = [ScorerConfig.model_validate({"kind": kind}) for kind in kinds]
+    needed = {"length": {"target_tokens": 8}}
+    scorers = [ScorerConfig.model_validate({"kind": kind} | needed.get(kind, {})) for kind in kinds]
     assert [one.kind for one in rewards.judging(scorers)] == judges
 
 

@@ -254,3 +254,14 @@ def test_a_parameter_that_the_engine_cannot_follow_is_told_apart(message: str, p
     assert isinstance(error, RefusedParameter)
     assert error.parameter == parameter
     assert not error.retryable
+
+
+def test_alternatives_for_scorers_are_kept_apart_from_those_of_the_request() -> None:
+    """The engine is asked for the larger number; the reply shows what the request wanted, the candidate the rest."""
+    sampling = Sampling(max_tokens=9, top_logprobs=1, certainty_top_k=3)
+    assert payload.chat_body("base", PROMPT, 1, sampling, stream=False)["top_logprobs"] == 4
+    token = entry("a", -1.0, ("d", -4.0), ("a", -1.0), ("b", -2.0), ("c", -3.0))
+    answer = choice(0, "a", token_ids=[71], logprobs={"content": [token]})
+    generation = payload.generation_from(reply(answer), "base", 1, sampling)
+    assert generation.tokens[0][0].top == (("a", -1.0),)
+    assert generation.candidates[0].alternatives == ((-1.0, -2.0, -3.0),)

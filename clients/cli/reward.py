@@ -1,0 +1,191 @@
+"""`plumbline reward check`: how good the scorers of an alias are, before one trusts them."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from clients.cli.session import REFUSED, WRONG_ARGUMENTS, console, fail, table
+from clients.exchange.formats import FORMATS, Format
+from clients.exchange.rows import UnreadableFile, read_rows
+from clients.exchange.sending import Problem, Reader, Summary
+from server.wire.exchange import ImportGroup, ImportPair
+from server.wire.reward import CheckLine, PreferencePair, RewardReport, ScorerReport
+
+app = typer.Typer(name="reward", help="Scorers: how far they can be trusted.", no_args_is_help=True)
+
+
+def register(root: typer.Typer) -> None:
+    """Add the commands to the tree."""
+    root.add_typer(app)
+
+
+@app.callback()
+def _group() -> None:
+    """Scorers: how far they can be trusted."""
+
+
+@app.command("check")
+def check(
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", exists=True, dir_okay=False, help="JSON lines, a JSON list, or Parquet.")
+    ],
+    *,
+    config: Annotated[
+        Path, typer.Option(exists=True, dir_okay=False, help="The server's configuration, with the scorers.")
+    ],
+    alias: Annotated[str, typer.Option(help="Whose scorers; the configuration's first alias if absent.")] = "",
+    format: Annotated[Format, typer.Option(help="Whose columns the file has.")] = Format.TRL,
+    images: Annotated[
+        Path | None,
+        typer.Option(exists=True, file_okay=False, help="Where the named images lie; FILE's directory if absent."),
+    ] = None,
+    engine: Annotated[
+        str, typer.Option(help="URL of a running vLLM, for scorers that read the policy's log-probabilities.")
+    ] = "",
+    adapter: Annotated[str, typer.Option(help="The adapter on that engine whose log-probabilities are read.")] = "",
+    concurrency: Annotated[int, typer.Option(min=1, max=256, help="Pairs asked about at once; 1 times exactly.")] = 4,
+    json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+) -> None:
+    """Score preference pairs (TRL's format; the prompt may be implicit) with each scorer of an alias.
+
+    Shows how often a scorer prefers the chosen answer, whether its margins tell how sure it is, where scorers agree,
+    what they cost and why they fail. The scorers are built from the configuration here; no server has to run.
+    """
+    summary = Summary()
+    arguments = ["--config", str(config), "--alias", alias, "--engine", engine, "--adapter", adapter]
+    try:
+        pairs = _Pairs(file, Reader(FORMATS[format], images or file.parent, summary))
+        report = _run([*arguments, "--concurrency", str(concurrency)], pairs)
+    except UnreadableFile as error:
+        return fail(f"{file}: {error}", REFUSED)
+    except OSError as error:
+        return fail(f"{file}: {error.strerror}", REFUSED)
+    for problem in [*summary.problems, *pairs.refused]:
+        print(f"{problem.number}: {problem.reason}", file=sys.stderr)
+    if isinstance(report, str):
+        return fail(report, WRONG_ARGUMENTS)
+    if json:
+        print(report.model_dump_json(indent=2))
+    else:
+        _show(report)
+    if not report.pairs - report.unusable:
+        return fail("the file holds no pair that can be used", REFUSED)
+    return None
+
+
+class _Pairs:
+    """The file's pairs, one line each for the checking process."""
+
+    def __init__(self, file: Path, reader: Reader) -> None:
+        self._file = file
+        self._reader = reader
+        self.numbers: list[int] = []
+        """The row of each line that was sent."""
+        self.refused: list[Problem] = []
+        self.error: Exception | None = None
+
+    def lines(self) -> Iterator[bytes]:
+        for number, group in self._reader.groups(read_rows(self._file)):
+            pairs = list(_pairs_of(group))
+            if not pairs:
+                self.refused.append(Problem(number, "the row holds no pair"))
+            for pair in pairs:
+                self.numbers.append(number)
+                yield pair.model_dump_json(exclude_none=True).encode() + b"\n"
+
+    def feed(self, pipe: IO[bytes]) -> None:
+        try:
+            with pipe:
+                for line in self.lines():
+                    pipe.write(line)
+                    pipe.flush()
+        except BrokenPipeError:
+            pass  # it says itself why it ended
+        except (OSError, UnreadableFile) as error:
+            self.error = error
+
+
+def _pairs_of(group: ImportGroup) -> Iterator[PreferencePair]:
+    for opinion in group.opinions:
+        if isinstance(opinion, ImportPair):
+            chosen, rejected = group.candidates[opinion.chosen], group.candidates[opinion.rejected]
+            yield PreferencePair(messages=group.messages, chosen=chosen, rejected=rejected)
+
+
+def _run(arguments: list[str], pairs: _Pairs) -> RewardReport | str:
+    """The report, or why there is none. Raises what reading the file raised."""
+    command = [sys.executable, "-m", "server.checking", *arguments]
+    shown = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    screen = Console(stderr=True)
+    report: RewardReport | str = "the checking process ended without a report"
+    with (
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process,
+        Progress(*shown, console=screen, transient=True, disable=not screen.is_terminal) as bar,
+    ):
+        assert process.stdin is not None
+        assert process.stdout is not None
+        feeding = threading.Thread(target=pairs.feed, args=(process.stdin,), daemon=True)
+        feeding.start()
+        task = bar.add_task("pairs", total=None)
+        try:
+            for text in process.stdout:
+                line = CheckLine.model_validate_json(text)
+                if line.progress is not None:
+                    bar.update(task, completed=line.progress.done, total=len(pairs.numbers))
+                    if line.progress.problem is not None:
+                        pairs.refused.append(Problem(pairs.numbers[line.progress.pair], line.progress.problem))
+                report = line.report or line.error or report
+        except BaseException:
+            process.kill()
+            raise
+        feeding.join()
+    if pairs.error is not None:
+        raise pairs.error
+    return report
+
+
+def _show(report: RewardReport) -> None:
+    columns = ["scorer", "pairs", "accuracy (95%)", "ties", "AUC", "ECE", "ms/answer", "p95", "failures"]
+    screen = console()
+    screen.print(table(columns, [_row(one) for one in report.scorers]))
+    used = [one for one in report.scorers if one.skipped is None]
+    if len(used) > 1:
+        screen.print(_matrix(report, [one.name for one in used]))
+    for one in report.scorers:
+        if one.skipped is not None:
+            screen.print(f"{one.name}: not applicable; {one.skipped}", markup=False)
+        elif one.reason is not None:
+            screen.print(f"{one.name}: failed {one.failures} times, mostly: {one.reason}", markup=False)
+    screen.print(f"{report.pairs - report.unusable} pairs of {report.alias}, {report.unusable} could not be used")
+
+
+def _row(one: ScorerReport) -> list[str]:
+    if one.skipped is not None:
+        return [one.name, "not applicable"]
+    share = one.accuracy
+    accuracy = "" if share is None else f"{share.value:.3f} ({share.low:.3f} to {share.high:.3f})"
+    numbers = [f"{value:.3f}" if value is not None else "" for value in (one.auc, one.ece)]
+    times = [f"{value:.1f}" if value is not None else "" for value in (one.ms_per_answer, one.ms_per_answer_p95)]
+    return [one.name, str(one.pairs), accuracy, str(one.ties), *numbers, *times, str(one.failures)]
+
+
+def _matrix(report: RewardReport, names: list[str]) -> Table:
+    shares = {(one.first, one.second): one.share for one in report.agreement}
+
+    def cell(row: str, column: str) -> str:
+        if row == column:
+            return "1"
+        share = shares.get((row, column), shares.get((column, row)))
+        return "" if share is None else f"{share:.3f}"
+
+    return table(["agreement", *names], [[row, *(cell(row, column) for column in names)] for row in names])
