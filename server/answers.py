@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from reward.policy import SafetyPolicy, is_blocked
+from reward.policy import Reading, SafetyPolicy, is_blocked
 from server.ids import candidate_id
 from server.store.records import CandidateRecord
 
@@ -39,14 +39,15 @@ class AnswerIntake:
         is_shown: bool,
     ) -> CandidateRecord:
         """The candidate. `text` was cleaned before; `name` is the last part of its id."""
-        verdicts = self.policies[alias].check_output(text) if alias in self.policies else ()
+        reading = self.policies[alias].read(text) if alias in self.policies else Reading(())
+        verdicts = reading.verdicts
         return CandidateRecord(
             id=candidate_id(group_id, name),
             position=position,
             adapter=adapter,
             variant="",
             text=text,
-            shown_text=None,
+            shown_text=reading.shown_text,
             token_ids=token_ids,
             logprobs=logprobs,
             finish_reason="length",

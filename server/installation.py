@@ -172,6 +172,8 @@ class Installation:
         engine = EnginePool(self._connect(config), affinity_factor=config.engine.affinity_factor)
         self._stack.push_async_callback(engine.close)
         judges = build_all_judges(config, engine)
+        for one in judges.values():
+            self._stack.push_async_callback(one.close)
         prober = ReplicaProber(
             engine,
             Prober(database, blobs),
@@ -268,6 +270,7 @@ class Installation:
                 base_digest=base_digest,
                 engine_timeout_s=config.chat.engine_timeout_s,
                 rng=random.Random(),  # noqa: S311 - which answer is compared is no secret
+                clean=sanitiser.clean,
             ),
             feedback=FeedbackDesk(
                 config=config,
@@ -377,7 +380,7 @@ def build_registry(
 
 
 def build_all_judges(config: Config, engine: Engine) -> dict[str, Judges]:
-    """Each alias's judges; raises `StartError` where a rule or scorer cannot be built."""
+    """Each alias's judges; raises `StartError` where a policy, rule or scorer cannot be built."""
     try:
         return {alias.name: build_judges(alias, engine) for alias in config.aliases}
     except ValueError as error:
