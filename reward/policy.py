@@ -83,6 +83,10 @@ class SafetyPolicy:
         reaches = [rule.reach for rule in self._binding]
         return None if None in reaches else max(filter(None, reaches), default=0)
 
+    @property
+    def output_guard_names(self) -> frozenset[str]:
+        return frozenset(guard.name for guard in self.output_guards)
+
     def check_input(self, text: str) -> tuple[Verdict, ...]:
         return self._apply(self.inputs, text)
 
@@ -106,10 +110,9 @@ class SafetyPolicy:
         )
         verdicts = tuple(found)
         guards = {guard.name for guard in self.input_guards}
-        if not is_blocked(one for one in verdicts if not one.has_failed):
-            for verdict in verdicts:
-                if verdict.has_failed and verdict.rule in guards:
-                    raise GuardDown(verdict.rule)
+        down = [one.rule for one in verdicts if one.has_failed and one.rule in guards]
+        if down and not is_blocked(one for one in verdicts if not one.has_failed):
+            raise GuardDown(down[0])
         return verdicts
 
     def check_output(self, text: str) -> tuple[Verdict, ...]:
