@@ -53,7 +53,7 @@ class Settling(Protocol):
     def settled(self, text: str) -> int:
         """Up to where a growing text is settled: what the rule finds that begins before it, no further text changes.
 
-        At least `len(text) - reach`; never falls as the text grows.
+        At least `len(text) - reach`.
         """
         ...
 

@@ -52,16 +52,16 @@ class WordsRule:
     action: Action = Action.BLOCK
     _known: frozenset[tuple[str, ...]] = field(init=False, repr=False, compare=False)
     _lengths: tuple[int, ...] = field(init=False, repr=False, compare=False)
-    _reach: int = field(init=False, repr=False, compare=False)
+    _widest: int = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         known = frozenset(words_of(phrase) for phrase in self.phrases)
         if not known or () in known:
             raise ValueError(f"rule {self.name}: every entry of a word list needs a letter or a digit")
-        widest = max(sum(map(len, one)) + MAX_GAP * (len(one) - 1) for one in known) * _CLUSTER_CHARS
+        widest = max(sum(map(len, one)) + MAX_GAP * (len(one) - 1) for one in known)
         object.__setattr__(self, "_known", known)
         object.__setattr__(self, "_lengths", tuple(sorted({len(one) for one in known}, reverse=True)))
-        object.__setattr__(self, "_reach", widest + _CLUSTER_CHARS)
+        object.__setattr__(self, "_widest", widest)
 
     @property
     def version(self) -> str:
@@ -69,7 +69,12 @@ class WordsRule:
 
     @property
     def reach(self) -> int:
-        return self._reach
+        return (self._widest + 1) * _CLUSTER_CHARS
+
+    def settled(self, text: str) -> int:
+        """Plain letters hide nothing between them: what has begun in them is no longer than it reads."""
+        is_plain = text[-self.reach :].isascii()
+        return max(0, len(text) - (self._widest + _CLUSTER_CHARS if is_plain else self.reach))
 
     def check(self, text: str) -> Verdict:
         spans = tuple(self._spans(text))
