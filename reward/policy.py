@@ -149,8 +149,10 @@ class SafetyPolicy:
         for rule in self._binding:
             verdict, settled = self._apply_one(rule, text), _settled(rule, text)
             frontier = min(frontier, settled)
-            if verdict.action.forbids and _is_settled(verdict, settled):
-                return View("", 0, is_blocked=True)
+            if verdict.action.forbids:
+                if _is_settled(verdict, settled):
+                    return View("", 0, is_blocked=True)
+                frontier = 0  # most likely it stays forbidden: nothing more leaves until that is known
             found += self._replacements([verdict])
         if "\\" in text:
             meant = escapes.without_escapes(escapes.finished(text))

@@ -6,12 +6,15 @@ Blocking: for worker threads. Images of requests were decoded under limits befor
 
 from __future__ import annotations
 
+import hashlib
 import io
 from itertools import pairwise
 
 from PIL import Image as Pillow
 
 from reward.types import Image
+from server.config import ChatConfig
+from server.pipeline.decoding import verify
 
 WIDTH, HEIGHT = 9, 8
 
@@ -31,3 +34,10 @@ def fingerprint(image: Image) -> int:
         for left, right in pairwise(line):
             bits = bits << 1 | (left > right)
     return bits
+
+
+def listed(data: bytes, limits: ChatConfig) -> str:
+    """The lines that list an image file: as the engine would get it, without metadata. Raises `BadRequest`."""
+    data, mime = verify(data, limits)
+    digest = hashlib.sha256(data).hexdigest()
+    return f"{fingerprint(Image(digest, mime, data)):016x}\n{digest}"

@@ -110,6 +110,8 @@ class Pipeline:
                     judges = self._judges[task.alias.name]
                     async with aclosing(self._stream_pieces(task, parts)) as pieces:
                         async for _ in pieces:
+                            if not parts.is_due():
+                                continue
                             view = judges.policy.view(parts.text)
                             if view.is_blocked:
                                 parts.finish_reason = "content_filter"
@@ -333,6 +335,16 @@ class _Stream:
     ends: deque[tuple[int, int]] = dataclasses.field(default_factory=deque)
     """(where a delta's text ended, tokens up to there), of deltas whose text is not all out."""
     sent_tokens: int = 0
+    due_at: int = 0
+
+    def is_due(self) -> bool:
+        """Whether the rules should look again: they read from the start, so in a long text at every 64th part of it.
+        In all they read no more than some hundred times the text.
+        """
+        if len(self.text) < self.due_at:
+            return False
+        self.due_at = len(self.text) + max(1, len(self.text) // 64)
+        return True
 
     def add(self, delta: Delta) -> None:
         self.text += delta.text
