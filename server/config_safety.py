@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final, Literal, Self
 
-from pydantic import Field, SecretStr, model_validator
+from pydantic import Field, model_validator
 
 from server.config_base import Seconds, Section
 
@@ -26,7 +26,7 @@ SETTINGS_OF: Final[dict[str, frozenset[str]]] = {
     "language": frozenset({"scripts", "max_letters"}),
     "image_limits": frozenset({"max_images", "max_image_bytes"}),
     "known_images": frozenset({"file", "max_distance"}),
-    "guard": frozenset({"url", "model", "format", "categories", "key", "timeout_s", "max_concurrent"}),
+    "guard": frozenset({"url", "model", "format", "categories", "key_env", "timeout_s", "max_concurrent"}),
 }
 """What each kind of rule reads, beside what all do."""
 FINDS_PLACES: Final = frozenset({"pattern", "words", "pii"})
@@ -90,8 +90,8 @@ class RuleConfig(Section):
     categories: tuple[str, ...] = ()
     """`guard`: what counts, in the model's own names (`S1` ..., or `dangerous`, `harassment`, `hate`, `sexual`); empty:
     all of them."""
-    key: SecretStr | None = None
-    """`guard`: API key, where the endpoint wants one."""
+    key_env: str = Field("", pattern=r"^[A-Za-z0-9_]*$")
+    """`guard`: name of the environment variable that holds the API key, where the endpoint wants one."""
     timeout_s: Seconds = 10.0
     """`guard`: how long one question may take, waiting for its turn included."""
     max_concurrent: int = Field(16, ge=1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import tomllib
 from collections.abc import Iterable
 from pathlib import Path
@@ -109,6 +110,8 @@ def build_guard(config: RuleConfig) -> GuardModel:
     """Raises `ValueError` with one line."""
     if not config.url or not config.model:
         raise ValueError(f"rule {config.name}: set url and model")
+    if config.key_env and not os.environ.get(config.key_env):
+        raise ValueError(f"rule {config.name}: the environment has no {config.key_env}")
     try:
         asked = build_format(config.format, config.categories)
     except ValueError as error:
@@ -119,7 +122,7 @@ def build_guard(config: RuleConfig) -> GuardModel:
         model=config.model,
         asked=asked,
         action=Action(config.action),
-        key=config.key.get_secret_value() if config.key else "",
+        key=os.environ[config.key_env] if config.key_env else "",
         timeout_s=config.timeout_s,
         max_concurrent=config.max_concurrent,
     )

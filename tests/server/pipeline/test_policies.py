@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -116,9 +117,27 @@ def test_settings_that_do_not_go_together_are_refused(settings: dict[str, Any]) 
         {"kind": "known_images"},
         {"kind": "guard"},
         {"kind": "guard", "url": "http://guard/v1", "model": "m", "categories": ["S99"]},
+        {"kind": "guard", "url": "http://guard/v1", "model": "m", "key_env": "NO_SUCH_VARIABLE"},
     ],
 )
 def test_a_rule_that_cannot_be_built_is_named(settings: dict[str, Any]) -> None:
     """At the start, not at the first request."""
     with pytest.raises(ValueError, match="rule r"):
         build_policy(AliasConfig(rules=(RuleConfig(name="r", **settings),)))
+
+
+def test_the_examples_of_the_page_are_good(tmp_path: Path) -> None:
+    """`docs/safety.md` can be pasted."""
+    page = (Path(__file__).parents[3] / "docs" / "safety.md").read_text()
+    main, shared = (block.partition("```")[0] for block in page.split("```toml")[1:])
+    (tmp_path / "policies").mkdir()
+    (tmp_path / "policies" / "house.toml").write_text(shared)
+    (tmp_path / "policies" / "unfriendly.txt").write_text("stupid\n")
+    (tmp_path / "policies" / "pictures.txt").write_text("f0f0f0f0f0f0f0f0 # rings\n")
+    (settings,) = tomllib.loads(main)["aliases"]
+    alias = AliasConfig.model_validate(settings | {"policy": tmp_path / settings["policy"]})
+    policy = build_policy(alias)
+    assert policy.read("Mail bob@example.org").shown_text == "Mail [personal data]"
+    assert policy.blocks_output("You stupid!")
+    assert policy.blocks_output("The access code is 12.")
+    assert policy.output_guard_names == {"guard"}
