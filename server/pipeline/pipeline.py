@@ -12,27 +12,25 @@ import dataclasses
 import logging
 import random
 import time
-from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import aclosing
 
-from reward.policy import GuardDown, View, is_blocked
+from reward.policy import GuardDown, is_blocked
 from reward.selection import argmax, ranked, rival
-from reward.types import Candidate, Judgement, Selection, Verdict
+from reward.types import Judgement, Selection, Verdict
 from server import faults
 from server.engine.port import (
-    Delta,
     Engine,
     EngineError,
     Generation,
     PromptTooLong,
     RefusedParameter,
-    TokenAlternatives,
     UnknownModel,
 )
 from server.errors import BadRequest, EngineUnavailable, SafetyUnavailable
 from server.inflight import InFlight
 from server.metrics import Metrics
+from server.pipeline.growing import GrowingAnswer
 from server.pipeline.judges import Judges
 from server.pipeline.recording import build_record, store_groups, teaches_at_once
 from server.pipeline.second_wave import SecondWave, Wave
@@ -106,7 +104,7 @@ class Pipeline:
                 if (refusing := await self._refusing(task, verdicts)) is not None:
                     outcome = _refused(task, refusing)
                 else:
-                    parts = _Stream()
+                    parts = GrowingAnswer()
                     judges = self._judges[task.alias.name]
                     async with aclosing(self._stream_pieces(task, parts)) as pieces:
                         async for _ in pieces:
@@ -209,7 +207,7 @@ class Pipeline:
             reward=self._judges[task.alias.name].reward(judged[shown[0]]) if shown else None,
         )
 
-    async def _stream_pieces(self, task: ChatTask, parts: _Stream) -> AsyncGenerator[None]:
+    async def _stream_pieces(self, task: ChatTask, parts: GrowingAnswer) -> AsyncGenerator[None]:
         """Fills `parts` as pieces arrive; yields after each."""
         answer = self._engine.stream(self._model(task), task.prompt, task.sampling)
         try:
@@ -319,62 +317,6 @@ class _KeptOnFailure:
         is_abandoned = issubclass(kind, asyncio.CancelledError | GeneratorExit)
         state = GroupState.ABORTED if is_abandoned else GroupState.FAILED
         await asyncio.shield(self._pipeline.note(self._task, state))
-
-
-@dataclasses.dataclass(slots=True)
-class _Stream:
-    """One streamed answer as far as it has come."""
-
-    text: str = ""
-    token_ids: list[int] = dataclasses.field(default_factory=list)
-    tokens: list[TokenAlternatives] = dataclasses.field(default_factory=list)
-    prompt_token_ids: tuple[int, ...] = ()
-    finish_reason: str = "stop"
-    sent: int = 0
-    """Characters that have left, of what may be seen."""
-    ends: deque[tuple[int, int]] = dataclasses.field(default_factory=deque)
-    """(where a delta's text ended, tokens up to there), of deltas whose text is not all out."""
-    sent_tokens: int = 0
-    due_at: int = 0
-
-    def is_due(self) -> bool:
-        """Whether the rules should look again: they read from the start, so in a long text at every 64th part of it.
-        In all they read no more than some hundred times the text.
-        """
-        if len(self.text) < self.due_at:
-            return False
-        self.due_at = len(self.text) + max(1, len(self.text) // 64)
-        return True
-
-    def add(self, delta: Delta) -> None:
-        self.text += delta.text
-        self.token_ids += delta.token_ids
-        self.tokens += delta.tokens
-        self.prompt_token_ids = self.prompt_token_ids or delta.prompt_token_ids
-        self.finish_reason = delta.finish_reason or self.finish_reason
-        self.ends.append((len(self.text), len(self.tokens)))
-
-    def release(self, view: View) -> Piece | None:
-        """What may leave now and has not left yet; None: nothing. Tokens leave as long as the text is their own."""
-        text, self.sent = view.text[self.sent :], max(self.sent, len(view.text))
-        first = self.sent_tokens
-        while self.ends and self.ends[0][0] <= min(view.plain_until, len(view.text)):
-            _, self.sent_tokens = self.ends.popleft()
-        tokens = tuple(self.tokens[first : self.sent_tokens])
-        return Piece(text, tokens) if text or tokens else None
-
-    def rest(self, outcome: Outcome) -> Piece | None:
-        """What is yet to leave of the answer that is shown; where a second wave made it, all of it."""
-        position = outcome.shown[0]
-        judgement = outcome.judgements[position]
-        text = judgement.visible_text
-        if position:
-            return Piece(text, () if judgement.shown_text is not None else outcome.tokens[position])
-        return self.release(View(text, len(text) if judgement.shown_text is None else 0))
-
-    def candidate(self, adapter: str) -> Candidate:
-        logprobs = tuple(token.logprob for token in self.tokens)
-        return Candidate(0, adapter, self.text, tuple(self.token_ids), logprobs, self.finish_reason)
 
 
 def _refused(task: ChatTask, verdict: Verdict) -> Outcome:
