@@ -76,14 +76,6 @@ class SafetyPolicy:
     image_timeout_s: float = 10.0
 
     @property
-    def hold_back(self) -> int | None:
-        """How many characters of a growing answer have to wait at its end at most; None: the whole answer."""
-        if self.output_guards:
-            return None
-        reaches = [rule.reach for rule in self._binding]
-        return None if None in reaches else max(filter(None, reaches), default=0)
-
-    @property
     def output_guard_names(self) -> frozenset[str]:
         return frozenset(guard.name for guard in self.output_guards)
 
