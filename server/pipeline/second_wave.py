@@ -25,7 +25,6 @@ log = logging.getLogger(__name__)
 
 REVISION: Final = "revision"
 SECOND_WAVE: Final = "second_wave"
-NO_REASON: Final = "Give a safe answer."
 
 Ask = Callable[[ChatTask], Awaitable[Generation]]
 """The engine's candidates for a task."""
@@ -64,8 +63,8 @@ class SecondWave:
 
     async def after(self, task: ChatTask, wave: Wave) -> Wave:
         """With what was tried; unchanged where something is feasible, or nothing can be tried."""
-        if wave.is_feasible or not wave.judgements:
-            return wave
+        if wave.is_feasible or not any(map(_was_found_unsafe, wave.judgements)):
+            return wave  # where rules and guards only failed, more answers would fare no better
         try:
             wave = await self._revised(task, wave)
             if not wave.is_feasible and task.alias.second_wave.enabled:
@@ -109,7 +108,7 @@ class SecondWave:
 
     def _reasons(self, judgements: Sequence[Judgement]) -> str:
         verdicts = [verdict for judgement in judgements for verdict in judgement.verdicts]
-        return " ".join(self.judges.policy.instructions(verdicts)) or NO_REASON
+        return " ".join(self.judges.policy.instructions(verdicts))
 
 
 def with_instruction(prompt: Prompt, instruction: str) -> Prompt:
@@ -119,6 +118,10 @@ def with_instruction(prompt: Prompt, instruction: str) -> Prompt:
         told = dataclasses.replace(first, parts=(*first.parts, f"\n\n{instruction}"))
         return dataclasses.replace(prompt, messages=(told, *prompt.messages[1:]))
     return dataclasses.replace(prompt, messages=(Message("system", (instruction,)), *prompt.messages))
+
+
+def _was_found_unsafe(judgement: Judgement) -> bool:
+    return any(verdict.action.forbids and not verdict.has_failed for verdict in judgement.verdicts)
 
 
 def _is_revisable(judgement: Judgement) -> bool:

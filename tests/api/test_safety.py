@@ -349,13 +349,14 @@ async def test_a_guard_model_has_the_last_word(open_stack: Opener, tmp_path: Pat
 
 @pytest.mark.parametrize("stream", [False, True])
 async def test_a_guard_that_is_down_lets_no_answer_out(open_stack: Opener, tmp_path: Path, stream: bool) -> None:
-    """I7: refused, counted, and no lesson about the answers."""
-    stack = await with_rules(open_stack, tmp_path, guard("http://127.0.0.1:9/v1"), second_wave=OFF)
+    """I7: refused, counted, no second wave that would fare no better, and no lesson."""
+    stack = await with_rules(open_stack, tmp_path, guard("http://127.0.0.1:9/v1"))
     stack.engine.script = saying("fine")
     response = await stack.client.post(CHAT, json=chat_body(best_of=1, stream=stream))
     assert response.status_code == 200
     assert "fine" not in response.text
     assert '"finish_reason":"content_filter"' in response.text
+    assert len([call for call in stack.engine.calls if call.method in {"generate", "stream"}]) == 1
     assert metric(stack, "plumbline_rule_failures_total", rule="guard") == 1
     blocked = (await group_of(stack, response.headers["x-plumbline-completion-id"])).candidates[0]
     assert (blocked.is_blocked, blocked.was_found_unsafe) == (True, False)
