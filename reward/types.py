@@ -84,11 +84,31 @@ class Candidate:
 
 
 class Action(StrEnum):
-    """What a rule asks for when it applies. The strongest of all rules' actions counts."""
+    """What a rule asks for when it applies, from the weakest to the strongest. The strongest of all rules' counts."""
 
     ALLOW = "allow"
     FLAG = "flag"
+    """Nothing but a note."""
+    PENALISE = "penalise"
+    """Something is taken off the candidate's total."""
+    REDACT = "redact"
+    """What was found is replaced before anybody sees the text."""
+    REVISE = "critique_and_revise"
+    """Not shown as it is; the model may revise it once."""
     BLOCK = "block"
+
+    @property
+    def strength(self) -> int:
+        return list(Action).index(self)
+
+    @property
+    def forbids(self) -> bool:
+        """Whether the text must not be shown as it is."""
+        return self in {Action.REVISE, Action.BLOCK}
+
+
+Span = tuple[int, int]
+"""A part of a text: its first character, and the one behind its last."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +119,12 @@ class Verdict:
     version: str
     action: Action
     reason: str = ""
+    spans: tuple[Span, ...] = ()
+    """Where it applies, in order, where the rule can tell; one that does not redact may tell the first place only."""
+    penalty: float = 0.0
+    """`penalise`: what is taken off the total."""
+    has_failed: bool = False
+    """The rule found nothing out (it raised, or its model did not answer); then it counts as `block`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,10 +149,16 @@ class Judgement:
     scores: tuple[Score, ...]
     total: float | None
     disagreement: float = 0.0
+    shown_text: str | None = None
+    """What people may see of the candidate where a rule redacted it; None: its text."""
 
     @property
     def is_feasible(self) -> bool:
-        return not any(verdict.action is Action.BLOCK for verdict in self.verdicts)
+        return not any(verdict.action.forbids for verdict in self.verdicts)
+
+    @property
+    def visible_text(self) -> str:
+        return self.candidate.text if self.shown_text is None else self.shown_text
 
 
 @dataclass(frozen=True, slots=True)

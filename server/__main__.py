@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from server import faults
 from server.config import Config, load_config
+from server.errors import BadRequest
 
 if TYPE_CHECKING:
     from server.integrity import Problem
@@ -31,6 +32,12 @@ def parse_arguments() -> argparse.Namespace:
         "--check-state",
         action="store_true",
         help="look at the whole state of a stopped server, say what is wrong with it, and stop (status 1 if anything)",
+    )
+    parser.add_argument(
+        "--fingerprint",
+        type=Path,
+        metavar="IMAGE",
+        help="print the image's fingerprint and sha256, as rules of kind known_images list them, and stop",
     )
     parser.add_argument(
         "--create-key",
@@ -92,6 +99,20 @@ def report(problems: list[Problem]) -> int:
     return 1 if problems else 0
 
 
+def show(arguments: argparse.Namespace, config: Config) -> int:
+    """Print what was asked for; the exit status."""
+    if arguments.check_config or arguments.openapi:
+        print(config.model_dump_json(indent=2) if arguments.check_config else openapi())  # noqa: T201 - asked for
+        return 0
+    from server.pipeline.fingerprint import listed  # noqa: PLC0415
+
+    try:
+        print(listed(arguments.fingerprint.read_bytes(), config.chat))  # noqa: T201 - asked for
+    except (OSError, BadRequest) as error:
+        return _bad(f"{arguments.fingerprint}: {error}")
+    return 0
+
+
 def main() -> int:
     arguments = parse_arguments()
     try:
@@ -99,9 +120,8 @@ def main() -> int:
     except ValueError as error:
         return _bad(str(error))
     config = read_config(arguments.config)
-    if arguments.check_config or arguments.openapi:
-        print(config.model_dump_json(indent=2) if arguments.check_config else openapi())  # noqa: T201 - asked for
-        return 0
+    if arguments.check_config or arguments.openapi or arguments.fingerprint:
+        return show(arguments, config)
     # Imported late: --help and --check-config answer at once.
     from server.app import serve  # noqa: PLC0415
     from server.installation import StartError  # noqa: PLC0415

@@ -9,7 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from reward.policy import SafetyPolicy, is_blocked
+from reward.policy import Reading, SafetyPolicy, is_blocked
+from reward.types import Prompt
+from server.errors import SafetyUnavailable
 from server.ids import candidate_id
 from server.store.records import CandidateRecord
 
@@ -25,28 +27,36 @@ class AnswerIntake:
         """Whether the alias's rules block the answer. An alias that is no longer configured has none to pass."""
         return alias not in self.policies or self.policies[alias].blocks_output(text)
 
-    def candidate(
+    async def candidate(
         self,
         alias: str,
         group_id: str,
         name: int | str,
         text: str,
         *,
+        prompt: Prompt,
         adapter: str,
         position: int,
         token_ids: tuple[int, ...],
         logprobs: tuple[float, ...] = (),
         is_shown: bool,
     ) -> CandidateRecord:
-        """The candidate. `text` was cleaned before; `name` is the last part of its id."""
-        verdicts = self.policies[alias].check_output(text) if alias in self.policies else ()
+        """The candidate. `text` was cleaned before; `name` is the last part of its id.
+
+        Raises `SafetyUnavailable` where a guard cannot tell: nobody is waiting for the text, so it can come again.
+        """
+        policy = self.policies.get(alias)
+        reading = await policy.judge(prompt, text) if policy is not None else Reading(())
+        if policy is not None and {one.rule for one in reading.verdicts if one.has_failed} & policy.output_guard_names:
+            raise SafetyUnavailable("The safety check of answers does not answer; try again.")
+        verdicts = reading.verdicts
         return CandidateRecord(
             id=candidate_id(group_id, name),
             position=position,
             adapter=adapter,
             variant="",
             text=text,
-            shown_text=None,
+            shown_text=reading.shown_text,
             token_ids=token_ids,
             logprobs=logprobs,
             finish_reason="length",

@@ -12,8 +12,10 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, IPvAnyNetwork, SecretStr, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
+from server.config_base import Seconds, Section, Share
+from server.config_safety import RuleConfig as RuleConfig
+from server.config_safety import SecondWaveConfig
 from server.config_scorers import ScorerConfig
-from server.config_section import Seconds, Section, Share
 
 SOURCE = r"^(https://\*|https?://(\*\.)?[a-z0-9_-]+(\.[a-z0-9_-]+)*)(:[0-9]{1,5})?$"
 """An origin that images may be fetched from."""
@@ -242,27 +244,6 @@ class ShadowConfig(Section):
     """With more chat requests in work or waiting, no shadow begins to answer."""
 
 
-class RuleConfig(Section):
-    """One safety rule."""
-
-    name: str = Field(min_length=1, max_length=64)
-    """Shown in verdicts and metrics."""
-    kind: Literal["pattern", "length", "repetition"]
-    """Which rule."""
-    action: Literal["block", "flag"] = "block"
-    """What happens to a text to which it applies."""
-    on: Literal["output", "input", "both"] = "output"
-    """Which texts it reads."""
-    pattern: str = ""
-    """`pattern`: a regular expression in RE2 syntax (linear time), searched without regard to case. While an answer
-    streams, its end is held back as far as the pattern can reach; with an unbounded repetition in its middle (`.*`;
-    better `.{0,40}`) that is the whole answer."""
-    max_chars: int = Field(0, ge=0)
-    """`length`: longest allowed text."""
-    max_repeats: int = Field(4, ge=2)
-    """`repetition`: how often one sentence may occur."""
-
-
 class SignalsConfig(Section):
     """How signals become training data."""
 
@@ -419,8 +400,11 @@ class AliasConfig(Section):
     """The model name that apps send."""
     best_of: int = Field(4, ge=1)
     """Candidates when the request does not say."""
+    policy: Path | None = None
+    """TOML file of safety rules that several aliases may share (`docs/safety.md`); they come before `rules`."""
     rules: tuple[RuleConfig, ...] = ()
     """Safety rules, all applied."""
+    second_wave: SecondWaveConfig = SecondWaveConfig()
     scorers: tuple[ScorerConfig, ...] = (ScorerConfig(kind="implicit"),)
     """Scorers of the ensemble."""
     refusal: str = "I can't answer that."

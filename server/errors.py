@@ -16,6 +16,7 @@
     ├── RateLimited           429: too much in too short a time; Retry-After
     ├── ClientGone            499: nobody is there to read the reply; for logs and metrics
     ├── EngineUnavailable     503: no engine answers; Retry-After
+    ├── SafetyUnavailable     503: nothing can tell whether the request is safe; Retry-After
     ├── AnswerPending         503: the answer that is meant is still being made; Retry-After
     └── StorageUnavailable    503: the store cannot keep anything; Retry-After
 
@@ -141,6 +142,13 @@ class EngineUnavailable(PlumblineError):
     status = 503
     type = "server_error"
     code = "engine_unavailable"
+    retry_after_s = 2
+
+
+class SafetyUnavailable(PlumblineError):
+    status = 503
+    type = "server_error"
+    code = "safety_unavailable"
     retry_after_s = 2
 
 

@@ -11,6 +11,7 @@ from typing import Final
 
 from sqlalchemy import Connection
 
+from reward.types import Prompt
 from server import faults, opinions, prompts, regenerations
 from server.answers import AnswerIntake
 from server.config import Config, SignalsConfig
@@ -135,10 +136,12 @@ class FeedbackDesk:
         text = self._intake.clean(typed)
         token_ids: tuple[int, ...] = ()
         logprobs: tuple[float, ...] = ()
+        prompt = Prompt(())
         if group.state is GroupState.COMPLETED:
-            prompt = await prompts.from_row(group.prompt, self._blobs)
-            if prompt is None:
+            asked = await prompts.from_row(group.prompt, self._blobs)
+            if asked is None:
                 raise StorageUnavailable("an image of the group cannot be read")
+            prompt = asked
             try:
                 scored = await self._engine.score(self._engine.base_model, prompt, text)
             except EngineError as error:
@@ -146,11 +149,12 @@ class FeedbackDesk:
                     raise BadRequest("The correction does not fit the model's context.", param="correction") from None
                 raise EngineUnavailable("No engine can tokenise the correction now; try again.") from error
             token_ids, logprobs = scored.token_ids, scored.logprobs
-        return self._intake.candidate(
+        return await self._intake.candidate(
             group.alias,
             group.id,
             f"c{new_id('x')[-8:]}",
             text,
+            prompt=prompt,
             adapter=HUMAN,
             position=len(group.candidates),
             token_ids=token_ids,

@@ -173,7 +173,7 @@ class Installation:
         engine = EnginePool(self._connect(config), affinity_factor=config.engine.affinity_factor)
         self._stack.push_async_callback(engine.close)
         scorers = self._open_scorers(engine)
-        judges = build_all_judges(config, scorers)
+        judges = self._open_judges(scorers)
         prober = ReplicaProber(
             engine,
             Prober(database, blobs),
@@ -270,6 +270,7 @@ class Installation:
                 base_digest=base_digest,
                 engine_timeout_s=config.chat.engine_timeout_s,
                 rng=random.Random(),  # noqa: S311 - which answer is compared is no secret
+                clean=sanitiser.clean,
             ),
             feedback=FeedbackDesk(
                 config=config,
@@ -320,6 +321,12 @@ class Installation:
         scorers = ScorerFactory(engine)
         self._stack.push_async_callback(scorers.close)
         return scorers
+
+    def _open_judges(self, scorers: ScorerFactory) -> dict[str, Judges]:
+        judges = build_all_judges(self._config, scorers)
+        for one in judges.values():
+            self._stack.push_async_callback(one.close)
+        return judges
 
     async def _open_intake(self, metrics: Metrics) -> MediaIntake:
         config = self._config
@@ -384,7 +391,7 @@ def build_registry(
 
 
 def build_all_judges(config: Config, scorers: ScorerFactory) -> dict[str, Judges]:
-    """Each alias's judges; raises `StartError` where a rule or scorer cannot be built."""
+    """Each alias's judges; raises `StartError` where a policy, rule or scorer cannot be built."""
     try:
         return {alias.name: build_judges(alias, scorers) for alias in config.aliases}
     except ValueError as error:

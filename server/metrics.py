@@ -59,6 +59,18 @@ class Metrics:
         self.rule_blocks = Counter(
             "plumbline_rule_blocks_total", "Candidates blocked, by rule.", ["alias", "rule"], registry=reg
         )
+        self.rule_hits = Counter(
+            "plumbline_rule_hits_total",
+            "Requests and candidates to which a rule applied, by what followed.",
+            ["alias", "rule", "action"],
+            registry=reg,
+        )
+        self.rule_failures = Counter(
+            "plumbline_rule_failures_total",
+            "Requests and candidates of which a rule or guard could find nothing out.",
+            ["alias", "rule"],
+            registry=reg,
+        )
         self.degraded = Counter(
             "plumbline_degraded_total", "Requests judged without one of their scorers.", ["alias", "part"], registry=reg
         )

@@ -10,7 +10,8 @@ One derivation serves the feed, the export and the gate. Rules, in order of `doc
 - a blocked candidate ≺ a clean sibling, of the pair weight that the alias sets;
 - nothing said → best ≻ worst by the ensemble, where the alias allows it and no scorer failed.
 
-A candidate whose shown text or prompt differed from what was sampled is never a positive. Two answers that read the
+A candidate whose shown text or prompt differed from what was sampled is never a positive, and one of another prompt (a
+hidden instruction) is no part of any example: it would be learned as an answer to the user's. Two answers that read the
 same make no pair: all they could teach is how to end. What a person typed counts by that person's word alone, so it is
 no part of a safety pair, which would outlive the word.
 """
@@ -89,7 +90,8 @@ def _pairs(
 
 
 def _is_lesson(better: CandidateRecord, worse: CandidateRecord) -> bool:
-    return better.may_be_positive and bool(worse.token_ids) and better.text != worse.text
+    is_own = bool(worse.token_ids) and not worse.variant  # of the user's own prompt
+    return better.may_be_positive and is_own and better.text != worse.text
 
 
 def _from_rating(
@@ -97,7 +99,7 @@ def _from_rating(
 ) -> tuple[list[Unpaired], list[Pair]]:
     rating: float = signal.payload["rating"]
     rated = known.get(signal.payload["candidate_id"])
-    if rated is None or rating == 0 or not rated.token_ids:
+    if rated is None or rating == 0 or not rated.token_ids or rated.variant:
         return [], []
     is_up = rating > 0
     if is_up and not rated.may_be_positive:
@@ -108,7 +110,11 @@ def _from_rating(
     siblings = [
         one
         for one in group.candidates
-        if one.id != rated.id and one.total is not None and not one.is_blocked and one.text != rated.text
+        if one.id != rated.id
+        and one.total is not None
+        and not one.is_blocked
+        and not one.variant
+        and one.text != rated.text
     ]
     sign = 1 if is_up else -1
     clear = [one for one in siblings if sign * (rated.total - (one.total or 0.0)) >= settings.ai_margin]
@@ -121,7 +127,7 @@ def _from_rating(
 
 def _safety_pairs(group: GroupRecord, weight: float) -> list[Pair]:
     answers = [one for one in group.candidates if one.adapter != HUMAN]
-    blocked = [one for one in answers if one.is_blocked]
+    blocked = [one for one in answers if one.was_found_unsafe]
     clean = [one for one in answers if one.may_be_positive]
     if not blocked or not clean:
         return []

@@ -70,6 +70,7 @@ def server_settings(sizes: Sizes, learner: dict[str, Any], suites: Path, model: 
         "name": ALIAS,
         "best_of": sizes.best_of,
         "rules": [{"name": CODE_RULE, "kind": "pattern", "pattern": CODE_PATTERN}],
+        "second_wave": {"enabled": False},  # this model follows no instructions
         # On this model the implicit reward, maximised over candidates, prefers what is short; confidence does not.
         "scorers": [{"kind": "logprob"}],
         "gate": {

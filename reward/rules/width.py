@@ -18,13 +18,22 @@ def reach(pattern: str) -> int | None:
     `code \d+` is found at the first digit. Python's parser reads RE2's syntax, or refuses it. One character is added
     for what looks at the next one (`\B`).
     """
+    return _bound(pattern, to_the_end=False)
+
+
+def longest(pattern: str) -> int | None:
+    """The same for who needs the match to its end: an open repetition at the end has no bound then either."""
+    return _bound(pattern, to_the_end=True)
+
+
+def _bound(pattern: str, *, to_the_end: bool) -> int | None:
     if _READ_OTHERWISE.search(pattern):
         return None
     try:
-        longest = _width(_parser.parse(_POSIX_CLASS.sub("a", pattern), re.IGNORECASE), is_last=True)
+        width = _width(_parser.parse(_POSIX_CLASS.sub("a", pattern), re.IGNORECASE), is_last=not to_the_end)
     except (re.error, RecursionError, OverflowError):
         return None
-    return None if longest >= _parser.MAXREPEAT else longest + 1
+    return None if width >= _parser.MAXREPEAT else width + 1
 
 
 def _width(parsed: Any, *, is_last: bool) -> int:

@@ -23,7 +23,16 @@ from server.api.replies import Shaper
 from server.budgets import Reservation
 from server.config import AliasConfig
 from server.engine.port import EngineError, Sampling
-from server.errors import BadRequest, Busy, ClientGone, EngineUnavailable, NotFound, PlumblineError, StorageUnavailable
+from server.errors import (
+    BadRequest,
+    Busy,
+    ClientGone,
+    EngineUnavailable,
+    NotFound,
+    PlumblineError,
+    SafetyUnavailable,
+    StorageUnavailable,
+)
 from server.ids import new_id
 from server.pipeline.admission import Place
 from server.pipeline.task import Assignment, ChatTask, Outcome, Piece
@@ -37,7 +46,7 @@ log = logging.getLogger(__name__)
 
 router = APIRouter(route_class=DirectRoute)
 
-NOTHING_SPENT = (BadRequest, Busy, EngineUnavailable)
+NOTHING_SPENT = (BadRequest, Busy, EngineUnavailable, SafetyUnavailable)
 """A request that ends so gets its candidates and tokens back."""
 
 

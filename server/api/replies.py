@@ -71,14 +71,11 @@ class Shaper:
         """What each choice says, as a whole."""
         if outcome.is_refused:
             return [Piece(self._task.alias.refusal)]
-        return [
-            Piece(self._said(outcome, position)[0], outcome.tokens[position] if outcome.tokens else ())
-            for position in outcome.shown
-        ]
+        return [Piece(self._said(outcome, position)[0], _tokens_of(outcome, position)) for position in outcome.shown]
 
     def _said(self, outcome: Outcome, position: int) -> tuple[str, list[ToolCallReply]]:
         """What a candidate says, and what it calls."""
-        text = outcome.judgements[position].candidate.text
+        text = outcome.judgements[position].visible_text
         if not self._task.calls_tools:
             return text, []
         said, calls = tool_calls.read(text, [tool.name for tool in self._task.prompt.tools])
@@ -154,7 +151,7 @@ class Shaper:
                 index=index,
                 message=AnswerMessage(content=text or (None if calls else ""), tool_calls=calls or None),
                 finish_reason="tool_calls" if calls else "length" if candidate.finish_reason == "length" else "stop",
-                logprobs=self._logprobs(outcome.tokens[position] if outcome.tokens else ()),
+                logprobs=self._logprobs(_tokens_of(outcome, position)),
                 candidate_id=candidate_id(self._task.completion_id, position),
             )
 
@@ -202,7 +199,7 @@ class Shaper:
                 CandidateExplanation(
                     candidate_id=candidate_id(self._task.completion_id, position),
                     adapter=judgement.candidate.adapter,
-                    text=judgement.candidate.text if judgement.is_feasible else None,
+                    text=judgement.visible_text if judgement.is_feasible else None,
                     scores={score.scorer: score.value for score in judgement.scores},
                     total=judgement.total,
                     verdicts=_verdicts(judgement),
@@ -211,6 +208,13 @@ class Shaper:
                 for position, judgement in enumerate(outcome.judgements)
             ],
         )
+
+
+def _tokens_of(outcome: Outcome, position: int) -> tuple[TokenAlternatives, ...]:
+    """The candidate's tokens; none of an answer in which something was redacted, as they would spell it out."""
+    if not outcome.tokens or outcome.judgements[position].shown_text is not None:
+        return ()
+    return outcome.tokens[position]
 
 
 def _verdicts(judgement: Judgement) -> dict[str, str]:

@@ -176,17 +176,20 @@ class ImportDesk:
             selection=IMPORT,
             degraded=(),
             candidates=tuple(
-                self._intake.candidate(
-                    alias.name,
-                    contents.id,
-                    position,
-                    text,
-                    adapter=IMPORT,
-                    position=position,
-                    token_ids=encoded.answers[position],
-                    is_shown=True,
-                )
-                for position, text in enumerate(contents.answers)
+                [
+                    await self._intake.candidate(
+                        alias.name,
+                        contents.id,
+                        position,
+                        text,
+                        prompt=contents.prompt,
+                        adapter=IMPORT,
+                        position=position,
+                        token_ids=encoded.answers[position],
+                        is_shown=True,
+                    )
+                    for position, text in enumerate(contents.answers)
+                ]
             ),
             media=prompts.media_of(contents.prompt),
         )

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from reward.ensemble import Ensemble, Member, Scored
-from reward.policy import SafetyPolicy
-from reward.ports import Rule
-from reward.rules import LengthRule, PatternRule, RepetitionRule
+from reward.policy import Reading, SafetyPolicy
 from reward.scorers import ImplicitScorer, LogprobScorer, SelfCertaintyScorer
-from reward.types import Action, Candidate, Judgement, Prompt
-from server.config import AliasConfig, RuleConfig
+from reward.types import Candidate, Judgement, Prompt
+from server.config import AliasConfig
 from server.config_scorers import ScorerConfig
+from server.pipeline.policies import build_policy
 from server.scorers.factory import ScorerFactory
 
 OWN_OPINION = (ImplicitScorer, LogprobScorer, SelfCertaintyScorer)
@@ -32,9 +32,12 @@ class Judges:
             scored, degraded = await self.ensemble.score(prompt, candidates)
         else:  # nothing to choose from: not worth the scorers' time
             scored, degraded = (Scored((), None, 0.0),) * len(candidates), ()
+        readings = await asyncio.gather(*(self.policy.judge(prompt, one.text) for one in candidates))
         judgements = tuple(
-            Judgement(one, self.policy.check_output(one.text), found.scores, found.total, found.disagreement)
-            for one, found in zip(candidates, scored, strict=True)
+            Judgement(one, reading.verdicts, found.scores, total, found.disagreement, reading.shown_text)
+            for one, found, total, reading in zip(
+                candidates, scored, _penalised(scored, readings), readings, strict=True
+            )
         )
         return judgements, degraded
 
@@ -46,6 +49,11 @@ class Judges:
         scored, _ = await others.score(prompt, [judgement.candidate])
         return others.value(scored[0].scores)
 
+    async def close(self) -> None:
+        """Ends the guards' connections."""
+        for guard in {*self.policy.input_guards, *self.policy.output_guards}:
+            await guard.close()
+
     def reward(self, judgement: Judgement) -> float | None:
         """What the ensemble finds of an answer, by scorers that do not ask the policy itself. Adapters are compared by
         it. None where nothing was scored, or one of these scorers failed.
@@ -53,29 +61,22 @@ class Judges:
         return self.ensemble.value(judgement.scores, without=OWN_OPINION)
 
 
+def _penalised(scored: Sequence[Scored], readings: Sequence[Reading]) -> list[float | None]:
+    """The totals less the penalties. Where nothing was scored, the penalties alone tell the candidates apart."""
+    is_scored = any(found.total is not None for found in scored)
+    if not is_scored and any(reading.penalty for reading in readings):
+        return [-reading.penalty for reading in readings]
+    return [
+        None if found.total is None else found.total - reading.penalty
+        for found, reading in zip(scored, readings, strict=True)
+    ]
+
+
 def build_judges(alias: AliasConfig, factory: ScorerFactory) -> Judges:
-    """Raises `ValueError` with one line where a rule or scorer cannot be built."""
-    rules = [(rule, build_rule(rule)) for rule in alias.rules]
-    return Judges(
-        SafetyPolicy(
-            inputs=tuple(built for rule, built in rules if rule.on in {"input", "both"}),
-            outputs=tuple(built for rule, built in rules if rule.on in {"output", "both"}),
-        ),
-        build_ensemble(alias.scorers, factory),
-    )
+    """Raises `ValueError` with one line where the policy or a scorer cannot be built."""
+    return Judges(build_policy(alias), build_ensemble(alias.scorers, factory))
 
 
 def build_ensemble(scorers: Sequence[ScorerConfig], factory: ScorerFactory) -> Ensemble:
     """Raises `ValueError` with one line where a scorer cannot be built."""
     return Ensemble(tuple(Member(factory.build(one), weight=one.weight, timeout_s=one.timeout_s) for one in scorers))
-
-
-def build_rule(config: RuleConfig) -> Rule:
-    action = Action(config.action)
-    match config.kind:
-        case "pattern":
-            return PatternRule(config.name, config.pattern, action)
-        case "length":
-            return LengthRule(config.name, config.max_chars, action)
-        case "repetition":
-            return RepetitionRule(config.name, config.max_repeats, action)

@@ -12,29 +12,28 @@ import dataclasses
 import logging
 import random
 import time
-from collections import deque
-from collections.abc import AsyncGenerator, Awaitable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import aclosing
 
-from reward.policy import is_blocked
+from reward.policy import GuardDown, is_blocked
 from reward.selection import argmax, ranked, rival
-from reward.types import Candidate, Judgement, Selection
+from reward.types import Judgement, Selection, Verdict
 from server import faults
 from server.engine.port import (
-    Delta,
     Engine,
     EngineError,
     Generation,
     PromptTooLong,
     RefusedParameter,
-    TokenAlternatives,
     UnknownModel,
 )
-from server.errors import BadRequest, EngineUnavailable
+from server.errors import BadRequest, EngineUnavailable, SafetyUnavailable
 from server.inflight import InFlight
 from server.metrics import Metrics
+from server.pipeline.growing import GrowingAnswer
 from server.pipeline.judges import Judges
 from server.pipeline.recording import build_record, store_groups, teaches_at_once
+from server.pipeline.second_wave import SecondWave, Wave
 from server.pipeline.shadow import Shadows
 from server.pipeline.task import ChatTask, Outcome, Piece
 from server.store.blobs import BlobStore
@@ -63,7 +62,9 @@ class Pipeline:
         base_digest: str,
         engine_timeout_s: float,
         rng: random.Random,
+        clean: Callable[[str], str],
     ) -> None:
+        """`clean`: what every text goes through before it is tokenised."""
         self._engine = engine
         self._database = database
         self._blobs = blobs
@@ -74,13 +75,18 @@ class Pipeline:
         self._base_digest = base_digest
         self._timeout_s = engine_timeout_s
         self._rng = rng
+        self._second_waves = {name: SecondWave(one, self._ask_again, clean) for name, one in judges.items()}
         self._notes: set[asyncio.Task[None]] = set()
 
     async def answer(self, task: ChatTask) -> tuple[Outcome, GroupRecord]:
-        """All candidates, judged; the group is committed. Raises `EngineUnavailable` or `BadRequest`."""
+        """All candidates, judged; the group is committed.
+
+        Raises `EngineUnavailable`, `SafetyUnavailable` or `BadRequest`.
+        """
+        task, verdicts = self._admit(task)
         with self._in_flight.hold(task.tenant, task.completion_id), self._writing_images(task) as images:
             async with self._kept_on_failure(task):
-                outcome = await self._answer(task)
+                outcome = await self._answer(task, verdicts)
             record = await self._commit(task, outcome, images)
         self._shadows.offer(task, outcome)
         return outcome, record
@@ -88,46 +94,68 @@ class Pipeline:
     async def stream(self, task: ChatTask) -> AsyncGenerator[Piece | tuple[Outcome, GroupRecord]]:
         """One candidate (`best_of` 1), piece by piece as rules allow; the last item is the committed outcome.
 
-        Text leaves only once as much more has been seen as the rules can reach back (`SafetyPolicy.hold_back`), and no
-        rule blocks what is there. A block ends the stream with what was already sent.
+        Text leaves only once nothing that may follow makes it part of what a rule forbids or redacts
+        (`SafetyPolicy.view`). A block ends the stream with what was already sent; where that is nothing, a second wave
+        may answer.
         """
+        task, verdicts = self._admit(task)
         with self._writing_images(task) as images:
             async with self._kept_on_failure(task):
-                if self._refuses_input(task):
-                    outcome = _refused(task)
+                if (refusing := await self._refusing(task, verdicts)) is not None:
+                    outcome = _refused(task, refusing)
                 else:
-                    parts = _Stream()
-                    policy = self._judges[task.alias.name].policy
-                    # What a JSON text says may be written in escapes of any length.
-                    hold_back = policy.hold_back if task.sampling.json_schema is None or not policy.hold_back else None
+                    parts = GrowingAnswer()
+                    judges = self._judges[task.alias.name]
                     async with aclosing(self._stream_pieces(task, parts)) as pieces:
                         async for _ in pieces:
-                            if policy.blocks_output(parts.text):
+                            if not parts.is_due():
+                                continue
+                            view = judges.policy.view(parts.text)
+                            if view.is_blocked:
                                 parts.finish_reason = "content_filter"
                                 break
-                            if hold_back is not None and (ready := parts.release(hold_back)):
+                            if ready := parts.release(view):
                                 yield ready
                     candidate = parts.candidate(task.assignment.adapter)
-                    judgement = Judgement(candidate, policy.check_output(candidate.text), (), None)
+                    judgements, degraded = await judges.judge(task.prompt, (candidate,))
                     made = Generation(parts.prompt_token_ids, (candidate,), (tuple(parts.tokens),))
-                    outcome = self._select(task, made, (judgement,), ())
-                    if outcome.shown and (rest := parts.release(0)):
+                    wave = Wave(made, judgements, degraded)
+                    if not parts.sent:
+                        wave = await self._second_waves[task.alias.name].after(task, wave)
+                    outcome = self._select(task, wave.generation, wave.judgements, wave.degraded)
+                    if outcome.shown and (rest := parts.rest(outcome)):
                         yield rest
             yield outcome, await self._commit(task, outcome, images)
         self._shadows.offer(task, outcome)
 
-    async def _answer(self, task: ChatTask) -> Outcome:
-        if self._refuses_input(task):
-            return _refused(task)
+    async def _answer(self, task: ChatTask, verdicts: tuple[Verdict, ...]) -> Outcome:
+        if (refusing := await self._refusing(task, verdicts)) is not None:
+            return _refused(task, refusing)
         task, generation = await self._generate(task)
-        judgements, degraded = await self._judges[task.alias.name].judge(task.prompt, generation.candidates)
-        return self._select(task, generation, judgements, degraded)
+        wave = Wave(generation, *await self._judges[task.alias.name].judge(task.prompt, generation.candidates))
+        wave = await self._second_waves[task.alias.name].after(task, wave)
+        return self._select(task, wave.generation, wave.judgements, wave.degraded)
 
-    def _refuses_input(self, task: ChatTask) -> bool:
-        policy = self._judges[task.alias.name].policy
-        return any(
-            is_blocked(policy.check_input(message.text)) for message in task.prompt.messages if message.role == "user"
-        )
+    def _admit(self, task: ChatTask) -> tuple[ChatTask, tuple[Verdict, ...]]:
+        """The task as the model, the store and everybody else get it: what input rules redact is gone."""
+        prompt, verdicts = self._judges[task.alias.name].policy.admit(task.prompt)
+        return dataclasses.replace(task, prompt=prompt), verdicts
+
+    async def _refusing(self, task: ChatTask, verdicts: tuple[Verdict, ...]) -> Verdict | None:
+        """What refuses the request, if anything does; raises `SafetyUnavailable` where a guard cannot tell."""
+        if not is_blocked(verdicts):
+            try:
+                verdicts += await self._judges[task.alias.name].policy.check_request(task.prompt)
+            except GuardDown as down:
+                self._metrics.rule_failures.labels(task.alias.name, str(down)).inc()
+                raise SafetyUnavailable("The safety check of requests does not answer; try again.") from None
+        self._count_verdicts(task, verdicts)
+        return next((verdict for verdict in verdicts if verdict.action.forbids), None)
+
+    async def _ask_again(self, task: ChatTask) -> Generation:
+        """Raises `EngineError` or `TimeoutError`."""
+        async with asyncio.timeout(self._timeout_s):
+            return await self._ask(task)
 
     async def _generate(self, task: ChatTask) -> tuple[ChatTask, Generation]:
         """The candidates; where the engine cannot load the adapter, the base model's (I6: always a way back)."""
@@ -179,7 +207,7 @@ class Pipeline:
             reward=self._judges[task.alias.name].reward(judged[shown[0]]) if shown else None,
         )
 
-    async def _stream_pieces(self, task: ChatTask, parts: _Stream) -> AsyncGenerator[None]:
+    async def _stream_pieces(self, task: ChatTask, parts: GrowingAnswer) -> AsyncGenerator[None]:
         """Fills `parts` as pieces arrive; yields after each."""
         answer = self._engine.stream(self._model(task), task.prompt, task.sampling)
         try:
@@ -260,9 +288,17 @@ class Pipeline:
         for part in outcome.degraded:
             self._metrics.degraded.labels(alias, part).inc()
         for judgement in outcome.judgements:
+            self._count_verdicts(task, judgement.verdicts)
             for verdict in judgement.verdicts:
-                if verdict.action == "block":
+                if verdict.action.forbids:
                     self._metrics.rule_blocks.labels(alias, verdict.rule).inc()
+
+    def _count_verdicts(self, task: ChatTask, verdicts: Iterable[Verdict]) -> None:
+        for verdict in verdicts:
+            if verdict.has_failed:
+                self._metrics.rule_failures.labels(task.alias.name, verdict.rule).inc()
+            elif verdict.action != "allow":
+                self._metrics.rule_hits.labels(task.alias.name, verdict.rule, verdict.action).inc()
 
 
 class _KeptOnFailure:
@@ -283,45 +319,9 @@ class _KeptOnFailure:
         await asyncio.shield(self._pipeline.note(self._task, state))
 
 
-@dataclasses.dataclass(slots=True)
-class _Stream:
-    """One streamed answer as far as it has come."""
-
-    text: str = ""
-    token_ids: list[int] = dataclasses.field(default_factory=list)
-    tokens: list[TokenAlternatives] = dataclasses.field(default_factory=list)
-    prompt_token_ids: tuple[int, ...] = ()
-    finish_reason: str = "stop"
-    sent: int = 0
-    ends: deque[tuple[int, int]] = dataclasses.field(default_factory=deque)
-    """(where a delta's text ended, tokens up to there), of deltas whose text is not all out."""
-    sent_tokens: int = 0
-
-    def add(self, delta: Delta) -> None:
-        self.text += delta.text
-        self.token_ids += delta.token_ids
-        self.tokens += delta.tokens
-        self.prompt_token_ids = self.prompt_token_ids or delta.prompt_token_ids
-        self.finish_reason = delta.finish_reason or self.finish_reason
-        self.ends.append((len(self.text), len(self.tokens)))
-
-    def release(self, hold_back: int) -> Piece | None:
-        """What may leave now, all but so many characters; None: nothing."""
-        until = max(self.sent, len(self.text) - hold_back)
-        text, self.sent = self.text[self.sent : until], until
-        first = self.sent_tokens
-        while self.ends and self.ends[0][0] <= until:
-            _, self.sent_tokens = self.ends.popleft()
-        tokens = tuple(self.tokens[first : self.sent_tokens])
-        return Piece(text, tokens) if text or tokens else None
-
-    def candidate(self, adapter: str) -> Candidate:
-        logprobs = tuple(token.logprob for token in self.tokens)
-        return Candidate(0, adapter, self.text, tuple(self.token_ids), logprobs, self.finish_reason)
-
-
-def _refused(task: ChatTask) -> Outcome:
-    return Outcome(task.assignment, (), (), Selection(None, 1.0, "none", "an input rule blocked the request"), ())
+def _refused(task: ChatTask, verdict: Verdict) -> Outcome:
+    reason = f"rule {verdict.rule} blocked the request"
+    return Outcome(task.assignment, (), (), Selection(None, 1.0, "none", reason), ())
 
 
 def _whole_first(task: ChatTask, judgements: tuple[Judgement, ...]) -> tuple[Judgement, ...]:

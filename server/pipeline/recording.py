@@ -88,7 +88,7 @@ def _candidate(task: ChatTask, outcome: Outcome, position: int, judgement: Judge
         adapter=one.adapter,
         variant=one.variant,
         text=one.text,
-        shown_text=None,
+        shown_text=judgement.shown_text,
         token_ids=one.token_ids,
         logprobs=one.logprobs,
         finish_reason=one.finish_reason,

@@ -6,8 +6,11 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from reward.policy import FAILED
+from reward.types import Action
 from server.wire.base import BASE
 
+FORBIDDING = frozenset(action for action in Action if action.forbids)
 HUMAN = "human"
 """Adapter name of a correction typed by a person."""
 
@@ -85,6 +88,12 @@ class CandidateRecord:
     total: float | None
     scores: dict[str, Any] = field(default_factory=dict)
     verdicts: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def was_found_unsafe(self) -> bool:
+        """Whether a rule forbids it for what it says. A rule that failed, or a guard that was down, says nothing."""
+        reasons = [reason for _, action, reason in self.verdicts.values() if action in FORBIDDING]
+        return self.is_blocked and not (reasons and all(reason == FAILED for reason in reasons))
 
     @property
     def may_be_positive(self) -> bool:

@@ -13,6 +13,7 @@ import pytest
 from reward.types import Prompt
 from server.api.paced import HEARTBEAT, Paced
 from server.config import RuleConfig
+from server.config_safety import SecondWaveConfig
 from server.engine.port import Delta, EngineError, Sampling
 from server.store.records import GroupState
 from tests.api.conftest import CHAT, Opener, Stack, chat_body, config_for
@@ -95,7 +96,7 @@ async def test_log_probabilities_come_with_their_text(stack: Stack, best_of: int
 
 async def with_rule(open_stack: Opener, directory: Path, pattern: str) -> Stack:
     rule = RuleConfig(name="code", kind="pattern", pattern=pattern)
-    return await open_stack(config_for(directory, rules=(rule,)))
+    return await open_stack(config_for(directory, rules=(rule,), second_wave=SecondWaveConfig(enabled=False)))
 
 
 class Letters:

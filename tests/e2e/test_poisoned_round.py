@@ -108,7 +108,7 @@ def open_town(directory: Path, learner: dict[str, Any], scenes: Iterator[int]) -
 
 
 async def test_a_poisoned_round_does_not_get_far(tmp_path: Path) -> None:
-    """Eight thumbs in ten lie: the gate refuses, the canary takes back what was forced, the next round is good again."""
+    """Eight thumbs in ten lie: the gate refuses, the canary takes back what was forced, the next round is good."""
     write_suites(tmp_path / "suites", descriptions=200, skills=80)
     scenes = iter(USER_SEEDS)
     with open_town(tmp_path, EAGER, scenes) as town:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from reward.policy import SafetyPolicy, is_blocked
+from reward.policy import SafetyPolicy, Terms, is_blocked
 from reward.rules import LengthRule, PatternRule, RepetitionRule
 from reward.types import Action, Verdict
 
@@ -75,3 +75,38 @@ def test_a_flagging_rule_does_not_block() -> None:
     """Flag is a note, not a filter."""
     rule = PatternRule("note", "x", Action.FLAG)
     assert not SafetyPolicy(outputs=(rule,)).blocks_output("x")
+
+
+def test_a_rule_that_raises_blocks_whatever_it_asks_for() -> None:
+    """Its strictest reading, of a whole answer, of a growing one and of a question; marked as no finding."""
+    for action in (Action.FLAG, Action.PENALISE, Action.REDACT, Action.REVISE):
+        policy = SafetyPolicy(inputs=(BrokenRule(action=action),), outputs=(BrokenRule(action=action),))
+        assert [(one.action, one.has_failed) for one in policy.check_output("hello")] == [(Action.BLOCK, True)]
+        assert is_blocked(policy.check_input("hello"))
+        assert policy.view("hello").is_blocked or action in {Action.FLAG, Action.PENALISE}
+
+
+@pytest.mark.parametrize("pattern", [r"x.{0,100}y", r"(?:x{1,20}){1,20}y", r"(x|xx){1,50}z"])
+def test_redacting_takes_linear_time(pattern: str) -> None:
+    """All matches of a bounded pattern, and all near misses, in one pass."""
+    rule = PatternRule("hostile", pattern, Action.REDACT)
+    started = time.perf_counter()
+    rule.check("x" * 100_000)
+    rule.check("xy" * 50_000)
+    assert time.perf_counter() - started < 3.0
+
+
+def test_a_pattern_that_needs_too_much_memory_is_refused() -> None:
+    """RE2's own bound, at the start."""
+    with pytest.raises(ValueError, match="rule vast"):
+        PatternRule("vast", r"((a{1,500}){1,500}){1,500}")
+
+
+def test_penalties_add_up_and_declared_versions_lead() -> None:
+    """A verdict says which version of which rule spoke."""
+    first, second = PatternRule("a", "x", Action.PENALISE), PatternRule("b", "y", Action.PENALISE)
+    terms = {"a": Terms(penalty=0.5, version="7"), "b": Terms(penalty=1.0)}
+    reading = SafetyPolicy(outputs=(first, second), terms=terms).read("x y")
+    assert reading.penalty == 1.5
+    assert reading.verdicts[0].version == f"7+{first.version}"
+    assert not is_blocked(reading.verdicts)

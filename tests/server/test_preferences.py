@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from reward.policy import FAILED
 from server.config import SignalsConfig
 from server.preferences import derive
 from server.store.records import GroupState, SignalKind, SignalRecord
@@ -89,3 +90,28 @@ def test_a_thumb_pairs_with_a_clear_sibling(degraded: tuple[str, ...], count: in
     signal = said(SignalKind.RATING, candidate_id="g.1", rating=1.0)
     found = pairs(*two(), signal=signal, degraded=degraded)
     assert found == [("g.1", "g.0", "thumbs", "ann")] * count
+
+
+def test_an_answer_to_another_prompt_is_in_no_example() -> None:
+    """Made with a hidden instruction it would be learned as an answer to the user's prompt: neither for nor against."""
+    variant = {"variant": "second_wave"}
+    assert pairs(candidate("g", 0), candidate("g", 1, **variant), signal=CHOICE) == []
+    assert pairs(candidate("g", 0, **variant), candidate("g", 1), signal=CHOICE) == []
+    blocked = candidate("g", 0, is_blocked=True, **variant)
+    assert pairs(blocked, candidate("g", 1)) == []
+
+
+def test_a_rule_that_failed_teaches_nothing() -> None:
+    """It found nothing out about the answer, which may be as good as the clean one."""
+    failed, found = ["1", "block", FAILED], ["1", "block", "the pattern occurs"]
+    clean = candidate("g", 1)
+    assert pairs(candidate("g", 0, is_blocked=True, verdicts={"guard": failed}), clean) == []
+    both = candidate("g", 0, is_blocked=True, verdicts={"guard": failed, "code": found})
+    assert pairs(both, clean) == [("g.1", "g.0", "safety", "rules")]
+
+
+def test_what_is_to_be_revised_is_below_a_clean_one() -> None:
+    """It was not to be shown, for what it says."""
+    revise = {"tone": ["1", "critique_and_revise", "a listed word occurs"]}
+    answers = [candidate("g", 0, is_blocked=True, verdicts=revise), candidate("g", 1)]
+    assert pairs(*answers) == [("g.1", "g.0", "safety", "rules")]

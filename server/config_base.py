@@ -1,4 +1,4 @@
-"""What every part of the configuration's tree is made of."""
+"""What all parts of the configuration tree are made of."""
 
 from __future__ import annotations
 
