@@ -9,11 +9,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, IPvAnyNetwork, SecretStr, model_validator
+from pydantic import Field, IPvAnyNetwork, SecretStr, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
-Share = Annotated[float, Field(ge=0, le=1)]
-Seconds = Annotated[float, Field(gt=0)]
+from server.config_base import Seconds, Section, Share
+from server.config_selection import SelectionConfig
 
 SOURCE = r"^(https://\*|https?://(\*\.)?[a-z0-9_-]+(\.[a-z0-9_-]+)*)(:[0-9]{1,5})?$"
 """An origin that images may be fetched from."""
@@ -21,12 +21,6 @@ LORA_TARGET_MODULES = (
     "qkv_proj", "o_proj", "gate_up_proj", "down_proj", "q_proj", "k_proj", "v_proj", "gate_proj", "up_proj",
 )  # fmt: skip
 """Modules that the engine wraps for LoRA. `lm_head` is left out: wrapped, concurrent scorings kill the engine."""
-
-
-class Section(BaseModel):
-    """A part of the tree: immutable, and strict about unknown keys."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
 class HttpConfig(Section):
@@ -450,6 +444,7 @@ class AliasConfig(Section):
     """Tenants whose groups may train this alias."""
     explore: Share = 0.0
     """Probability of a random feasible candidate instead of the best one."""
+    selection: SelectionConfig = SelectionConfig()
     signals: SignalsConfig = SignalsConfig()
     gate: GateConfig = GateConfig()
     rollout: RolloutConfig = RolloutConfig()

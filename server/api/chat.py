@@ -148,6 +148,7 @@ async def build_task(body: ChatRequest, caller: Principal, services: Services) -
         ),
         n=body.n,
         best_of=best_of,
+        strategy=alias.selection.build(body.plumbline.selection),
         compare=body.plumbline.compare,
         regenerate_of=body.plumbline.regenerate_of,
         is_stored=body.store,

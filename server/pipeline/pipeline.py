@@ -17,7 +17,7 @@ from collections.abc import AsyncGenerator, Awaitable, Iterator, Mapping
 from contextlib import aclosing
 
 from reward.policy import is_blocked
-from reward.selection import argmax, ranked, rival
+from reward.selection import choose, ranked, rival
 from reward.types import Candidate, Judgement, Selection
 from server import faults
 from server.engine.port import (
@@ -161,7 +161,7 @@ class Pipeline:
         self, task: ChatTask, generation: Generation, judgements: tuple[Judgement, ...], degraded: tuple[str, ...]
     ) -> Outcome:
         judged, judgements = judgements, _whole_first(task, judgements)
-        selection = argmax(judgements, explore=task.alias.explore, draw=self._rng.random())
+        selection = choose(task.strategy, judgements, explore=task.alias.explore, draw=self._rng.random())
         shown: tuple[int, ...] = ()
         if selection.index is not None:
             shown = ranked(judgements, selection.index, task.n)

@@ -17,7 +17,7 @@ import random
 import time
 from collections.abc import Callable, Mapping
 
-from reward.selection import argmax
+from reward.selection import choose
 from reward.types import Judgement
 from server.config import ShadowConfig
 from server.engine.port import Engine, EngineError
@@ -103,7 +103,7 @@ class Shadows:
             log.warning("shadow %s: %s", adapter, error or type(error).__name__)
             has_failed = True
         duration_s = time.monotonic() - started
-        chosen = argmax(judgements, explore=0.0, draw=0.0).index if judgements else None
+        chosen = choose(task.strategy, judgements, draw=self._draw()).index if judgements else None
         if chosen is not None:
             reward = await judges.reward_of(task.prompt, judgements[chosen])
         shown = outcome.judgements[outcome.shown[0]] if outcome.shown else None

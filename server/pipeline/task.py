@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from reward.selection import Strategy
 from reward.types import Judgement, Prompt, Selection
 from server.config import AliasConfig
 from server.engine.port import Sampling, TokenAlternatives
@@ -36,6 +37,7 @@ class ChatTask:
     sampling: Sampling
     n: int
     best_of: int
+    strategy: Strategy
     compare: bool | Literal["auto"]
     regenerate_of: str | None
     is_stored: bool

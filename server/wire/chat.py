@@ -152,6 +152,10 @@ class StreamOptions(Wire):
     include_usage: bool = False
 
 
+StrategyName = Literal["argmax", "soft", "mbr", "pessimistic"]
+"""How one of the candidates is chosen."""
+
+
 class ChatOptions(Wire):
     """Plumbline's own options of a chat request."""
 
@@ -160,7 +164,7 @@ class ChatOptions(Wire):
     compare: bool | Literal["auto"] = False
     """Return a second answer to be compared by the user, as a second choice. `auto`: only where the candidates differ
     in what they say, not only in how; else a single answer is returned."""
-    selection: Literal["argmax"] | None = None
+    selection: StrategyName | None = None
     """Selection strategy; the alias's own when absent."""
     regenerate_of: Id | None = None
     """The completion whose answer the user asked to have again."""
