@@ -112,8 +112,9 @@ class Score:
 class Judgement:
     """All that was found about one candidate.
 
-    `total` is the ensemble's value (None: not one scorer answered), `disagreement` the standard deviation of
-    its calibrated parts, 0 for a single scorer.
+    `total` is what candidates of one prompt are chosen by, `value` what answers given at different times are compared
+    by (`reward.ensemble`; None: not one scorer answered); `disagreement` is the standard deviation of the total's
+    calibrated parts, 0 for a single scorer.
     """
 
     candidate: Candidate
@@ -121,6 +122,7 @@ class Judgement:
     scores: tuple[Score, ...]
     total: float | None
     disagreement: float = 0.0
+    value: float | None = None
 
     @property
     def is_feasible(self) -> bool:

@@ -13,7 +13,7 @@ from pydantic import Field, IPvAnyNetwork, SecretStr, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 from server.config_base import Seconds, Section, Share
-from server.config_selection import SelectionConfig
+from server.config_selection import EnsembleConfig, SelectionConfig
 
 SOURCE = r"^(https://\*|https?://(\*\.)?[a-z0-9_-]+(\.[a-z0-9_-]+)*)(:[0-9]{1,5})?$"
 """An origin that images may be fetched from."""
@@ -290,7 +290,7 @@ class SignalsConfig(Section):
     ai_pairs: bool = False
     """Make best ≻ worst pairs from the ensemble's totals where no person has spoken."""
     ai_margin: float = Field(1.0, gt=0)
-    """Smallest difference of totals for such a pair."""
+    """Smallest difference of values (weighted scores in the scorers' own units) for such a pair."""
     feedback_token_ttl_s: Seconds = 7 * 24 * 3600.0
     """How long an answer's feedback token is good."""
     max_per_hour: int = Field(600, ge=1)
@@ -438,6 +438,7 @@ class AliasConfig(Section):
     """Safety rules, all applied."""
     scorers: tuple[ScorerConfig, ...] = (ScorerConfig(kind="implicit"),)
     """Scorers of the ensemble."""
+    ensemble: EnsembleConfig = EnsembleConfig()
     refusal: str = "I can't answer that."
     """Text of the answer when every candidate is blocked."""
     train_tenants: tuple[str, ...] = ("default",)
@@ -449,6 +450,12 @@ class AliasConfig(Section):
     gate: GateConfig = GateConfig()
     rollout: RolloutConfig = RolloutConfig()
     learner: LearnerConfig = LearnerConfig()
+
+    @model_validator(mode="after")
+    def _weights_suit_the_combiner(self) -> Self:
+        if self.ensemble.combiner == "lambda_harmonic" and any(one.weight <= 0 for one in self.scorers):
+            raise ValueError("ensemble.combiner lambda_harmonic needs scorers of positive weight")
+        return self
 
 
 class Config(BaseSettings):

@@ -1,9 +1,12 @@
-"""The configuration of choosing among candidates, of an alias."""
+"""How an alias chooses among candidates: what its scorers' values become, and which candidate is the answer."""
 
 from __future__ import annotations
 
-from pydantic import Field
+from typing import Literal, Self
 
+from pydantic import Field, model_validator
+
+from reward.ensemble import LengthPenalty
 from reward.selection import STRATEGIES, Strategy
 from server.config_base import Section
 from server.wire.chat import StrategyName
@@ -22,3 +25,39 @@ class SelectionConfig(Section):
     def build(self, name: str | None = None) -> Strategy:
         """The strategy of this name, the alias's own without one."""
         return STRATEGIES[name or self.strategy](self.temperature, self.beta)
+
+
+class LengthPenaltyConfig(Section):
+    """What an answer's total loses for its length, in the total's units."""
+
+    strength: float = Field(0.0, ge=0)
+    """The loss at twice `max_tokens`, or at no tokens where there is a `min_tokens`. 0: no penalty."""
+    min_tokens: int = Field(0, ge=0)
+    """Shorter answers lose."""
+    max_tokens: int = Field(0, ge=0)
+    """Longer answers lose; 0: none is too long."""
+    exponent: float = Field(1.0, gt=0, le=4)
+    """1: in proportion to the distance; 2: little at first."""
+
+    @model_validator(mode="after")
+    def _bounds_fit(self) -> Self:
+        if self.strength and not (self.min_tokens or self.max_tokens):
+            raise ValueError("length_penalty needs min_tokens or max_tokens")
+        if self.max_tokens and self.min_tokens > self.max_tokens:
+            raise ValueError("length_penalty.min_tokens is larger than max_tokens")
+        return self
+
+    def build(self) -> LengthPenalty | None:
+        if not self.strength:
+            return None
+        return LengthPenalty(self.strength, self.min_tokens, self.max_tokens, self.exponent)
+
+
+class EnsembleConfig(Section):
+    """How the scorers' values become one total (`docs/alignment.md`)."""
+
+    combiner: Literal["sum", "min", "mean_minus_std", "lambda_harmonic"] = "sum"
+    """`sum`, `min`, `mean_minus_std` or `lambda_harmonic`."""
+    calibrate: bool = True
+    """Put each scorer's values in units of their own usual spread, learned as they come. Off: as scorers give them."""
+    length_penalty: LengthPenaltyConfig = LengthPenaltyConfig()

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from reward.ensemble import Ensemble, Member, Scored
+from reward.ensemble import COMBINERS, Calibration, Ensemble, Member, Scored
 from reward.policy import SafetyPolicy
 from reward.ports import Rule, Scorer
 from reward.rules import LengthRule, PatternRule, RepetitionRule
@@ -25,15 +26,19 @@ class Judges:
     ensemble: Ensemble
 
     async def judge(
-        self, prompt: Prompt, candidates: Sequence[Candidate]
+        self, prompt: Prompt, candidates: Sequence[Candidate], *, observe: bool = True
     ) -> tuple[tuple[Judgement, ...], tuple[str, ...]]:
-        """All that is found about the candidates, and the names of the scorers that failed."""
+        """All that is found about the candidates, and the names of the scorers that failed. `observe`: the calibration
+        learns from them.
+        """
         if len(candidates) > 1:
-            scored, degraded = await self.ensemble.score(prompt, candidates)
+            scored, degraded = await self.ensemble.score(prompt, candidates, observe=observe)
         else:  # nothing to choose from: not worth the scorers' time
-            scored, degraded = (Scored((), None, 0.0),) * len(candidates), ()
+            scored, degraded = (Scored((), None, None, 0.0),) * len(candidates), ()
         judgements = tuple(
-            Judgement(one, self.policy.check_output(one.text), found.scores, found.total, found.disagreement)
+            Judgement(
+                one, self.policy.check_output(one.text), found.scores, found.total, found.disagreement, found.value
+            )
             for one, found in zip(candidates, scored, strict=True)
         )
         return judgements, degraded
@@ -61,12 +66,20 @@ def build_judges(alias: AliasConfig, engine: Engine) -> Judges:
             inputs=tuple(built for rule, built in rules if rule.on in {"input", "both"}),
             outputs=tuple(built for rule, built in rules if rule.on in {"output", "both"}),
         ),
-        build_ensemble(alias.scorers, engine),
+        dataclasses.replace(
+            build_ensemble(alias.scorers, engine),
+            combiner=COMBINERS[alias.ensemble.combiner],
+            calibration=Calibration() if alias.ensemble.calibrate else None,
+            length_penalty=alias.ensemble.length_penalty.build(),
+        ),
     )
 
 
 def build_ensemble(scorers: Sequence[ScorerConfig], engine: Engine) -> Ensemble:
-    """Raises `ValueError` with one line where a scorer cannot be built."""
+    """A weighted sum in the scorers' own units: its totals are values (`Ensemble.value`).
+
+    Raises `ValueError` with one line where a scorer cannot be built.
+    """
     return Ensemble(
         tuple(Member(build_scorer(one, engine), weight=one.weight, timeout_s=one.timeout_s) for one in scorers)
     )

@@ -95,7 +95,7 @@ def _candidate(task: ChatTask, outcome: Outcome, position: int, judgement: Judge
         is_shown=position in outcome.shown,
         is_blocked=not judgement.is_feasible,
         probability=probabilities[position] if probabilities else 0.0,
-        total=judgement.total,
+        total=judgement.value,
         scores={score.scorer: [score.version, score.value] for score in judgement.scores},
         verdicts={verdict.rule: [verdict.version, verdict.action, verdict.reason] for verdict in judgement.verdicts},
     )

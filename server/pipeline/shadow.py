@@ -98,7 +98,7 @@ class Shadows:
             async with asyncio.timeout(self._timeout_s):
                 made = await self._engine.generate(adapter, task.prompt, task.best_of, task.sampling)
                 named = tuple(dataclasses.replace(one, adapter=adapter) for one in made.candidates)
-                judgements, _ = await judges.judge(task.prompt, named)
+                judgements, _ = await judges.judge(task.prompt, named, observe=False)
         except (EngineError, TimeoutError) as error:
             log.warning("shadow %s: %s", adapter, error or type(error).__name__)
             has_failed = True

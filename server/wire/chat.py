@@ -370,13 +370,20 @@ class Usage(Reply):
 
 
 class CandidateExplanation(Reply):
-    """One candidate as the pipeline saw it. `text` is None for a blocked one."""
+    """One candidate as the pipeline saw it. `text` is None for one that is blocked, or was given up half-way."""
 
     candidate_id: str
     adapter: str
     text: str | None = None
+    finish_reason: str
     scores: dict[str, float | None]
+    """What each scorer said, in its own unit."""
     total: float | None = None
+    """What it was chosen by: scores calibrated and combined."""
+    value: float | None = None
+    """The scores' weighted sum, uncalibrated: comparable between requests."""
+    disagreement: float = 0.0
+    """Standard deviation of the total's parts."""
     verdicts: dict[str, str]
     probability: float
 
