@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Final
 
 
 @dataclass(frozen=True, slots=True, weakref_slot=True)
@@ -64,6 +65,10 @@ class Prompt:
         return tuple(image for message in self.messages for image in message.images)
 
 
+REJECTED: Final = "rejected"
+"""The finish reason of an answer that was given up half-way: never shown, never trained on."""
+
+
 @dataclass(frozen=True, slots=True)
 class Candidate:
     """One sampled answer, with the token ids and log-probabilities as the engine drew them.
@@ -77,6 +82,7 @@ class Candidate:
     token_ids: tuple[int, ...]
     logprobs: tuple[float, ...]
     finish_reason: str
+    """As the engine says it; `REJECTED` where the answer was given up half-way."""
     variant: str = ""
     """Name of a hidden instruction that the prompt carried; empty for the user's own prompt."""
 
@@ -125,8 +131,13 @@ class Judgement:
     value: float | None = None
 
     @property
+    def is_blocked(self) -> bool:
+        return any(verdict.action is Action.BLOCK for verdict in self.verdicts)
+
+    @property
     def is_feasible(self) -> bool:
-        return not any(verdict.action is Action.BLOCK for verdict in self.verdicts)
+        """Whether it may be chosen."""
+        return not self.is_blocked and self.candidate.finish_reason != REJECTED
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from pydantic import Field, IPvAnyNetwork, SecretStr, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 from server.config_base import Seconds, Section, Share
-from server.config_selection import EnsembleConfig, SelectionConfig
+from server.config_selection import AutoConfig, EarlyRejectConfig, EnsembleConfig, SelectionConfig
 
 SOURCE = r"^(https://\*|https?://(\*\.)?[a-z0-9_-]+(\.[a-z0-9_-]+)*)(:[0-9]{1,5})?$"
 """An origin that images may be fetched from."""
@@ -432,8 +432,10 @@ class AliasConfig(Section):
 
     name: str = Field("default", pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")
     """The model name that apps send."""
-    best_of: int = Field(4, ge=1)
-    """Candidates when the request does not say."""
+    best_of: Annotated[int, Field(ge=1)] | Literal["auto"] = 4
+    """Candidates when the request does not say; `auto`: as many as are worth their cost."""
+    auto: AutoConfig = AutoConfig()
+    early_reject: EarlyRejectConfig = EarlyRejectConfig()
     rules: tuple[RuleConfig, ...] = ()
     """Safety rules, all applied."""
     scorers: tuple[ScorerConfig, ...] = (ScorerConfig(kind="implicit"),)

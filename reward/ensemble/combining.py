@@ -71,7 +71,7 @@ class LengthPenalty:
 
     def __call__(self, tokens: int) -> float:
         if self.max_tokens and tokens > self.max_tokens:
-            return self.strength * float((tokens - self.max_tokens) / self.max_tokens) ** self.exponent
+            return self.strength * math.pow((tokens - self.max_tokens) / self.max_tokens, self.exponent)
         if tokens < self.min_tokens:
-            return self.strength * float((self.min_tokens - tokens) / self.min_tokens) ** self.exponent
+            return self.strength * math.pow((self.min_tokens - tokens) / self.min_tokens, self.exponent)
         return 0.0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from reward.ensemble import COMBINERS, Calibration, Ensemble, Member, Scored
@@ -11,13 +11,15 @@ from reward.policy import SafetyPolicy
 from reward.ports import Rule, Scorer
 from reward.rules import LengthRule, PatternRule, RepetitionRule
 from reward.scorers import ImplicitScorer, LengthScorer, LogprobScorer, RepetitionScorer
-from reward.types import Action, Candidate, Judgement, Prompt
+from reward.types import REJECTED, Action, Candidate, Judgement, Prompt
 from server.config import AliasConfig, RuleConfig, ScorerConfig
 from server.engine.port import Engine
 from server.wire.base import BASE
 
 OWN_OPINION = (ImplicitScorer, LogprobScorer)
 """Scorers that read the policy's own log-probabilities: good for choosing among its answers, no judges of it."""
+
+NOT_SCORED = Scored((), None, None, 0.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,22 +28,36 @@ class Judges:
     ensemble: Ensemble
 
     async def judge(
-        self, prompt: Prompt, candidates: Sequence[Candidate], *, observe: bool = True
+        self, prompt: Prompt, candidates: Sequence[Candidate], *, observe: bool = True, always: bool = False
     ) -> tuple[tuple[Judgement, ...], tuple[str, ...]]:
         """All that is found about the candidates, and the names of the scorers that failed. `observe`: the calibration
-        learns from them.
+        learns from them. `always`: score one alone too; without others to choose from that is not worth the time.
+
+        Candidates that were given up half-way are checked, not scored.
         """
-        if len(candidates) > 1:
-            scored, degraded = await self.ensemble.score(prompt, candidates, observe=observe)
-        else:  # nothing to choose from: not worth the scorers' time
-            scored, degraded = (Scored((), None, None, 0.0),) * len(candidates), ()
-        judgements = tuple(
-            Judgement(
-                one, self.policy.check_output(one.text), found.scores, found.total, found.disagreement, found.value
-            )
-            for one, found in zip(candidates, scored, strict=True)
+        whole = [one for one in candidates if one.finish_reason != REJECTED]
+        scored: tuple[Scored, ...] = (NOT_SCORED,) * len(whole)
+        degraded: tuple[str, ...] = ()
+        if len(whole) > 1 or (always and whole):
+            scored, degraded = await self.ensemble.score(prompt, whole, observe=observe)
+        found = iter(scored)
+        judged = (self._judged(one, NOT_SCORED if one.finish_reason == REJECTED else next(found)) for one in candidates)
+        return tuple(judged), degraded
+
+    def compared(self, judgements: Sequence[Judgement], degraded: Collection[str]) -> tuple[Judgement, ...]:
+        """Judgements that were made one after the other, with totals as if made at once: of one calibration, and
+        without the scorers that failed for some.
+        """
+        candidates = [one.candidate for one in judgements]
+        scored = self.ensemble.combine([one.scores for one in judgements], candidates, degraded)
+        return tuple(
+            dataclasses.replace(one, total=found.total, value=found.value, disagreement=found.disagreement)
+            for one, found in zip(judgements, scored, strict=True)
         )
-        return judgements, degraded
+
+    def _judged(self, candidate: Candidate, found: Scored) -> Judgement:
+        verdicts = self.policy.check_output(candidate.text)
+        return Judgement(candidate, verdicts, found.scores, found.total, found.disagreement, found.value)
 
     async def reward_of(self, prompt: Prompt, judgement: Judgement) -> float | None:
         """`reward`, also of an answer that nothing had to be chosen from: that is scored now."""

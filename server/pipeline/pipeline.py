@@ -12,31 +12,31 @@ import dataclasses
 import logging
 import random
 import time
-from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Iterator, Mapping
 from contextlib import aclosing
 
 from reward.policy import is_blocked
 from reward.selection import choose, ranked, rival
-from reward.types import Candidate, Judgement, Selection
+from reward.types import Judgement, Selection
 from server import faults
 from server.engine.port import (
-    Delta,
     Engine,
     EngineError,
     Generation,
     PromptTooLong,
     RefusedParameter,
-    TokenAlternatives,
     UnknownModel,
 )
 from server.errors import BadRequest, EngineUnavailable
 from server.inflight import InFlight
 from server.metrics import Metrics
+from server.pipeline.early import generate_with_rejection
+from server.pipeline.growing import GrowingAnswer
 from server.pipeline.judges import Judges
 from server.pipeline.recording import build_record, store_groups, teaches_at_once
 from server.pipeline.shadow import Shadows
 from server.pipeline.task import ChatTask, Outcome, Piece
+from server.pipeline.waves import Waves
 from server.store.blobs import BlobStore
 from server.store.database import Database
 from server.store.records import GroupRecord, GroupState
@@ -68,6 +68,7 @@ class Pipeline:
         self._database = database
         self._blobs = blobs
         self._judges = judges
+        self._waves = {name: Waves(one, engine_timeout_s) for name, one in judges.items()}
         self._in_flight = in_flight
         self._shadows = shadows
         self._metrics = metrics
@@ -96,7 +97,7 @@ class Pipeline:
                 if self._refuses_input(task):
                     outcome = _refused(task)
                 else:
-                    parts = _Stream()
+                    parts = GrowingAnswer()
                     policy = self._judges[task.alias.name].policy
                     # What a JSON text says may be written in escapes of any length.
                     hold_back = policy.hold_back if task.sampling.json_schema is None or not policy.hold_back else None
@@ -119,8 +120,12 @@ class Pipeline:
     async def _answer(self, task: ChatTask) -> Outcome:
         if self._refuses_input(task):
             return _refused(task)
-        task, generation = await self._generate(task)
-        judgements, degraded = await self._judges[task.alias.name].judge(task.prompt, generation.candidates)
+        judges = self._judges[task.alias.name]
+        if task.is_adaptive:
+            task, generation, judgements, degraded = await self._waves[task.alias.name].answer(task, self._generate)
+        else:
+            task, generation = await self._generate(task)
+            judgements, degraded = await judges.judge(task.prompt, generation.candidates)
         return self._select(task, generation, judgements, degraded)
 
     def _refuses_input(self, task: ChatTask) -> bool:
@@ -150,6 +155,9 @@ class Pipeline:
             raise EngineUnavailable("No engine can answer now; try again after the time in Retry-After.") from error
 
     async def _ask(self, task: ChatTask) -> Generation:
+        if task.rejects_early:
+            judges = self._judges[task.alias.name]
+            return await generate_with_rejection(self._engine, self._model(task), judges, task)
         generation = await self._engine.generate(self._model(task), task.prompt, task.best_of, task.sampling)
         named = tuple(dataclasses.replace(one, adapter=task.assignment.adapter) for one in generation.candidates)
         return dataclasses.replace(generation, candidates=named)
@@ -179,7 +187,7 @@ class Pipeline:
             reward=self._judges[task.alias.name].reward(judged[shown[0]]) if shown else None,
         )
 
-    async def _stream_pieces(self, task: ChatTask, parts: _Stream) -> AsyncGenerator[None]:
+    async def _stream_pieces(self, task: ChatTask, parts: GrowingAnswer) -> AsyncGenerator[None]:
         """Fills `parts` as pieces arrive; yields after each."""
         answer = self._engine.stream(self._model(task), task.prompt, task.sampling)
         try:
@@ -252,10 +260,12 @@ class Pipeline:
     def _count(self, task: ChatTask, outcome: Outcome) -> None:
         alias = task.alias.name
         if outcome.state is GroupState.COMPLETED:
-            blocked = sum(not judgement.is_feasible for judgement in outcome.judgements)
+            blocked = sum(judgement.is_blocked for judgement in outcome.judgements)
+            rejected = sum(not judgement.is_feasible for judgement in outcome.judgements) - blocked
             self._metrics.candidates.labels(alias, "blocked").inc(blocked)
+            self._metrics.candidates.labels(alias, "rejected").inc(rejected)
             self._metrics.candidates.labels(alias, "chosen").inc(len(outcome.shown))
-            rest = len(outcome.judgements) - blocked - len(outcome.shown)
+            rest = len(outcome.judgements) - blocked - rejected - len(outcome.shown)
             self._metrics.candidates.labels(alias, "not_chosen").inc(rest)
         for part in outcome.degraded:
             self._metrics.degraded.labels(alias, part).inc()
@@ -281,43 +291,6 @@ class _KeptOnFailure:
         is_abandoned = issubclass(kind, asyncio.CancelledError | GeneratorExit)
         state = GroupState.ABORTED if is_abandoned else GroupState.FAILED
         await asyncio.shield(self._pipeline.note(self._task, state))
-
-
-@dataclasses.dataclass(slots=True)
-class _Stream:
-    """One streamed answer as far as it has come."""
-
-    text: str = ""
-    token_ids: list[int] = dataclasses.field(default_factory=list)
-    tokens: list[TokenAlternatives] = dataclasses.field(default_factory=list)
-    prompt_token_ids: tuple[int, ...] = ()
-    finish_reason: str = "stop"
-    sent: int = 0
-    ends: deque[tuple[int, int]] = dataclasses.field(default_factory=deque)
-    """(where a delta's text ended, tokens up to there), of deltas whose text is not all out."""
-    sent_tokens: int = 0
-
-    def add(self, delta: Delta) -> None:
-        self.text += delta.text
-        self.token_ids += delta.token_ids
-        self.tokens += delta.tokens
-        self.prompt_token_ids = self.prompt_token_ids or delta.prompt_token_ids
-        self.finish_reason = delta.finish_reason or self.finish_reason
-        self.ends.append((len(self.text), len(self.tokens)))
-
-    def release(self, hold_back: int) -> Piece | None:
-        """What may leave now, all but so many characters; None: nothing."""
-        until = max(self.sent, len(self.text) - hold_back)
-        text, self.sent = self.text[self.sent : until], until
-        first = self.sent_tokens
-        while self.ends and self.ends[0][0] <= until:
-            _, self.sent_tokens = self.ends.popleft()
-        tokens = tuple(self.tokens[first : self.sent_tokens])
-        return Piece(text, tokens) if text or tokens else None
-
-    def candidate(self, adapter: str) -> Candidate:
-        logprobs = tuple(token.logprob for token in self.tokens)
-        return Candidate(0, adapter, self.text, tuple(self.token_ids), logprobs, self.finish_reason)
 
 
 def _refused(task: ChatTask) -> Outcome:

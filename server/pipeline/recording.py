@@ -93,7 +93,7 @@ def _candidate(task: ChatTask, outcome: Outcome, position: int, judgement: Judge
         logprobs=one.logprobs,
         finish_reason=one.finish_reason,
         is_shown=position in outcome.shown,
-        is_blocked=not judgement.is_feasible,
+        is_blocked=judgement.is_blocked,
         probability=probabilities[position] if probabilities else 0.0,
         total=judgement.value,
         scores={score.scorer: [score.version, score.value] for score in judgement.scores},

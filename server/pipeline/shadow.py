@@ -96,7 +96,7 @@ class Shadows:
         has_failed = False
         try:
             async with asyncio.timeout(self._timeout_s):
-                made = await self._engine.generate(adapter, task.prompt, task.best_of, task.sampling)
+                made = await self._engine.generate(adapter, task.prompt, len(outcome.judgements), task.sampling)
                 named = tuple(dataclasses.replace(one, adapter=adapter) for one in made.candidates)
                 judgements, _ = await judges.judge(task.prompt, named, observe=False)
         except (EngineError, TimeoutError) as error:
@@ -110,7 +110,7 @@ class Shadows:
         return ShadowRecord(
             group_id=task.completion_id,
             adapter=adapter,
-            is_blocked=not all(one.is_feasible for one in judgements),
+            is_blocked=any(one.is_blocked for one in judgements),
             has_failed=has_failed,
             reward=reward,
             active_reward=await judges.reward_of(task.prompt, shown) if shown is not None else None,

@@ -37,12 +37,22 @@ class ChatTask:
     sampling: Sampling
     n: int
     best_of: int
+    """Candidates to generate; at most, where they come in waves."""
     strategy: Strategy
     compare: bool | Literal["auto"]
     regenerate_of: str | None
     is_stored: bool
     calls_tools: bool = False
     """Whether the answer may call the prompt's tools."""
+    is_adaptive: bool = False
+    """Candidates come in waves, until another is not worth its cost (`server.pipeline.waves`)."""
+    rejects_early: bool = False
+    """The weaker candidates are given up while they grow (`server.pipeline.early`)."""
+
+    @property
+    def choices_wanted(self) -> int:
+        """How many candidates the reply has room for."""
+        return max(self.n, 2 if self.compare else 1)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from reward.types import REJECTED
 from server.wire.base import BASE
 
 HUMAN = "human"
@@ -87,9 +88,15 @@ class CandidateRecord:
     verdicts: dict[str, Any] = field(default_factory=dict)
 
     @property
+    def is_whole(self) -> bool:
+        """False: given up half-way. Nothing is learned from it."""
+        return self.finish_reason != REJECTED
+
+    @property
     def may_be_positive(self) -> bool:
-        """Whether training may move towards this answer: clean, shown as sampled, on the user's own prompt."""
-        return not self.is_blocked and self.shown_text is None and not self.variant and bool(self.token_ids)
+        """Whether training may move towards this answer: clean, whole, shown as sampled, on the user's own prompt."""
+        is_clean = not self.is_blocked and self.is_whole
+        return is_clean and self.shown_text is None and not self.variant and bool(self.token_ids)
 
 
 @dataclass(frozen=True, slots=True)

@@ -166,6 +166,8 @@ class ChatOptions(Wire):
     in what they say, not only in how; else a single answer is returned."""
     selection: StrategyName | None = None
     """Selection strategy; the alias's own when absent."""
+    early_reject: bool | None = None
+    """Give up the weaker candidates while they grow; as the alias says when absent."""
     regenerate_of: Id | None = None
     """The completion whose answer the user asked to have again."""
     return_group: bool = False
@@ -194,7 +196,8 @@ class ChatRequest(Wire):
     model: Annotated[str, StringConstraints(min_length=1), NoNul]
     messages: Annotated[list[ChatMessage], Field(min_length=1)]
     n: int = Field(1, ge=1, le=256)
-    best_of: int | None = Field(None, ge=1)
+    best_of: Annotated[int, Field(ge=1)] | Literal["auto"] | None = None
+    """Candidates to generate; `auto`: as many as are worth their cost, up to the alias's bound."""
     stream: bool = False
     stream_options: StreamOptions | None = None
     logprobs: bool = False
@@ -399,7 +402,9 @@ class Alignment(Reply):
     adapter: str
     generation: int
     best_of: int
+    """Candidates asked for; at most so many with `best_of: "auto"`."""
     generated: int
+    """Candidates generated, those that were given up half-way included."""
     selection: str
     degraded: list[str] = []
     """Scorers that failed for this request."""
