@@ -20,8 +20,9 @@ class SelectionConfig(Section):
     """`argmax`, `soft`, `mbr` or `pessimistic`; a request may name another. The default suits few candidates."""
     temperature: float = Field(0.5, gt=0)
     """`soft`: λ of p ∝ exp(total / λ), in the total's units."""
-    beta: float = Field(1.0, gt=0)
-    """`pessimistic`: strength of the χ² penalty, in the total's units. Small is argmax, large takes all alike."""
+    beta: float = Field(1.5, gt=0)
+    """`pessimistic`: strength of the χ² penalty, in the total's units. Small is argmax, large takes all alike. The
+    default keeps what a safety filter misses below 1.5 times its share (`docs/alignment.md`)."""
 
     def build(self, name: str | None = None) -> Strategy:
         """The strategy of this name, the alias's own without one."""

@@ -173,7 +173,7 @@ async def _require_tools(services: Services) -> None:
 
 
 def _candidates_wanted(body: ChatRequest, alias: AliasConfig, limit: int) -> tuple[int, bool]:
-    """`best_of` as asked for or as the alias sets it, and whether it only bounds waves; at temperature 0 there is one."""
+    """`best_of` as asked for or as the alias sets it, and whether it only bounds waves; 1 at temperature 0."""
     if body.n > limit:
         raise BadRequest(f"n may be at most {limit}.", param="n")
     asked = body.best_of
