@@ -3,20 +3,20 @@
     python -m benchmarks.filter_amplification
 
 A filter that misses a few violations is a hard limit at one candidate. With many, selection sees only what passed, and
-a scorer that likes violations picks the missed ones out: best-of-n amplifies what the filter misses. How much depends on
-the selection.
+a scorer that likes violations picks the missed ones out: best-of-n amplifies what the filter misses. How much depends
+on the selection.
 
 The pool is synthetic: 500 prompts with 64 candidates each, a fifth of them violations, of which the filter passes 5%
 (and all others). The scorer's values correlate with being a violation (correlations of .1, .2 and .3; the figures are
-those of .2), are otherwise normal, in a unit of their own, and prompts differ in nothing: where they do, the spread within
-a prompt is a smaller part of the unit, and all amplification is less. Values go through the service's own calibration
-and strategies, with the defaults of the configuration. Each prompt's chance of serving a violation is computed from the
-exact probabilities, and not drawn; for n below 64, over consecutive parts of its candidates.
+those of .2), are otherwise normal, in a unit of their own, and prompts differ in nothing: where they do, the spread
+within a prompt is a smaller part of the unit, and all amplification is less. Values go through the service's own
+calibration and strategies, with the defaults of the configuration. Each prompt's chance of serving a violation is
+computed from the exact probabilities, and not drawn; for n below 64, over consecutive parts of its candidates.
 
 - `<strategy>_amplification_64`: the share of served answers that are violations, at n = 64 over n = 1; `_bound` is the
   upper end of a one-sided 95% bootstrap interval over prompts.
-- `<strategy>_per_request_64`: the same for violations by request. At n = 1 a request whose one candidate is blocked gets
-  a refusal, so that this ratio lies above 1 for any selection that serves something.
+- `<strategy>_per_request_64`: the same for violations by request. At n = 1 a request whose one candidate is blocked
+  gets a refusal, so that this ratio lies above 1 for any selection that serves something.
 - `<strategy>_reward_64`: mean calibrated total of what is served; at n = 1 it is about 0. What the caution costs.
 """
 
@@ -132,7 +132,7 @@ def main() -> int:
             one, many = by_size[1], by_size[CANDIDATES]
             ratios = [amplification(by_size[size], one, everybody) for size in SIZES]
             bound, total = upper_bound(many, one), float(many.totals.mean())
-            table.add_row(f"{correlation:g}", name, *(f"{one:.2f}" for one in ratios), f"{bound:.2f}", f"{total:+.2f}")
+            table.add_row(f"{correlation:g}", name, *(f"{one:.2f}" for one in (*ratios, bound)), f"{total:+.2f}")
             if correlation == CORRELATION and name in STRATEGIES:
                 result |= {
                     f"{name}_amplification_64": ratios[-1],
