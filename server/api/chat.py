@@ -183,13 +183,11 @@ def _candidates_wanted(body: ChatRequest, alias: AliasConfig, limit: int) -> tup
         if body.n > 1 or (isinstance(asked, int) and asked > 1):
             raise BadRequest("At temperature 0 all candidates are the same: n and best_of must be 1.", param="n")
         return 1, False
-    wanted = alias.best_of if asked is None else asked
-    is_adaptive = wanted == "auto"
-    if wanted == "auto":
-        wanted = alias.auto.max_candidates
-    if asked is None or is_adaptive:
+    chosen = alias.best_of if asked is None else asked
+    wanted = alias.auto.max_candidates if chosen == "auto" else chosen
+    if not isinstance(asked, int):  # the alias's number gives way to the request's n and the server's bound
         wanted = max(body.n, min(wanted, limit))
-    return (max(wanted, 2) if body.plumbline.compare else wanted), is_adaptive
+    return (max(wanted, 2) if body.plumbline.compare else wanted), chosen == "auto"
 
 
 def _rejects_early(body: ChatRequest, alias: AliasConfig, best_of: int, is_adaptive: bool) -> bool:
