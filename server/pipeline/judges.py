@@ -38,7 +38,7 @@ class Judges:
         whole = [one for one in candidates if one.finish_reason != REJECTED]
         scored: tuple[Scored, ...] = (NOT_SCORED,) * len(whole)
         degraded: tuple[str, ...] = ()
-        if len(whole) > 1 or (always and whole):
+        if whole and (always or len(candidates) > 1):
             scored, degraded = await self.ensemble.score(prompt, whole, observe=observe)
         found = iter(scored)
         judged = (self._judged(one, NOT_SCORED if one.finish_reason == REJECTED else next(found)) for one in candidates)

@@ -225,6 +225,16 @@ async def test_as_many_stand_as_are_to_be_shown(open_stack: Opener, tmp_path: Pa
     assert [choice["finish_reason"] for choice in reply["choices"]] == ["stop"] * 3
 
 
+async def test_one_that_is_left_is_scored_too(open_stack: Opener, tmp_path: Path) -> None:
+    """What it is worth is evidence about its adapter, and training data."""
+    stack = await open_stack(config_for(tmp_path, early_reject=EarlyRejectConfig(checkpoints=(2,), keep=0.1)))
+    stack.engine.delay_s = 0.005
+    stack.engine.script = lengths(*[40] * 4)
+    group = await stored(stack, await stack.chat(best_of=4, plumbline={"early_reject": True}))
+    assert [one.total is not None for one in group.candidates] == [one.is_whole for one in group.candidates]
+    assert sum(one.is_whole for one in group.candidates) == 1
+
+
 async def test_candidates_are_those_of_one_large_request(stack: Stack) -> None:
     """Candidate i under seed s is that of a plain request, though each grew as a request of its own."""
     grown = await stack.chat(best_of=4, n=4, plumbline={"early_reject": True})
