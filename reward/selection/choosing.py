@@ -1,8 +1,8 @@
 """A strategy's choice among judged candidates, with the exact probability of each.
 
-Chosen from are feasible candidates with a total; where none has one, the first feasible candidate is taken (taste fails
-open, and not at random). With exploration ε a random feasible candidate is taken with probability ε, so that logged
-data can be reweighted.
+Chosen from are feasible candidates with a total. Where none has one, a strategy that needs no totals chooses among all
+that are feasible; for the others the first of them is taken (taste fails open, and not at random). With exploration ε a
+random feasible candidate is taken with probability ε, so that logged data can be reweighted.
 """
 
 from __future__ import annotations
@@ -20,9 +20,10 @@ def choose(
     feasible = [index for index, judgement in enumerate(judgements) if judgement.is_feasible]
     if not feasible:
         return Selection(None, 1.0, strategy.name, "every candidate was blocked", (0.0,) * len(judgements))
-    scored = [index for index in feasible if judgements[index].total is not None or not strategy.needs_totals]
-    choices = scored or feasible[:1]
-    shares = strategy.probabilities([judgements[index] for index in choices]) if scored else (1.0,)
+    scored = [index for index in feasible if judgements[index].total is not None]
+    is_guided = bool(scored) or not strategy.needs_totals
+    choices = scored or (feasible if is_guided else feasible[:1])
+    shares = strategy.probabilities([judgements[index] for index in choices]) if is_guided else (1.0,)
     probabilities = [0.0] * len(judgements)
     for index in feasible:
         probabilities[index] = explore / len(feasible)
@@ -32,7 +33,7 @@ def choose(
         index, reason = feasible[int(draw / explore * len(feasible))], "explored: a random feasible candidate"
     else:
         index = choices[_drawn(shares, (draw - explore) / (1.0 - explore))]
-        reason = strategy.reason(len(feasible)) if scored else _UNSCORED
+        reason = strategy.reason(len(feasible)) if is_guided else _UNSCORED
     return Selection(index, probabilities[index], strategy.name, reason, tuple(probabilities))
 
 

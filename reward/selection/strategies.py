@@ -30,7 +30,7 @@ class Strategy(Protocol):
 
     name: ClassVar[str]
     needs_totals: ClassVar[bool]
-    """Whether it looks at candidates with a total only."""
+    """Whether it can choose among candidates of which none has a total."""
 
     def probabilities(self, candidates: Sequence[Judgement]) -> tuple[float, ...]:
         """One for each candidate, in order, with the sum 1. `candidates`: at least one, all feasible, and all with a

@@ -86,6 +86,8 @@ class CandidateRecord:
     total: float | None
     scores: dict[str, Any] = field(default_factory=dict)
     verdicts: dict[str, Any] = field(default_factory=dict)
+    is_chosen: bool = False
+    """The reply's first choice. It need not be the most probable one of those shown."""
 
     @property
     def is_whole(self) -> bool:

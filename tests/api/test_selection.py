@@ -14,9 +14,13 @@ from server.config import AliasConfig
 from server.config_selection import AutoConfig, EarlyRejectConfig, SelectionConfig
 from server.engine.fake import Call
 from server.engine.port import EngineError
+from server.opinions import first_shown
 from server.store import groups
 from server.store.records import GroupRecord
 from tests.api.conftest import CHAT, Opener, Stack, assert_openai_error, chat_body, config_for
+
+AUTO = {"best_of": "auto"}
+EXPLAINED = {"explain": True}
 
 
 @pytest.mark.parametrize("strategy", ["argmax", "soft", "mbr", "pessimistic"])
@@ -52,6 +56,29 @@ def test_the_default_is_argmax() -> None:
     assert AliasConfig().selection.build().name == "argmax"
 
 
+async def test_feedback_is_about_the_first_choice(open_stack: Opener, tmp_path: Path) -> None:
+    """Also where a draw made a less probable candidate the first one of several."""
+    stack = await open_stack(config_for(tmp_path, selection=SelectionConfig(strategy="soft", temperature=1.0)))
+    surprised = 0
+    for seed in range(40):
+        reply = await stack.chat(best_of=3, n=3, seed=seed, plumbline=EXPLAINED)
+        first = reply["choices"][0]["candidate_id"]
+        shares = {one["candidate_id"]: one["probability"] for one in reply["plumbline"]["explanation"]["candidates"]}
+        surprised += shares[first] < max(shares.values())
+        judged = first_shown(await stored(stack, reply))
+        assert judged is not None and judged.id == first
+    assert surprised
+
+
+async def test_half_a_json_answer_is_chosen_by_no_strategy(stack: Stack) -> None:
+    """As long as a whole one is there."""
+    schema = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "object", "properties": {}}}}
+    stack.engine.script = lambda model, prompt, index: "{}" if index == 3 else "{ " + "a " * 40
+    for strategy in ("argmax", "soft", "mbr", "pessimistic"):
+        reply = await stack.chat(best_of=4, max_tokens=8, response_format=schema, plumbline={"selection": strategy})
+        assert reply["choices"][0]["message"]["content"] == "{}"
+
+
 async def stored(stack: Stack, reply: dict[str, Any]) -> GroupRecord:
     group = await stack.services.database.read(lambda c: groups.get_group(c, reply["id"]))
     assert group is not None
@@ -60,10 +87,6 @@ async def stored(stack: Stack, reply: dict[str, Any]) -> GroupRecord:
 
 def calls_of(stack: Stack, method: str) -> list[Call]:
     return [call for call in stack.engine.calls if call.method == method]
-
-
-AUTO = {"best_of": "auto"}
-EXPLAINED = {"explain": True}
 
 
 async def test_waves_are_the_candidates_of_one_large_request(open_stack: Opener, tmp_path: Path) -> None:

@@ -176,7 +176,7 @@ def test_without_totals_the_first_clean_candidate_is_taken(strategy: Strategy) -
     assert (selection.index, selection.probability) == (1, 1.0)
 
 
-@pytest.mark.parametrize("strategy", [one for one in ALL if one.needs_totals], ids=lambda one: one.name)
+@every_strategy
 def test_a_candidate_without_a_total_loses_to_any_with_one(strategy: Strategy) -> None:
     """An unscored candidate is never a maximum."""
     assert choose(strategy, [judged(None), judged(-100.0)], draw=0.0).index == 1
