@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Final
 
 
 @dataclass(frozen=True, slots=True, weakref_slot=True)
@@ -64,6 +65,10 @@ class Prompt:
         return tuple(image for message in self.messages for image in message.images)
 
 
+REJECTED: Final = "rejected"
+"""The finish reason of an answer that was given up half-way: never shown, never trained on."""
+
+
 @dataclass(frozen=True, slots=True)
 class Candidate:
     """One sampled answer, with the token ids and log-probabilities as the engine drew them.
@@ -77,6 +82,7 @@ class Candidate:
     token_ids: tuple[int, ...]
     logprobs: tuple[float, ...]
     finish_reason: str
+    """As the engine says it; `REJECTED` where the answer was given up half-way."""
     variant: str = ""
     """Name of a hidden instruction that the prompt carried; empty for the user's own prompt."""
     alternatives: tuple[tuple[float, ...], ...] = field(default=(), repr=False)
@@ -140,8 +146,9 @@ class Score:
 class Judgement:
     """All that was found about one candidate.
 
-    `total` is the ensemble's value (None: not one scorer answered), `disagreement` the standard deviation of
-    its calibrated parts, 0 for a single scorer.
+    `total` is what candidates of one prompt are chosen by, `value` what answers given at different times are compared
+    by (`reward.ensemble`; None: not one scorer answered); `disagreement` is the standard deviation of the total's
+    calibrated parts, 0 for a single scorer.
     """
 
     candidate: Candidate
@@ -149,12 +156,19 @@ class Judgement:
     scores: tuple[Score, ...]
     total: float | None
     disagreement: float = 0.0
+    value: float | None = None
     shown_text: str | None = None
     """What people may see of the candidate where a rule redacted it; None: its text."""
 
     @property
+    def is_blocked(self) -> bool:
+        """Whether a rule forbids showing it as it is."""
+        return any(verdict.action.forbids for verdict in self.verdicts)
+
+    @property
     def is_feasible(self) -> bool:
-        return not any(verdict.action.forbids for verdict in self.verdicts)
+        """Whether it may be chosen."""
+        return not self.is_blocked and self.candidate.finish_reason != REJECTED
 
     @property
     def visible_text(self) -> str:

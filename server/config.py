@@ -16,6 +16,7 @@ from server.config_base import Seconds, Section, Share
 from server.config_safety import RuleConfig as RuleConfig
 from server.config_safety import SecondWaveConfig
 from server.config_scorers import ScorerConfig
+from server.config_selection import AutoConfig, EarlyRejectConfig, EnsembleConfig, SelectionConfig
 
 SOURCE = r"^(https://\*|https?://(\*\.)?[a-z0-9_-]+(\.[a-z0-9_-]+)*)(:[0-9]{1,5})?$"
 """An origin that images may be fetched from."""
@@ -256,7 +257,7 @@ class SignalsConfig(Section):
     ai_pairs: bool = False
     """Make best ≻ worst pairs from the ensemble's totals where no person has spoken."""
     ai_margin: float = Field(1.0, gt=0)
-    """Smallest difference of totals for such a pair."""
+    """Smallest difference of values (weighted scores in the scorers' own units) for such a pair."""
     feedback_token_ttl_s: Seconds = 7 * 24 * 3600.0
     """How long an answer's feedback token is good."""
     max_per_hour: int = Field(600, ge=1)
@@ -398,8 +399,10 @@ class AliasConfig(Section):
 
     name: str = Field("default", pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")
     """The model name that apps send."""
-    best_of: int = Field(4, ge=1)
-    """Candidates when the request does not say."""
+    best_of: Annotated[int, Field(ge=1)] | Literal["auto"] = 4
+    """Candidates when the request does not say; `auto`: as many as are worth their cost."""
+    auto: AutoConfig = AutoConfig()
+    early_reject: EarlyRejectConfig = EarlyRejectConfig()
     policy: Path | None = None
     """TOML file of safety rules that several aliases may share (`docs/safety.md`); they come before `rules`."""
     rules: tuple[RuleConfig, ...] = ()
@@ -407,12 +410,14 @@ class AliasConfig(Section):
     second_wave: SecondWaveConfig = SecondWaveConfig()
     scorers: tuple[ScorerConfig, ...] = (ScorerConfig(kind="implicit"),)
     """Scorers of the ensemble."""
+    ensemble: EnsembleConfig = EnsembleConfig()
     refusal: str = "I can't answer that."
     """Text of the answer when every candidate is blocked."""
     train_tenants: tuple[str, ...] = ("default",)
     """Tenants whose groups may train this alias."""
     explore: Share = 0.0
     """Probability of a random feasible candidate instead of the best one."""
+    selection: SelectionConfig = SelectionConfig()
     signals: SignalsConfig = SignalsConfig()
     gate: GateConfig = GateConfig()
     rollout: RolloutConfig = RolloutConfig()
@@ -423,6 +428,12 @@ class AliasConfig(Section):
         labels = [scorer.label for scorer in self.scorers]
         if len(set(labels)) != len(labels):
             raise ValueError("two scorers of an alias have the same name: set name")
+        return self
+
+    @model_validator(mode="after")
+    def _weights_suit_the_combiner(self) -> Self:
+        if self.ensemble.combiner == "lambda_harmonic" and any(one.weight <= 0 for one in self.scorers):
+            raise ValueError("ensemble.combiner lambda_harmonic needs scorers of positive weight")
         return self
 
 

@@ -53,7 +53,7 @@ class Metrics:
         self.candidates = Counter(
             "plumbline_candidates_total",
             "Candidates by what became of them.",
-            ["alias", "outcome"],  # chosen | not_chosen | blocked
+            ["alias", "outcome"],  # chosen | not_chosen | rejected | blocked
             registry=reg,
         )
         self.rule_blocks = Counter(

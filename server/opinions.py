@@ -27,7 +27,7 @@ class Opinion:
 
 def first_shown(group: GroupRecord) -> CandidateRecord | None:
     """The first choice of those that were shown."""
-    return max(group.shown, key=lambda one: (one.probability, -one.position), default=None)
+    return max(group.shown, key=lambda one: (one.is_chosen, one.probability, -one.position), default=None)
 
 
 def judged(group: GroupRecord, wanted: str | None) -> CandidateRecord | None:

@@ -12,14 +12,14 @@ One derivation serves the feed, the export and the gate. Rules, in order of `doc
 
 A candidate whose shown text or prompt differed from what was sampled is never a positive, and one of another prompt (a
 hidden instruction) is no part of any example: it would be learned as an answer to the user's. Two answers that read the
-same make no pair: all they could teach is how to end. What a person typed counts by that person's word alone, so it is
-no part of a safety pair, which would outlive the word.
+same make no pair: all they could teach is how to end. One that was given up half-way teaches nothing. What a person
+typed counts by that person's word alone, so it is no part of a safety pair, which would outlive the word.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from server.config import SignalsConfig
 from server.store.records import HUMAN, CandidateRecord, GroupRecord, GroupState, SignalKind, SignalRecord
@@ -46,6 +46,7 @@ def derive(group: GroupRecord, signals: Sequence[SignalRecord], settings: Signal
     """The group's examples. `signals` are its live ones; aborted, failed and erased groups teach nothing."""
     if group.state is not GroupState.COMPLETED:
         return Examples()
+    group = replace(group, candidates=tuple(one for one in group.candidates if one.is_whole))
     known = {candidate.id: candidate for candidate in group.candidates}
     pairs: list[Pair] = []
     unpaired: list[Unpaired] = []

@@ -86,6 +86,9 @@ def feedback(
     return session.show(reply, lambda: f"kept as {reply.id}" + ("" if reply.trainable else " (not for training)"))
 
 
+_WITHOUT_TEXT = {"rejected": "(given up half-way)"}
+
+
 def _show(session: Session, completion: ChatCompletion) -> None:
     if session.as_json:
         return print(completion.model_dump_json(indent=2))
@@ -96,7 +99,13 @@ def _show(session: Session, completion: ChatCompletion) -> None:
     if about.explanation is None:
         return None
     rows = (
-        (one.candidate_id, one.text or "(blocked)", one.scores, one.verdicts, f"{one.probability:.2f}")
+        (
+            one.candidate_id,
+            one.text or _WITHOUT_TEXT.get(one.finish_reason, "(blocked)"),
+            one.scores,
+            one.verdicts,
+            f"{one.probability:.2f}",
+        )
         for one in about.explanation.candidates
     )
     return session.show(

@@ -117,7 +117,8 @@ async def build_task(body: ChatRequest, caller: Principal, services: Services) -
     """The validated task; raises `BadRequest` or `NotFound`."""
     limits = services.config.chat
     alias, fixed = await resolve_model(body.model, caller, services)
-    best_of = _candidates_wanted(body, alias, limits.max_best_of)
+    best_of, is_adaptive = _candidates_wanted(body, alias, limits.max_best_of)
+    rejects_early = _rejects_early(body, alias, best_of, is_adaptive)
     if body.plumbline.return_group and caller.role is Role.APP:
         raise BadRequest("return_group is for operators and learners.", param="plumbline.return_group")
     max_tokens = body.token_limit or limits.default_max_tokens
@@ -158,10 +159,13 @@ async def build_task(body: ChatRequest, caller: Principal, services: Services) -
         ),
         n=body.n,
         best_of=best_of,
+        strategy=alias.selection.build(body.plumbline.selection),
         compare=body.plumbline.compare,
         regenerate_of=body.plumbline.regenerate_of,
         is_stored=body.store,
         calls_tools=body.may_call_tools,
+        is_adaptive=is_adaptive and best_of > 1,
+        rejects_early=rejects_early,
     )
 
 
@@ -183,18 +187,32 @@ async def _require_tools(services: Services) -> None:
     )
 
 
-def _candidates_wanted(body: ChatRequest, alias: AliasConfig, limit: int) -> int:
-    """`best_of` as asked for or as the alias sets it; at temperature 0 there is one candidate."""
+def _candidates_wanted(body: ChatRequest, alias: AliasConfig, limit: int) -> tuple[int, bool]:
+    """`best_of` as asked for or as the alias sets it, and whether it only bounds waves; 1 at temperature 0."""
     if body.n > limit:
         raise BadRequest(f"n may be at most {limit}.", param="n")
-    if body.best_of is not None and not body.n <= body.best_of <= limit:
+    asked = body.best_of
+    if isinstance(asked, int) and not body.n <= asked <= limit:
         raise BadRequest(f"best_of must lie between n ({body.n}) and {limit}.", param="best_of")
     if body.temperature == 0:
-        if body.n > 1 or (body.best_of or 1) > 1:
+        if body.n > 1 or (isinstance(asked, int) and asked > 1):
             raise BadRequest("At temperature 0 all candidates are the same: n and best_of must be 1.", param="n")
-        return 1
-    wanted = body.best_of if body.best_of is not None else max(body.n, min(alias.best_of, limit))
-    return max(wanted, 2) if body.plumbline.compare else wanted
+        return 1, False
+    chosen = alias.best_of if asked is None else asked
+    wanted = alias.auto.max_candidates if chosen == "auto" else chosen
+    if not isinstance(asked, int):  # the alias's number gives way to the request's n and the server's bound
+        wanted = max(body.n, min(wanted, limit))
+    return (max(wanted, 2) if body.plumbline.compare else wanted), chosen == "auto"
+
+
+def _rejects_early(body: ChatRequest, alias: AliasConfig, best_of: int, is_adaptive: bool) -> bool:
+    """Where there is more than one candidate, and none is waited for to decide about others."""
+    asked = body.plumbline.early_reject
+    if asked and is_adaptive:
+        raise BadRequest(
+            'early_reject and best_of "auto" do not go together: give best_of a number.', param="plumbline.early_reject"
+        )
+    return best_of > 1 and not is_adaptive and (alias.early_reject.enabled if asked is None else asked)
 
 
 async def resolve_model(name: str, caller: Principal, services: Services) -> tuple[AliasConfig, Assignment | None]:

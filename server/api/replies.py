@@ -201,7 +201,10 @@ class Shaper:
                     adapter=judgement.candidate.adapter,
                     text=judgement.visible_text if judgement.is_feasible else None,
                     scores={score.scorer: score.value for score in judgement.scores},
+                    finish_reason=judgement.candidate.finish_reason,
                     total=judgement.total,
+                    value=judgement.value,
+                    disagreement=judgement.disagreement,
                     verdicts=_verdicts(judgement),
                     probability=probabilities[position] if probabilities else 0.0,
                 )

@@ -60,6 +60,6 @@ class GrowingAnswer:
             return Piece(text, () if judgement.shown_text is not None else outcome.tokens[position])
         return self.release(View(text, len(text) if judgement.shown_text is None else 0))
 
-    def candidate(self, adapter: str) -> Candidate:
+    def candidate(self, adapter: str, index: int = 0) -> Candidate:
         logprobs = tuple(token.logprob for token in self.tokens)
-        return Candidate(0, adapter, self.text, tuple(self.token_ids), logprobs, self.finish_reason)
+        return Candidate(index, adapter, self.text, tuple(self.token_ids), logprobs, self.finish_reason)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from reward.ensemble import Ensemble, Member, Scored
+from reward.ensemble import COMBINERS, Calibration, Ensemble, Member, Scored
 from reward.policy import Reading, SafetyPolicy
 from reward.scorers import ImplicitScorer, LogprobScorer, SelfCertaintyScorer
-from reward.types import Candidate, Judgement, Prompt
+from reward.types import REJECTED, Candidate, Judgement, Prompt
 from server.config import AliasConfig
 from server.config_scorers import ScorerConfig
 from server.pipeline.policies import build_policy
@@ -18,6 +19,8 @@ from server.scorers.factory import ScorerFactory
 OWN_OPINION = (ImplicitScorer, LogprobScorer, SelfCertaintyScorer)
 """Scorers that read the policy's own log-probabilities: good for choosing among its answers, no judges of it."""
 
+NOT_SCORED = Scored((), None, None, 0.0)
+
 
 @dataclass(frozen=True, slots=True)
 class Judges:
@@ -25,21 +28,58 @@ class Judges:
     ensemble: Ensemble
 
     async def judge(
-        self, prompt: Prompt, candidates: Sequence[Candidate]
+        self,
+        prompt: Prompt,
+        candidates: Sequence[Candidate],
+        *,
+        observe: bool = True,
+        always: bool = False,
+        guarded: bool = True,
     ) -> tuple[tuple[Judgement, ...], tuple[str, ...]]:
-        """All that is found about the candidates, and the names of the scorers that failed."""
-        if len(candidates) > 1:
-            scored, degraded = await self.ensemble.score(prompt, candidates)
-        else:  # nothing to choose from: not worth the scorers' time
-            scored, degraded = (Scored((), None, 0.0),) * len(candidates), ()
-        readings = await asyncio.gather(*(self.policy.judge(prompt, one.text) for one in candidates))
-        judgements = tuple(
-            Judgement(one, reading.verdicts, found.scores, total, found.disagreement, reading.shown_text)
-            for one, found, total, reading in zip(
-                candidates, scored, _penalised(scored, readings), readings, strict=True
-            )
+        """All that is found about the candidates, and the names of the scorers that failed. `observe`: the calibration
+        learns from them. `always`: score one alone too; without others to choose from that is not worth the time.
+        `guarded`: guard models read them too.
+
+        Candidates that were given up half-way are read by rules alone.
+        """
+        whole = [one for one in candidates if one.finish_reason != REJECTED]
+        scored: tuple[Scored, ...] = (NOT_SCORED,) * len(whole)
+        degraded: tuple[str, ...] = ()
+        if whole and (always or len(candidates) > 1):
+            scored, degraded = await self.ensemble.score(prompt, whole, observe=observe)
+        rest = iter(scored)
+        found = [NOT_SCORED if one.finish_reason == REJECTED else next(rest) for one in candidates]
+        readings = await self._read(prompt, candidates, guarded=guarded)
+        totals = _penalised([one.total for one in found], [one.penalty for one in readings])
+        judgements = (
+            Judgement(one, reading.verdicts, of.scores, total, of.disagreement, of.value, reading.shown_text)
+            for one, of, total, reading in zip(candidates, found, totals, readings, strict=True)
         )
-        return judgements, degraded
+        return tuple(judgements), degraded
+
+    async def _read(self, prompt: Prompt, candidates: Sequence[Candidate], *, guarded: bool) -> list[Reading]:
+        if not guarded or not self.policy.output_guards:
+            return [self.policy.read(one.text) for one in candidates]
+
+        async def read(one: Candidate) -> Reading:
+            if one.finish_reason == REJECTED:
+                return self.policy.read(one.text)
+            return await self.policy.judge(prompt, one.text)
+
+        return await asyncio.gather(*map(read, candidates))
+
+    def compared(self, judgements: Sequence[Judgement], degraded: Collection[str]) -> tuple[Judgement, ...]:
+        """Judgements that were made one after the other, with totals as if made at once: of one calibration, and
+        without the scorers that failed for some.
+        """
+        candidates = [one.candidate for one in judgements]
+        scored = self.ensemble.combine([one.scores for one in judgements], candidates, degraded)
+        penalties = [sum(verdict.penalty for verdict in one.verdicts) for one in judgements]
+        totals = _penalised([one.total for one in scored], penalties)
+        return tuple(
+            dataclasses.replace(one, total=total, value=found.value, disagreement=found.disagreement)
+            for one, found, total in zip(judgements, scored, totals, strict=True)
+        )
 
     async def reward_of(self, prompt: Prompt, judgement: Judgement) -> float | None:
         """`reward`, also of an answer that nothing had to be chosen from: that is scored now."""
@@ -61,22 +101,29 @@ class Judges:
         return self.ensemble.value(judgement.scores, without=OWN_OPINION)
 
 
-def _penalised(scored: Sequence[Scored], readings: Sequence[Reading]) -> list[float | None]:
+def _penalised(totals: Sequence[float | None], penalties: Sequence[float]) -> list[float | None]:
     """The totals less the penalties. Where nothing was scored, the penalties alone tell the candidates apart."""
-    is_scored = any(found.total is not None for found in scored)
-    if not is_scored and any(reading.penalty for reading in readings):
-        return [-reading.penalty for reading in readings]
-    return [
-        None if found.total is None else found.total - reading.penalty
-        for found, reading in zip(scored, readings, strict=True)
-    ]
+    if any(penalties) and all(total is None for total in totals):
+        return [-penalty for penalty in penalties]
+    return [None if total is None else total - penalty for total, penalty in zip(totals, penalties, strict=True)]
 
 
 def build_judges(alias: AliasConfig, factory: ScorerFactory) -> Judges:
     """Raises `ValueError` with one line where the policy or a scorer cannot be built."""
-    return Judges(build_policy(alias), build_ensemble(alias.scorers, factory))
+    return Judges(
+        build_policy(alias),
+        dataclasses.replace(
+            build_ensemble(alias.scorers, factory),
+            combiner=COMBINERS[alias.ensemble.combiner],
+            calibration=Calibration() if alias.ensemble.calibrate else None,
+            length_penalty=alias.ensemble.length_penalty.build(),
+        ),
+    )
 
 
 def build_ensemble(scorers: Sequence[ScorerConfig], factory: ScorerFactory) -> Ensemble:
-    """Raises `ValueError` with one line where a scorer cannot be built."""
+    """A weighted sum in the scorers' own units: its totals are values (`Ensemble.value`).
+
+    Raises `ValueError` with one line where a scorer cannot be built.
+    """
     return Ensemble(tuple(Member(factory.build(one), weight=one.weight, timeout_s=one.timeout_s) for one in scorers))

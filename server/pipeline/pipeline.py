@@ -16,7 +16,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Itera
 from contextlib import aclosing
 
 from reward.policy import GuardDown, is_blocked
-from reward.selection import argmax, ranked, rival
+from reward.selection import choose, ranked, rival
 from reward.types import Judgement, Selection, Verdict
 from server import faults
 from server.engine.port import (
@@ -30,12 +30,14 @@ from server.engine.port import (
 from server.errors import BadRequest, EngineUnavailable, SafetyUnavailable
 from server.inflight import InFlight
 from server.metrics import Metrics
+from server.pipeline.early import generate_with_rejection
 from server.pipeline.growing import GrowingAnswer
 from server.pipeline.judges import Judges
 from server.pipeline.recording import build_record, store_groups, teaches_at_once
-from server.pipeline.second_wave import SecondWave, Wave
+from server.pipeline.second_wave import SecondWave
 from server.pipeline.shadow import Shadows
-from server.pipeline.task import ChatTask, Outcome, Piece
+from server.pipeline.task import ChatTask, Outcome, Piece, Wave
+from server.pipeline.waves import Waves
 from server.store.blobs import BlobStore
 from server.store.database import Database
 from server.store.records import GroupRecord, GroupState
@@ -69,6 +71,7 @@ class Pipeline:
         self._database = database
         self._blobs = blobs
         self._judges = judges
+        self._waves = {name: Waves(one, engine_timeout_s) for name, one in judges.items()}
         self._in_flight = in_flight
         self._shadows = shadows
         self._metrics = metrics
@@ -131,8 +134,11 @@ class Pipeline:
     async def _answer(self, task: ChatTask, verdicts: tuple[Verdict, ...]) -> Outcome:
         if (refusing := await self._refusing(task, verdicts)) is not None:
             return _refused(task, refusing)
-        task, generation = await self._generate(task)
-        wave = Wave(generation, *await self._judges[task.alias.name].judge(task.prompt, generation.candidates))
+        if task.is_adaptive:
+            task, wave = await self._waves[task.alias.name].answer(task, self._generate)
+        else:
+            task, generation = await self._generate(task)
+            wave = Wave(generation, *await self._judges[task.alias.name].judge(task.prompt, generation.candidates))
         wave = await self._second_waves[task.alias.name].after(task, wave)
         return self._select(task, wave.generation, wave.judgements, wave.degraded)
 
@@ -178,6 +184,9 @@ class Pipeline:
             raise EngineUnavailable("No engine can answer now; try again after the time in Retry-After.") from error
 
     async def _ask(self, task: ChatTask) -> Generation:
+        if task.rejects_early:
+            judges = self._judges[task.alias.name]
+            return await generate_with_rejection(self._engine, self._model(task), judges, task)
         generation = await self._engine.generate(self._model(task), task.prompt, task.best_of, task.sampling)
         named = tuple(dataclasses.replace(one, adapter=task.assignment.adapter) for one in generation.candidates)
         return dataclasses.replace(generation, candidates=named)
@@ -189,7 +198,7 @@ class Pipeline:
         self, task: ChatTask, generation: Generation, judgements: tuple[Judgement, ...], degraded: tuple[str, ...]
     ) -> Outcome:
         judged, judgements = judgements, _whole_first(task, judgements)
-        selection = argmax(judgements, explore=task.alias.explore, draw=self._rng.random())
+        selection = choose(task.strategy, judgements, explore=task.alias.explore, draw=self._rng.random())
         shown: tuple[int, ...] = ()
         if selection.index is not None:
             shown = ranked(judgements, selection.index, task.n)
@@ -280,10 +289,12 @@ class Pipeline:
     def _count(self, task: ChatTask, outcome: Outcome) -> None:
         alias = task.alias.name
         if outcome.state is GroupState.COMPLETED:
-            blocked = sum(not judgement.is_feasible for judgement in outcome.judgements)
+            blocked = sum(judgement.is_blocked for judgement in outcome.judgements)
+            rejected = sum(not judgement.is_feasible for judgement in outcome.judgements) - blocked
             self._metrics.candidates.labels(alias, "blocked").inc(blocked)
+            self._metrics.candidates.labels(alias, "rejected").inc(rejected)
             self._metrics.candidates.labels(alias, "chosen").inc(len(outcome.shown))
-            rest = len(outcome.judgements) - blocked - len(outcome.shown)
+            rest = len(outcome.judgements) - blocked - rejected - len(outcome.shown)
             self._metrics.candidates.labels(alias, "not_chosen").inc(rest)
         for part in outcome.degraded:
             self._metrics.degraded.labels(alias, part).inc()

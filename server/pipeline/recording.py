@@ -76,6 +76,7 @@ def refusal(task: ChatTask, position: int) -> CandidateRecord:
         is_blocked=False,
         probability=1.0,
         total=None,
+        is_chosen=True,
     )
 
 
@@ -93,9 +94,10 @@ def _candidate(task: ChatTask, outcome: Outcome, position: int, judgement: Judge
         logprobs=one.logprobs,
         finish_reason=one.finish_reason,
         is_shown=position in outcome.shown,
-        is_blocked=not judgement.is_feasible,
+        is_chosen=position == outcome.selection.index,
+        is_blocked=judgement.is_blocked,
         probability=probabilities[position] if probabilities else 0.0,
-        total=judgement.total,
+        total=judgement.value,
         scores={score.scorer: [score.version, score.value] for score in judgement.scores},
         verdicts={verdict.rule: [verdict.version, verdict.action, verdict.reason] for verdict in judgement.verdicts},
     )

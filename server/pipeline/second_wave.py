@@ -16,10 +16,10 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from reward.types import Action, Judgement, Message, Prompt
+from reward.types import REJECTED, Action, Judgement, Message, Prompt
 from server.engine.port import EngineError, Generation
 from server.pipeline.judges import Judges
-from server.pipeline.task import ChatTask
+from server.pipeline.task import ChatTask, Wave
 
 log = logging.getLogger(__name__)
 
@@ -28,29 +28,6 @@ SECOND_WAVE: Final = "second_wave"
 
 Ask = Callable[[ChatTask], Awaitable[Generation]]
 """The engine's candidates for a task."""
-
-
-@dataclass(frozen=True, slots=True)
-class Wave:
-    """Candidates and what was found about them."""
-
-    generation: Generation
-    judgements: tuple[Judgement, ...]
-    degraded: tuple[str, ...] = ()
-
-    @property
-    def is_feasible(self) -> bool:
-        return any(judgement.is_feasible for judgement in self.judgements)
-
-    def followed_by(self, later: Wave) -> Wave:
-        """Both, as one: the prompt's tokens are the first one's."""
-        generation = dataclasses.replace(
-            self.generation,
-            candidates=self.generation.candidates + later.generation.candidates,
-            tokens=self.generation.tokens + later.generation.tokens,
-        )
-        degraded = tuple(dict.fromkeys(self.degraded + later.degraded))
-        return Wave(generation, self.judgements + later.judgements, degraded)
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,4 +103,4 @@ def _was_found_unsafe(judgement: Judgement) -> bool:
 
 def _is_revisable(judgement: Judgement) -> bool:
     forbidding = {verdict.action for verdict in judgement.verdicts if verdict.action.forbids}
-    return forbidding == {Action.REVISE}
+    return forbidding == {Action.REVISE} and judgement.candidate.finish_reason != REJECTED

@@ -17,7 +17,7 @@ import random
 import time
 from collections.abc import Callable, Mapping
 
-from reward.selection import argmax
+from reward.selection import choose
 from reward.types import Judgement
 from server.config import ShadowConfig
 from server.engine.port import Engine, EngineError
@@ -96,21 +96,21 @@ class Shadows:
         has_failed = False
         try:
             async with asyncio.timeout(self._timeout_s):
-                made = await self._engine.generate(adapter, task.prompt, task.best_of, task.sampling)
+                made = await self._engine.generate(adapter, task.prompt, len(outcome.judgements), task.sampling)
                 named = tuple(dataclasses.replace(one, adapter=adapter) for one in made.candidates)
-                judgements, _ = await judges.judge(task.prompt, named)
+                judgements, _ = await judges.judge(task.prompt, named, observe=False)
         except (EngineError, TimeoutError) as error:
             log.warning("shadow %s: %s", adapter, error or type(error).__name__)
             has_failed = True
         duration_s = time.monotonic() - started
-        chosen = argmax(judgements, explore=0.0, draw=0.0).index if judgements else None
+        chosen = choose(task.strategy, judgements, draw=self._draw()).index if judgements else None
         if chosen is not None:
             reward = await judges.reward_of(task.prompt, judgements[chosen])
         shown = outcome.judgements[outcome.shown[0]] if outcome.shown else None
         return ShadowRecord(
             group_id=task.completion_id,
             adapter=adapter,
-            is_blocked=not all(one.is_feasible for one in judgements),
+            is_blocked=any(one.is_blocked for one in judgements),
             has_failed=has_failed,
             reward=reward,
             active_reward=await judges.reward_of(task.prompt, shown) if shown is not None else None,

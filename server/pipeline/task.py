@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
+from reward.selection import Strategy
 from reward.types import Judgement, Prompt, Selection
 from server.config import AliasConfig
-from server.engine.port import Sampling, TokenAlternatives
+from server.engine.port import Generation, Sampling, TokenAlternatives
 from server.store.records import GroupState
 
 
@@ -36,11 +37,22 @@ class ChatTask:
     sampling: Sampling
     n: int
     best_of: int
+    """Candidates to generate; at most, where they come in waves."""
+    strategy: Strategy
     compare: bool | Literal["auto"]
     regenerate_of: str | None
     is_stored: bool
     calls_tools: bool = False
     """Whether the answer may call the prompt's tools."""
+    is_adaptive: bool = False
+    """Candidates come in waves, until another is not worth its cost (`server.pipeline.waves`)."""
+    rejects_early: bool = False
+    """The weaker candidates are given up while they grow (`server.pipeline.early`)."""
+
+    @property
+    def choices_wanted(self) -> int:
+        """How many candidates the reply has room for."""
+        return max(self.n, 2 if self.compare else 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,3 +85,26 @@ class Outcome:
     @property
     def generated_tokens(self) -> int:
         return sum(len(judgement.candidate.token_ids) for judgement in self.judgements)
+
+
+@dataclass(frozen=True, slots=True)
+class Wave:
+    """Candidates and what was found about them."""
+
+    generation: Generation
+    judgements: tuple[Judgement, ...]
+    degraded: tuple[str, ...] = ()
+
+    @property
+    def is_feasible(self) -> bool:
+        return any(judgement.is_feasible for judgement in self.judgements)
+
+    def followed_by(self, later: Wave) -> Wave:
+        """Both, as one: the prompt's tokens are the first one's."""
+        generation = replace(
+            self.generation,
+            candidates=self.generation.candidates + later.generation.candidates,
+            tokens=self.generation.tokens + later.generation.tokens,
+        )
+        degraded = tuple(dict.fromkeys(self.degraded + later.degraded))
+        return Wave(generation, self.judgements + later.judgements, degraded)

@@ -7,7 +7,7 @@ from enum import StrEnum
 from typing import Any
 
 from reward.policy import FAILED
-from reward.types import Action
+from reward.types import REJECTED, Action
 from server.wire.base import BASE
 
 FORBIDDING = frozenset(action for action in Action if action.forbids)
@@ -88,6 +88,13 @@ class CandidateRecord:
     total: float | None
     scores: dict[str, Any] = field(default_factory=dict)
     verdicts: dict[str, Any] = field(default_factory=dict)
+    is_chosen: bool = False
+    """The reply's first choice. It need not be the most probable one of those shown."""
+
+    @property
+    def is_whole(self) -> bool:
+        """False: given up half-way. Nothing is learned from it."""
+        return self.finish_reason != REJECTED
 
     @property
     def was_found_unsafe(self) -> bool:
@@ -97,8 +104,9 @@ class CandidateRecord:
 
     @property
     def may_be_positive(self) -> bool:
-        """Whether training may move towards this answer: clean, shown as sampled, on the user's own prompt."""
-        return not self.is_blocked and self.shown_text is None and not self.variant and bool(self.token_ids)
+        """Whether training may move towards this answer: clean, whole, shown as sampled, on the user's own prompt."""
+        is_clean = not self.is_blocked and self.is_whole
+        return is_clean and self.shown_text is None and not self.variant and bool(self.token_ids)
 
 
 @dataclass(frozen=True, slots=True)

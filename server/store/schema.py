@@ -89,6 +89,7 @@ candidates = Table(
     Column("logprobs", LargeBinary, nullable=False),
     Column("finish_reason", Text, nullable=False),
     Column("is_shown", Boolean, nullable=False),
+    Column("is_chosen", Boolean, nullable=False),  # the reply's first choice
     Column("is_blocked", Boolean, nullable=False),
     Column("probability", Float, nullable=False),  # of being selected
     Column("total", Float),  # the ensemble's value

@@ -152,6 +152,10 @@ class StreamOptions(Wire):
     include_usage: bool = False
 
 
+StrategyName = Literal["argmax", "soft", "mbr", "pessimistic"]
+"""How one of the candidates is chosen."""
+
+
 class ChatOptions(Wire):
     """Plumbline's own options of a chat request."""
 
@@ -160,8 +164,10 @@ class ChatOptions(Wire):
     compare: bool | Literal["auto"] = False
     """Return a second answer to be compared by the user, as a second choice. `auto`: only where the candidates differ
     in what they say, not only in how; else a single answer is returned."""
-    selection: Literal["argmax"] | None = None
+    selection: StrategyName | None = None
     """Selection strategy; the alias's own when absent."""
+    early_reject: bool | None = None
+    """Give up the weaker candidates while they grow; as the alias says when absent."""
     regenerate_of: Id | None = None
     """The completion whose answer the user asked to have again."""
     return_group: bool = False
@@ -190,7 +196,8 @@ class ChatRequest(Wire):
     model: Annotated[str, StringConstraints(min_length=1), NoNul]
     messages: Annotated[list[ChatMessage], Field(min_length=1)]
     n: int = Field(1, ge=1, le=256)
-    best_of: int | None = Field(None, ge=1)
+    best_of: Annotated[int, Field(ge=1)] | Literal["auto"] | None = None
+    """Candidates to generate; `auto`: as many as are worth their cost, up to the alias's bound."""
     stream: bool = False
     stream_options: StreamOptions | None = None
     logprobs: bool = False
@@ -366,13 +373,20 @@ class Usage(Reply):
 
 
 class CandidateExplanation(Reply):
-    """One candidate as the pipeline saw it. `text` is None for a blocked one."""
+    """One candidate as the pipeline saw it. `text` is None for one that is blocked, or was given up half-way."""
 
     candidate_id: str
     adapter: str
     text: str | None = None
+    finish_reason: str
     scores: dict[str, float | None]
+    """What each scorer said, in its own unit."""
     total: float | None = None
+    """What it was chosen by: scores calibrated and combined."""
+    value: float | None = None
+    """The scores' weighted sum, uncalibrated: comparable between requests."""
+    disagreement: float = 0.0
+    """Standard deviation of the total's parts."""
     verdicts: dict[str, str]
     probability: float
 
@@ -388,7 +402,9 @@ class Alignment(Reply):
     adapter: str
     generation: int
     best_of: int
+    """Candidates asked for; at most so many with `best_of: "auto"`."""
     generated: int
+    """Candidates generated, those that were given up half-way included."""
     selection: str
     degraded: list[str] = []
     """Scorers that failed for this request."""

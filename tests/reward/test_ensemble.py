@@ -6,9 +6,11 @@ from dataclasses import dataclass
 
 import pytest
 
-from reward.ensemble import Ensemble, Member
+from reward.ensemble import COMBINERS, Calibration, Ensemble, LengthPenalty, Member
 from reward.scorers import ImplicitScorer, LengthScorer, LogprobScorer, RepetitionScorer
-from reward.types import Candidate, Message, Prompt
+from reward.selection import choose
+from reward.selection.strategies import Argmax
+from reward.types import Candidate, Judgement, Message, Prompt
 
 PROMPT = Prompt((Message("user", ("Hi",)),))
 
@@ -42,15 +44,93 @@ GOOD = Member(Scripted(lambda: [1.0, 2.0], "good"))
 
 @pytest.mark.parametrize(
     "answer",
-    [raising, lambda: "hang", lambda: [1.0], lambda: [float("nan")] * 2, lambda: [float("inf")] * 2, list],
-    ids=["crash", "hang", "wrong length", "nan", "infinite", "empty"],
+    [
+        raising,
+        lambda: "hang",
+        lambda: [1.0],
+        lambda: [1.0] * 3,
+        lambda: [float("nan")] * 2,
+        lambda: [float("inf")] * 2,
+        lambda: [1e300] * 2,
+        lambda: ["high", "low"],
+        list,
+    ],
+    ids=["crash", "hang", "too few", "too many", "nan", "infinite", "absurd", "no numbers", "empty"],
 )
-async def test_a_failing_scorer_is_left_out_and_named(answer: Callable[[], Sequence[float]]) -> None:
-    """The other scorers decide, and the answer is marked degraded."""
-    ensemble = Ensemble((GOOD, Member(Scripted(answer, "bad"), timeout_s=0.05)))
+@pytest.mark.parametrize("calibrated", [False, True])
+@pytest.mark.parametrize("combiner", COMBINERS)
+async def test_a_failing_scorer_is_left_out_and_named(
+    answer: Callable[[], Sequence[float]], combiner: str, calibrated: bool
+) -> None:
+    """The other scorers decide, as if it were not there, and the answer is marked degraded (I7)."""
+    settings = {"combiner": COMBINERS[combiner]}
+    with_bad = Ensemble(
+        (GOOD, Member(Scripted(answer, "bad"), timeout_s=0.05)),
+        calibration=Calibration() if calibrated else None,
+        **settings,
+    )
+    alone = Ensemble((GOOD,), calibration=Calibration() if calibrated else None, **settings)
+    scored, degraded = await with_bad.score(PROMPT, TWO)
+    expected, _ = await alone.score(PROMPT, TWO)
+    assert degraded == ("bad",)
+    assert [one.total for one in scored] == [one.total for one in expected]
+    assert [one.value for one in scored] == [1.0, 2.0]
+    best = choose(Argmax(), [Judgement(one, (), (), found.total) for one, found in zip(TWO, scored, strict=True)])
+    assert best.index == 1
+
+
+async def test_all_scorers_failing_leaves_no_totals() -> None:
+    """Then the first clean candidate is taken; see `choose`."""
+    ensemble = Ensemble((Member(Scripted(raising, "bad")),), calibration=Calibration())
     scored, degraded = await ensemble.score(PROMPT, TWO)
     assert degraded == ("bad",)
-    assert [one.total for one in scored] == [1.0, 2.0]
+    assert [(one.total, one.value) for one in scored] == [(None, None)] * 2
+
+
+async def test_a_constant_scorer_changes_nothing() -> None:
+    """However long it says the same, the others' order stands, and no number is lost."""
+    ensemble = Ensemble((GOOD, Member(Scripted(lambda: [3.0, 3.0], "constant"))), calibration=Calibration())
+    for _ in range(50):
+        scored, degraded = await ensemble.score(PROMPT, TWO)
+    assert degraded == ()
+    first, second = (one.total for one in scored)
+    assert first is not None and second is not None and first < second
+
+
+async def test_what_was_scored_in_parts_compares_as_a_whole() -> None:
+    """A scorer that failed for one part is left out of all, and totals are of one calibration."""
+    answers = iter([[1.0, 2.0], [5.0, 7.0]])
+    sometimes = iter([[9.0, -9.0], [1.0]])
+    ensemble = Ensemble(
+        (Member(Scripted(lambda: next(answers), "good")), Member(Scripted(lambda: next(sometimes), "bad"))),
+        calibration=Calibration(),
+    )
+    (first, no_fault), (second, fault) = [await ensemble.score(PROMPT, TWO) for _ in range(2)]
+    assert (no_fault, fault) == ((), ("bad",))
+    rows = [one.scores for one in (*first, *second)]
+    whole = ensemble.combine(rows, [*TWO, *TWO], fault)
+    totals = [one.total for one in whole if one.total is not None]
+    assert totals == sorted(totals) and len(set(totals)) == 4
+    assert [one.value for one in whole] == [1.0, 2.0, 5.0, 7.0]
+
+
+async def test_an_answers_value_never_drifts() -> None:
+    """What adapters are compared by, and training data keeps, is the same before and after thousands of others."""
+    ensemble = Ensemble((GOOD,), calibration=Calibration(), length_penalty=LengthPenalty(5.0, max_tokens=1))
+    (before, _), _ = await ensemble.score(PROMPT, TWO)
+    assert ensemble.calibration is not None
+    ensemble.calibration.of(0, "1").observe([100.0 * number for number in range(500)])
+    (after, _), _ = await ensemble.score(PROMPT, TWO)
+    assert before.value == after.value == ensemble.value(after.scores) == 1.0
+    assert before.total != after.total
+
+
+async def test_partial_answers_teach_the_calibration_nothing() -> None:
+    """Only what asks for it is observed."""
+    ensemble = Ensemble((GOOD,), calibration=Calibration())
+    (first, _), _ = await ensemble.score(PROMPT, TWO, observe=False)
+    (second, _), _ = await ensemble.score(PROMPT, TWO, observe=False)
+    assert first.total == second.total == 1.0
 
 
 async def test_one_missing_value_leaves_that_candidate_without_a_total() -> None:

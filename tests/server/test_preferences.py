@@ -11,6 +11,7 @@ from reward.policy import FAILED
 from server.config import SignalsConfig
 from server.preferences import derive
 from server.store.records import GroupState, SignalKind, SignalRecord
+from server.training import to_training_group
 from tests.server.store.rows import candidate, group
 
 SETTINGS = SignalsConfig()
@@ -54,6 +55,17 @@ def test_what_may_not_be_a_positive_is_none(first: dict[str, Any]) -> None:
     """Whoever chose it, there is no pair with it on top."""
     chosen = [pair for pair in pairs(*two(**first), signal=CHOICE) if pair[0] == "g.0"]
     assert chosen == []
+
+
+@pytest.mark.parametrize("blocked", [False, True])
+def test_what_was_given_up_half_way_teaches_nothing(blocked: bool) -> None:
+    """Not as a worse answer either: nobody knows what it would have become. Nor does it leave for training."""
+    given_up = candidate("g", 0, finish_reason="rejected", is_blocked=blocked)
+    whole = [given_up, candidate("g", 1)]
+    assert pairs(*whole) == []
+    assert pairs(*whole, signal=said(SignalKind.CHOICE, chosen="g.1", rejected=["g.0"])) == []
+    record = dataclasses.replace(group("g"), candidates=tuple(whole))
+    assert [one.id for one in to_training_group(record, derive(record, [], SETTINGS)).candidates] == ["g.1"]
 
 
 @pytest.mark.parametrize("state", [state for state in GroupState if state is not GroupState.COMPLETED])

@@ -229,6 +229,7 @@ def upgrade() -> None:
         sa.Column("logprobs", sa.LargeBinary(), nullable=False),
         sa.Column("finish_reason", sa.Text(), nullable=False),
         sa.Column("is_shown", sa.Boolean(), nullable=False),
+        sa.Column("is_chosen", sa.Boolean(), nullable=False),
         sa.Column("is_blocked", sa.Boolean(), nullable=False),
         sa.Column("probability", sa.Float(), nullable=False),
         sa.Column("total", sa.Float(), nullable=True),

@@ -1,0 +1,83 @@
+"""`best_of: "auto"`: candidates in waves, until another one is not worth its cost (`reward.selection.stopping`).
+
+Wave k uses the seed plus the number of candidates so far, so that the candidates are those of one large request. Each
+wave is judged as it comes; totals are compared anew after each, of one calibration and without the scorers that failed
+for one of the waves. What a later wave fails with is no failure of the answer: it is chosen from what is there.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import time
+from collections.abc import Awaitable, Callable
+
+from reward.selection.stopping import Habits, Pandora
+from reward.types import Judgement
+from server.engine.port import Generation, TokenAlternatives
+from server.errors import EngineUnavailable
+from server.pipeline.judges import Judges
+from server.pipeline.task import ChatTask, Wave
+
+log = logging.getLogger(__name__)
+
+Generate = Callable[[ChatTask], Awaitable[tuple[ChatTask, Generation]]]
+"""`best_of` candidates of a task; the task as it was answered (by which adapter). Raises `EngineUnavailable`."""
+
+
+class Waves:
+    """An alias's waves, and what its prompts are like. Of one event loop."""
+
+    def __init__(self, judges: Judges, timeout_s: float) -> None:
+        """`timeout_s`: once so much time has passed no further wave begins."""
+        self._judges = judges
+        self._timeout_s = timeout_s
+        self._habits = Habits()
+
+    async def answer(self, task: ChatTask, generate: Generate) -> tuple[ChatTask, Wave]:
+        """The task as it was answered, and all waves as one."""
+        settings = task.alias.auto
+        rule = Pandora(settings.cost, self._habits.prior())
+        prompt_token_ids: tuple[int, ...] = ()
+        tokens: tuple[tuple[TokenAlternatives, ...], ...] = ()
+        judgements: tuple[Judgement, ...] = ()
+        degraded: tuple[str, ...] = ()
+        started_s = time.monotonic()
+        size = max(settings.first_wave, task.choices_wanted)
+        while len(judgements) < task.best_of:
+            wave = _wave(task, len(judgements), min(size, task.best_of - len(judgements)))
+            try:
+                answered, made = await generate(wave)
+            except EngineUnavailable:
+                if not judgements:
+                    raise
+                log.warning("a further wave failed; the answer is chosen from %d candidates", len(judgements))
+                break
+            task = dataclasses.replace(task, assignment=answered.assignment)
+            numbered = [dataclasses.replace(one, index=len(judgements) + one.index) for one in made.candidates]
+            found, failed = await self._judges.judge(task.prompt, numbered, always=True)
+            degraded = (*degraded, *(name for name in failed if name not in degraded))
+            judgements = self._judges.compared((*judgements, *found), degraded)
+            prompt_token_ids, tokens = made.prompt_token_ids, (*tokens, *made.tokens)
+            if len(judgements) == len(found):
+                self._habits.observe([one.total for one in judgements if one.total is not None])
+            is_late = time.monotonic() - started_s > self._timeout_s
+            if is_late or not _wants_more(rule, judgements, task.choices_wanted):
+                break
+            size = settings.wave
+        candidates = tuple(one.candidate for one in judgements)
+        return task, Wave(Generation(prompt_token_ids, candidates, tokens), judgements, degraded)
+
+
+def _wave(task: ChatTask, so_far: int, size: int) -> ChatTask:
+    seed = task.sampling.seed
+    sampling = dataclasses.replace(task.sampling, seed=None if seed is None else seed + so_far)
+    return dataclasses.replace(task, best_of=size, sampling=sampling)
+
+
+def _wants_more(rule: Pandora, judgements: tuple[Judgement, ...], choices: int) -> bool:
+    feasible = [one for one in judgements if one.is_feasible]
+    totals = [one.total for one in feasible if one.total is not None]
+    if len(feasible) < choices:
+        return True
+    return bool(totals) and rule.wants_more(totals)  # without a scorer nothing tells them apart: more is no better
