@@ -152,7 +152,7 @@ async def test_a_disk_that_is_full_at_one_step(tmp_path: Path, at: str, hit: int
 
 def send_half(service: Service, path: str, data: bytes) -> None:
     """A request whose connection is cut before its body is whole."""
-    head = f"PUT {path} HTTP/1.1\r\nhost: x\r\ncontent-length: {len(data)}\r\n\r\n"
+    head = f"PUT {path} HTTP/1.1\r\nhost: localhost\r\ncontent-length: {len(data)}\r\n\r\n"
     with socket.create_connection(("127.0.0.1", service.port)) as connection:
         connection.sendall(head.encode() + data[: len(data) // 2])
         time.sleep(0.3)
