@@ -84,10 +84,12 @@ class SafetyPolicy:
 
     def admit(self, prompt: Prompt) -> tuple[Prompt, tuple[Verdict, ...]]:
         """The prompt with what the input rules redact in it, and their verdicts on each untrusted turn."""
+        if not self.inputs:
+            return prompt, ()
         verdicts: list[Verdict] = []
         messages: list[Message] = []
         for message in prompt.messages:
-            if message.role in UNTRUSTED_ROLES and self.inputs:
+            if message.role in UNTRUSTED_ROLES:
                 found = self.check_input(message.text)
                 message, found = self._redacted_turn(message, found)  # noqa: PLW2901 - the turn as it goes on
                 verdicts += found
@@ -96,6 +98,8 @@ class SafetyPolicy:
 
     async def check_request(self, prompt: Prompt) -> tuple[Verdict, ...]:
         """What the rules on images and the guards say of what comes in. Raises `GuardDown`."""
+        if not self.images and not self.input_guards:
+            return ()
         found = await asyncio.gather(
             *(self._look(rule, prompt) for rule in self.images if prompt.images),
             *(self._ask(guard, prompt, None) for guard in self.input_guards),

@@ -43,6 +43,9 @@ def trace(error: BaseException) -> str:
 
 
 def configure_logging(level: str) -> None:
+    # What no line shows is not gathered (the "Optimization" section of the logging guide).
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
+    logging._srcfile = None
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)

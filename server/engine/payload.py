@@ -183,7 +183,9 @@ def _candidate(choice: Json, model: str, sampling: Sampling) -> tuple[Candidate,
         finish_reason=_finish_reason(choice["finish_reason"]),
         alternatives=tuple(tuple(value for _, value in one.top[:certain]) for one in tokens) if certain else (),
     )
-    return candidate, tuple(dataclasses.replace(one, top=one.top[: sampling.top_logprobs]) for one in tokens)
+    if certain > sampling.top_logprobs:  # the app did not ask for so many
+        tokens = tuple(dataclasses.replace(one, top=one.top[: sampling.top_logprobs]) for one in tokens)
+    return candidate, tokens
 
 
 def _alternatives_wanted(sampling: Sampling) -> int:
@@ -232,6 +234,8 @@ def _sampled(choice: Json, top_logprobs: int) -> tuple[tuple[int, ...], tuple[To
 
 
 def _alternatives(entry: Json, top_logprobs: int) -> TokenAlternatives:
+    if not top_logprobs:
+        return TokenAlternatives(entry["token"], _finite(entry["logprob"]), ())
     top = [(other["token"], _finite(other["logprob"])) for other in entry.get("top_logprobs") or ()]
     top.sort(key=lambda pair: -pair[1])
     return TokenAlternatives(entry["token"], _finite(entry["logprob"]), tuple(top[:top_logprobs]))

@@ -145,7 +145,7 @@ class Pipeline:
     def _admit(self, task: ChatTask) -> tuple[ChatTask, tuple[Verdict, ...]]:
         """The task as the model, the store and everybody else get it: what input rules redact is gone."""
         prompt, verdicts = self._judges[task.alias.name].policy.admit(task.prompt)
-        return dataclasses.replace(task, prompt=prompt), verdicts
+        return task if prompt is task.prompt else dataclasses.replace(task, prompt=prompt), verdicts
 
     async def _refusing(self, task: ChatTask, verdicts: tuple[Verdict, ...]) -> Verdict | None:
         """What refuses the request, if anything does; raises `SafetyUnavailable` where a guard cannot tell."""
