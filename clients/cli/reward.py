@@ -155,10 +155,11 @@ def _run(arguments: list[str], pairs: _Pairs) -> RewardReport | str:
 
 
 def _show(report: RewardReport) -> None:
-    columns = ["scorer", "pairs", "accuracy (95%)", "ties", "AUC", "ECE", "ms/answer", "p95", "failures"]
+    columns = ["scorer", "pairs", "accuracy (95%)", "ties", "AUC", "ECE", "ms", "p95 ms", "failed"]
     screen = console()
-    screen.print(table(columns, [_row(one) for one in report.scorers]))
     used = [one for one in report.scorers if one.skipped is None]
+    if used:
+        screen.print(table(columns, map(_row, used)))
     if len(used) > 1:
         screen.print(_matrix(report, [one.name for one in used]))
     for one in report.scorers:
@@ -170,11 +171,9 @@ def _show(report: RewardReport) -> None:
 
 
 def _row(one: ScorerReport) -> list[str]:
-    if one.skipped is not None:
-        return [one.name, "not applicable"]
     share = one.accuracy
-    accuracy = "" if share is None else f"{share.value:.3f} ({share.low:.3f} to {share.high:.3f})"
-    numbers = [f"{value:.3f}" if value is not None else "" for value in (one.auc, one.ece)]
+    accuracy = "" if share is None else f"{share.value:.3f} ({share.low:.2f}-{share.high:.2f})"
+    numbers = [f"{value:.2f}" if value is not None else "" for value in (one.auc, one.ece)]
     times = [f"{value:.1f}" if value is not None else "" for value in (one.ms_per_answer, one.ms_per_answer_p95)]
     return [one.name, str(one.pairs), accuracy, str(one.ties), *numbers, *times, str(one.failures)]
 
