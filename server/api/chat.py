@@ -244,16 +244,26 @@ async def _unless_disconnected(
     request: Request, answer: Coroutine[None, None, tuple[Outcome, GroupRecord]]
 ) -> tuple[Outcome, GroupRecord]:
     """The answer; raises `ClientGone` when the client leaves first: its candidates are aborted in the engine."""
-    work = asyncio.ensure_future(answer)
-    gone = asyncio.ensure_future(_disconnected(request))
+    working = asyncio.current_task()
+    assert working is not None
+    has_left = False
+
+    async def watch() -> None:
+        nonlocal has_left
+        await _disconnected(request)
+        has_left = True
+        working.cancel()
+
+    watching = asyncio.create_task(watch())
     try:
-        await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
-        if work.done():
-            return work.result()
-        raise ClientGone("The client closed the connection.")
+        return await answer
+    except asyncio.CancelledError:
+        if not has_left:
+            raise
+        working.uncancel()
+        raise ClientGone("The client closed the connection.") from None
     finally:
-        gone.cancel()
-        work.cancel()
+        watching.cancel()
 
 
 async def _disconnected(request: Request) -> None:
