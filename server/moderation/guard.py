@@ -9,18 +9,15 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections import OrderedDict
-
-import aiohttp
-from pydantic_core import from_json, to_json
 
 from reward.policy import UNTRUSTED_ROLES
+from reward.scorers.cache import Cache
 from reward.types import Action, Message, Prompt, Verdict
+from server.json_endpoint import JsonEndpoint
 from server.moderation.formats import BadReply, Format, Question, Turn
 
 MAX_REPLY_BYTES = 256 * 1024
 REMEMBERED = 10_000
-_CONNECT_S = 3.0
 
 
 class GuardModel:
@@ -40,14 +37,14 @@ class GuardModel:
         self.name = name
         self.action = action
         self.version = hashlib.sha256(repr((url, model, asked)).encode()).hexdigest()[:8]
-        self._url = url.rstrip("/")
+        self._endpoint = JsonEndpoint(
+            url, key, max_connections=max_concurrent, timeout_s=timeout_s, max_reply_bytes=MAX_REPLY_BYTES
+        )
         self._model = model
         self._format = asked
-        self._headers = {"content-type": "application/json"} | ({"authorization": f"Bearer {key}"} if key else {})
         self._timeout_s = timeout_s
         self._free = asyncio.Semaphore(max_concurrent)
-        self._known: OrderedDict[bytes, str] = OrderedDict()
-        self._session: aiohttp.ClientSession | None = None
+        self._known: Cache[bytes, str] = Cache(REMEMBERED)
 
     async def check(self, prompt: Prompt, answer: str | None) -> Verdict:
         """Of the answer, beside the last turn that it answers; or of every turn that users and tools wrote."""
@@ -61,52 +58,25 @@ class GuardModel:
         return Verdict(self.name, self.version, self.action, f"the guard model finds {named}")
 
     async def close(self) -> None:
-        session, self._session = self._session, None
-        if session is not None:
-            await session.close()
+        await self._endpoint.close()
 
     async def _finding(self, turn: Turn) -> str:
         key = _key(turn)
         if (known := self._known.get(key)) is not None:
-            self._known.move_to_end(key)
             return known
         async with asyncio.TaskGroup() as asking:
             replies = [asking.create_task(self._ask(question)) for question in self._format.questions(turn)]
         found = self._format.finding([reply.result() for reply in replies])
-        self._known[key] = found
-        if len(self._known) > REMEMBERED:
-            self._known.popitem(last=False)
+        self._known.put(key, found)
         return found
 
     async def _ask(self, question: Question) -> str:
-        async with (
-            self._free,
-            self._connections().post(
-                self._url + question.path,
-                data=to_json({"model": self._model, **question.body}),
-                headers=self._headers,
-                allow_redirects=False,
-            ) as response,
-        ):
-            if response.status != 200:
-                raise BadReply(f"HTTP {response.status}")
-            content = bytearray()
-            async for piece in response.content.iter_any():
-                content += piece
-                if len(content) > MAX_REPLY_BYTES:
-                    raise BadReply("a reply without end")
-        match from_json(bytes(content)):
+        async with self._free:
+            reply = await self._endpoint.post(question.path, {"model": self._model, **question.body})
+        match reply:
             case {"choices": [{"text": str(text)}, *_]} | {"choices": [{"message": {"content": str(text)}}, *_]}:
                 return text
         raise BadReply("no completion")
-
-    def _connections(self) -> aiohttp.ClientSession:
-        if self._session is None:
-            self._session = aiohttp.ClientSession(
-                cookie_jar=aiohttp.DummyCookieJar(),
-                timeout=aiohttp.ClientTimeout(total=self._timeout_s, sock_connect=_CONNECT_S),
-            )
-        return self._session
 
 
 def _turn(message: Message | None, answer: str | None = None) -> Turn:

@@ -22,8 +22,8 @@ from reward.scorers.refusal import PHRASES
 from reward.types import Prompt
 from server.config_scorers import ClipConfig, JudgeConfig, ScorerConfig
 from server.engine.port import Engine
+from server.json_endpoint import JsonEndpoint, key_from
 from server.scorers.clip import ClipScorer, ClipWorker
-from server.scorers.http import JsonEndpoint, key_from
 from server.scorers.judge import JudgeScorer
 from server.scorers.pooling import PoolingScorer
 from server.scorers.program import ProgramScorer

@@ -19,9 +19,9 @@ from reward.scorers.cache import Cache, prompt_key
 from reward.types import Candidate, Image, Message, Prompt
 from server.config_scorers import PoolingConfig
 from server.engine.payload import data_url, messages_body
+from server.json_endpoint import Json, JsonEndpoint
 from server.scorers.errors import ScorerError
 from server.scorers.gathering import all_of
-from server.scorers.http import Json, JsonEndpoint
 
 
 class PoolingScorer:

@@ -15,6 +15,7 @@ from hashlib import blake2b
 from reward.ports import Scorer
 from reward.scorers.cache import prompt_key
 from reward.types import Candidate, Prompt
+from server.json_endpoint import EndpointError
 from server.scorers.errors import ScorerError
 
 log = logging.getLogger(__name__)
@@ -71,5 +72,5 @@ class Watched:
         now = time.monotonic()
         if self._logged_at is None or now - self._logged_at >= LOG_EVERY_S:
             self._logged_at = now
-            reason = str(error) if isinstance(error, ScorerError) else type(error).__name__
+            reason = str(error) if isinstance(error, ScorerError | EndpointError) else type(error).__name__
             log.warning("scorer %s: %s", self.name, reason)

@@ -13,9 +13,9 @@ from reward.scorers.tournament import next_round, strengths
 from reward.types import Message, Prompt
 from server.config import Config
 from server.config_scorers import JudgeConfig, ScorerConfig
+from server.json_endpoint import JsonEndpoint
 from server.scorers.errors import ScorerError
 from server.scorers.factory import ScorerFactory
-from server.scorers.http import JsonEndpoint
 from server.scorers.judge import JudgeScorer
 from tests.server.engine.waiting import until
 from tests.server.scorers.endpoint import PROMPT, Endpoint, answers, endpoint_that, verdict

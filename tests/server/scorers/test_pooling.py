@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from server.config_scorers import PoolingConfig
+from server.json_endpoint import JsonEndpoint
 from server.scorers.errors import ScorerError
-from server.scorers.http import JsonEndpoint
 from server.scorers.pooling import PoolingScorer
 from tests.server.scorers.endpoint import PROMPT, Endpoint, answers, endpoint_that
 
