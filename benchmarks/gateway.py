@@ -12,7 +12,7 @@ alternates. Every image is a new one, about 100 KB.
 - `gateway_cpu_ms_per_request`, `gateway_cpu_ms_per_image_request`: CPU time of the server's process, all threads.
 - `p99_50rps_vs_10rps`: 99th percentile of the latency with images that arrive as they like, 50 a second / 10 a second.
 
-Part 2, beside a model. The peer is the very engine that the service uses, asked directly, with one image each,
+Part 2, beside a model. The peer is the very engine that the service uses, asked directly, with one new image each,
 `best_of` 1, recording durable and on.
 
 - `vs_engine_rps`: requests a second through the service / at the engine, concurrency 16.
@@ -26,6 +26,8 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import base64
+import io
 import json
 import os
 import statistics
@@ -41,6 +43,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+from PIL import Image
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
@@ -182,33 +185,43 @@ def gateway_alone(directory: Path, sizes: Sizes, console: Console) -> Figures:
 # --- part 2: beside a model -------------------------------------------------------------------------------------------
 
 
-def shapes_body(target: Target, seed: int, **fields: Any) -> bytes:
-    image = {"type": "image_url", "image_url": {"url": scene(seed).data_url()}}
-    content = [image, {"type": "text", "text": "Describe the image."}]
+def shapes_body(target: Target, seed: int, copies: Iterator[int], **fields: Any) -> bytes:
+    """A scene as nobody sent it before: the same picture again would cost the engine less than the first time."""
+    with Image.open(io.BytesIO(scene(seed).render())) as picture:
+        copy = picture.convert("RGB")
+    copy.putpixel((0, 0), tuple(next(copies).to_bytes(3, "big")))
+    buffer = io.BytesIO()
+    copy.save(buffer, "PNG")
+    url = f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    content = [{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": "Describe the image."}]
     return target.body(content, max_tokens=MAX_TOKENS, seed=seed, **fields)
 
 
 async def against_engine(service: Target, engine: Target, sizes: Sizes) -> Figures:
-    """Who goes first changes from pair to pair; at concurrency 1 they take turns with every request."""
+    """Who goes first changes from pair to pair; at concurrency 1 they take turns with every request.
+
+    All get the same scenes at the same seeds, none the same picture.
+    """
+    copies = count()
     asked = {"service": (service, {}), "engine": (engine, {}), "recording": (engine, RECORDED)}
     rps: dict[str, list[float]] = {name: [] for name in asked}
     p50_ms: dict[str, list[float]] = {name: [] for name in asked}
     fan_out: list[float] = []
     async with clients() as session:
         for pair in track(range(-1, sizes.pairs), description="beside the engine"):  # the first warms up
-            order = list(asked) if pair % 2 else list(reversed(asked))
+            order = [*asked][pair % 3 :] + [*asked][: pair % 3]
             first = 1000 * (pair + 2)
             window = {}
             latencies_s: dict[str, list[float]] = {name: [] for name in asked}
             for name in order:
                 target, fields = asked[name]
-                bodies = [shapes_body(target, first + at, **fields) for at in range(sizes.engine_requests)]
+                bodies = [shapes_body(target, first + at, copies, **fields) for at in range(sizes.engine_requests)]
                 window[name] = await closed_loop(session, target, bodies, 16)
             for seed in range(first + sizes.engine_requests, first + sizes.engine_requests * 5 // 4):
                 for name in order:
                     target, fields = asked[name]
-                    latencies_s[name].append(await ask(session, target, shapes_body(target, seed, **fields)))
-            eight = await one_against_eight(session, service, first)
+                    latencies_s[name].append(await ask(session, target, shapes_body(target, seed, copies, **fields)))
+            eight = await one_against_eight(session, service, first, copies)
             if pair >= 0:
                 fan_out.append(eight)
                 for name in asked:
@@ -228,12 +241,14 @@ async def against_engine(service: Target, engine: Target, sizes: Sizes) -> Figur
     }
 
 
-async def one_against_eight(session: aiohttp.ClientSession, service: Target, first: int) -> float:
+async def one_against_eight(
+    session: aiohttp.ClientSession, service: Target, first: int, copies: Iterator[int]
+) -> float:
     """Median of six: eight candidates in one request against eight requests of one candidate at once."""
     ratios = []
     for seed in range(first, first + 6):
-        together = await ask(session, service, shapes_body(service, seed, best_of=8))
-        bodies = [shapes_body(service, seed * 8 + at) for at in range(8)]
+        together = await ask(session, service, shapes_body(service, seed, copies, best_of=8))
+        bodies = [shapes_body(service, seed * 8 + at, copies) for at in range(8)]
         started = time.perf_counter()
         await asyncio.gather(*(ask(session, service, body) for body in bodies))
         ratios.append(together / (time.perf_counter() - started))

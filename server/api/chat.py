@@ -8,7 +8,7 @@ import time
 from collections.abc import AsyncGenerator, Coroutine
 from contextlib import ExitStack, aclosing
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 from fastapi import APIRouter, Request
 from fastapi.responses import Response, StreamingResponse
@@ -35,14 +35,15 @@ from server.errors import (
 )
 from server.ids import new_id
 from server.pipeline.admission import Place
-from server.pipeline.task import Assignment, ChatTask, Outcome, Piece
+from server.pipeline.task import Assignment, ChatTask, Piece
 from server.services import Services
 from server.store import groups
-from server.store.records import GroupRecord
 from server.wire.base import BASE
 from server.wire.chat import ChatReply, ChatRequest
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 router = APIRouter(route_class=DirectRoute)
 
@@ -59,7 +60,8 @@ async def create_chat_completion(
 ) -> Response:
     """Candidates for a conversation, judged; the best one is returned."""
     started_s = time.monotonic()
-    task = await build_task(body, caller, services)  # images are waited for before a place is taken
+    building = build_task(body, caller, services)  # images are waited for before a place is taken
+    task = await (_unless_disconnected(request, building) if body.has_images_to_fetch else building)
     with ExitStack() as held:
         place = held.enter_context(services.admission.join(caller.tenant))
         reserved = services.budgets.reserve(caller.key, candidates=task.best_of, max_tokens=task.sampling.max_tokens)
@@ -240,10 +242,10 @@ async def _require_group(group_id: str, caller: Principal, services: Services) -
         )
 
 
-async def _unless_disconnected(
-    request: Request, answer: Coroutine[None, None, tuple[Outcome, GroupRecord]]
-) -> tuple[Outcome, GroupRecord]:
-    """The answer; raises `ClientGone` when the client leaves first: its candidates are aborted in the engine."""
+async def _unless_disconnected(request: Request, work: Coroutine[None, None, T]) -> T:
+    """What the work gives; raises `ClientGone` when the client leaves first, and the work is cancelled: its fetches
+    end, its candidates are aborted in the engine.
+    """
     working = asyncio.current_task()
     assert working is not None
     has_left = False
@@ -256,7 +258,7 @@ async def _unless_disconnected(
 
     watching = asyncio.create_task(watch())
     try:
-        return await answer
+        return await work
     except asyncio.CancelledError:
         if not has_left:
             raise

@@ -100,7 +100,7 @@ def _is_from_another_site(request: Request) -> bool:
     return origin is not None and origin.partition("://")[2] != request.headers.get("host")
 
 
-def _check_parameters(request: Request) -> None:
+def check_parameters(request: Request) -> None:
     """Raises `BadRequest` for a query parameter that the route does not have: passed over, it would seem to count."""
     if not request.scope["query_string"]:
         return
@@ -120,7 +120,7 @@ def require(role: Role) -> Any:
         principal = await find_principal(request, services)
         if principal.role not in ALLOWED[role]:
             raise Forbidden(f"This needs a key of the role {role.value}.")
-        _check_parameters(request)
+        check_parameters(request)
         return principal
 
     setattr(check, CALLER_ROLE, role)

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Header, Request
 
-from server.api.deps import ALLOWED, Role, ServicesDep, find_principal, json_body, now
+from server.api.deps import ALLOWED, Role, ServicesDep, check_parameters, find_principal, json_body, now
 from server.errors import BadRequest, Forbidden
 from server.feedback import Speaker
 from server.services import Services
@@ -30,11 +30,13 @@ async def find_speaker(
     authorization = request.headers.get("authorization", "")
     if authorization.lower().startswith(TOKEN_SCHEME):
         grant = services.signer.read(authorization[len(TOKEN_SCHEME) :].strip(), now())
+        check_parameters(request)
         annotator = grant.user_hash or f"answer:{grant.completion_id}"
         return Speaker(grant.tenant, annotator, idempotency_key), grant
     principal = await find_principal(request, services)
     if principal.role not in ALLOWED[Role.APP]:
         raise Forbidden("Feedback needs an app key or the answer's feedback token.")
+    check_parameters(request)
     return Speaker(principal.tenant, f"key:{principal.key_id}", idempotency_key), None
 
 

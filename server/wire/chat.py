@@ -288,6 +288,11 @@ class ChatRequest(Wire):
         return bool(self.tools) or any(one.role == "tool" or one.tool_calls for one in self.messages)
 
     @property
+    def has_images_to_fetch(self) -> bool:
+        parts = (part for one in self.messages if isinstance(one.content, list) for part in one.content)
+        return any(isinstance(part, ImagePart) and part.image_url.url[:5].lower() != "data:" for part in parts)
+
+    @property
     def answer_schema(self) -> str | None:
         """The JSON schema that the answer has to fit, as compact JSON; None: any text will do."""
         wanted = self.response_format

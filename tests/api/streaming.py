@@ -1,4 +1,4 @@
-"""A streamed chat over ASGI, whose bytes are seen as they leave (httpx's ASGI transport holds them back to the end)."""
+"""A chat over ASGI, whose bytes are seen as they leave (httpx's ASGI transport holds them back to the end)."""
 
 from __future__ import annotations
 
@@ -16,11 +16,12 @@ class StreamedChat:
 
     def __init__(self, app: FastAPI, headers: dict[str, str] | None = None, **changes: Any) -> None:
         self._app = app
-        self._body = json.dumps(chat_body(stream=True, **changes)).encode()
+        self._body = json.dumps(chat_body(**{"stream": True, **changes})).encode()
         self._headers = {"host": "localhost", "content-type": "application/json", **(headers or {})}
         self._is_sent = False
         self._gone = asyncio.Event()
         self.completion: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self.status = 0
         self.text = ""
 
     async def run(self) -> str:
@@ -41,6 +42,6 @@ class StreamedChat:
 
     async def _send(self, message: dict[str, Any]) -> None:
         if message["type"] == "http.response.start":
-            headers = dict(message["headers"])
-            self.completion.set_result(headers[b"x-plumbline-completion-id"].decode())
+            self.status = message["status"]
+            self.completion.set_result(dict(message["headers"]).get(b"x-plumbline-completion-id", b"").decode())
         self.text += message.get("body", b"").decode()

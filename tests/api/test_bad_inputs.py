@@ -120,6 +120,7 @@ TABLE: dict[str, tuple[bytes, int, str | None]] = {
     "16 wrong method": (request("GET", CHAT), 405, "method_not_allowed"),
     "unknown query parameter": (request("GET", "/v1/adapters?stat=served", who=OPERATOR), 400, "unknown_parameter"),
     "unknown query parameter of the chat": (request("POST", CHAT + "?n=2", GOOD), 400, "unknown_parameter"),
+    "unknown query parameter of feedback": (request("POST", "/v1/feedback?x=2", GOOD), 400, "unknown_parameter"),
     "16 method of another protocol": (request("PROPFIND", CHAT), 405, "method_not_allowed"),
     "16 made-up method": (request("BREW", CHAT), 400, "invalid_http"),
     "17 no key": (request("GET", "/v1/models", who=None), 401, "invalid_api_key"),

@@ -13,6 +13,7 @@ from server.store import groups
 from server.store.records import GroupState
 from server.wire.chat import ChatRequest
 from tests.api.conftest import CHAT, Stack, assert_openai_error, chat_body, data_url
+from tests.api.streaming import StreamedChat
 
 SECRET = "this has the forbidden word"
 
@@ -167,23 +168,10 @@ async def test_an_abandoned_stream_is_kept_as_aborted(stack: Stack) -> None:
 async def test_a_client_that_goes_away_ends_the_work(stack: Stack) -> None:
     """Before the answer is there: the engine's work ends, and the group is kept as aborted."""
     stack.engine.delay_s = 5.0
-    body = json.dumps(chat_body()).encode()
-    messages = iter([{"type": "http.request", "body": body}])
-    sent = []
-
-    async def receive() -> dict[str, object]:
-        for message in messages:
-            return message
-        await asyncio.sleep(0.1)
-        return {"type": "http.disconnect"}
-
-    async def send(message: dict[str, object]) -> None:
-        sent.append(message)
-
-    headers = [(b"content-type", b"application/json"), (b"host", b"localhost")]
-    scope = {"type": "http", "method": "POST", "path": CHAT, "query_string": b"", "headers": headers}
-    await asyncio.wait_for(create_app(stack.services)(scope, receive, send), 2.0)
-    assert sent[0]["status"] == 499
+    chat = StreamedChat(create_app(stack.services), stream=False)
+    asyncio.get_running_loop().call_later(0.1, chat.leave)
+    await asyncio.wait_for(chat.run(), 2.0)
+    assert chat.status == 499
     await asyncio.sleep(0.2)
     found = await stack.services.database.read(lambda c: c.exec_driver_sql("SELECT state FROM groups").scalars().all())
     assert found == [GroupState.ABORTED]

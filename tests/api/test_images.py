@@ -14,10 +14,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from server.app import create_app
 from server.config import Config, ImageFetchConfig
 from server.pipeline.containers import strip
 from server.pipeline.vision import takes_images
 from tests.api.conftest import CHAT, Opener, Stack, assert_openai_error, chat_body, config_for
+from tests.api.streaming import StreamedChat
 from tests.image_server import GOOD, HOSTILE, Authority, ImageServer, as_data_url, picture
 from tests.server.pipeline.test_containers import with_metadata
 
@@ -237,6 +239,18 @@ async def test_a_slow_image_server_holds_no_place_at_the_engine(
     assert not any(one.done() for one in waiting)
     for reply in await asyncio.gather(*waiting):
         assert_openai_error(reply, 400, "image_fetch_failed", "messages")
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_client_that_goes_away_ends_the_fetches(web: Stack, image_server: ImageServer, stream: bool) -> None:
+    """Nobody waits for a slow image server on behalf of somebody who has left."""
+    chat = StreamedChat(create_app(web.services), **about(image_server.url("/silent")), stream=stream)
+    asking = asyncio.create_task(chat.run())
+    await image_server.asked(1)
+    chat.leave()
+    await asyncio.wait_for(asking, 2.0)
+    assert chat.status == 499
+    assert outcomes(web) == {"abandoned": 1}
 
 
 async def test_waiting_images_are_bounded(
