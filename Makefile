@@ -56,7 +56,13 @@ serve: setup  ## Keep the service running (MODEL=directory or Hugging Face name)
 	$(BIN)/plumbline up --model $(MODEL) $(ARGS)
 
 test: setup litellm  ## Tests that hold the promises, real engine included (at most 12 minutes)
-	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+	@mkdir -p build
+	@# Beside each other: tests of the engine mostly wait for it. Status 5: no test was chosen.
+	@$(BIN)/python -m pytest -m "engine and not slow" $(ARGS) > build/test-engine.log 2>&1 & engine=$$!; \
+	trap "kill $$engine" INT TERM; \
+	$(BIN)/python -m pytest -m "not engine and not slow" $(ARGS); others=$$?; \
+	wait $$engine; engine=$$?; cat build/test-engine.log; \
+	test $$others$$engine = 00 -o $$others$$engine = 05 -o $$others$$engine = 50
 
 test-all: setup litellm  ## All tests, crash loops and long runs included; PostgreSQL must be installed
 	PLUMBLINE_REQUIRE_POSTGRES=1 $(BIN)/python -m pytest $(ARGS)
