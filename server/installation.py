@@ -45,7 +45,7 @@ from server.metrics import Metrics
 from server.pipeline.admission import Admission
 from server.pipeline.assemble import assemble
 from server.pipeline.fetch.fetcher import ImageFetcher
-from server.pipeline.judges import Judges, build_ensemble, build_judges
+from server.pipeline.judges import Judges, as_combined, build_ensemble, build_judges
 from server.pipeline.media import MediaIntake
 from server.pipeline.pipeline import Pipeline
 from server.pipeline.sanitise import Sanitiser, special_tokens
@@ -410,14 +410,13 @@ def load_gates(
     """Each alias's gate with its suites; raises `StartError` where a suite cannot be read."""
 
     def load(alias: AliasConfig) -> Gate:
-        policy = judges[alias.name].policy
         return Gate.load(
             database,
             blobs,
             engine,
             alias,
-            is_blocked=lambda prompt, text: policy.blocks_output(text),
-            ensemble=build_ensemble(rewards.judging(alias.scorers), scorers),
+            read=judges[alias.name].policy.judge,
+            ensemble=as_combined(build_ensemble(rewards.judging(alias.scorers), scorers), alias),
         )
 
     try:
