@@ -139,7 +139,7 @@ class Gate:
         mine_read, theirs_read = await self._readings(mine), await self._readings(theirs)
         rows = [await self._reward(progress, mine_read, theirs_read)]
         progress.begin("safety")
-        blocked = [[_blocked(reading) for _, reading in side] for side in (mine_read, theirs_read)]
+        blocked = [_blocked(reading) for _, reading in mine_read], [_blocked(reading) for _, reading in theirs_read]
         rows.append(checks.safety(*blocked, self._alias.gate.safety_margin))
         progress.begin("length")
         base = await self._book.answers(BASE, asked, progress.count)
