@@ -29,6 +29,7 @@ from reward.selection import choose
 from reward.types import REJECTED, STEP, Candidate, Judgement, Selection
 from server.config_selection import STEPWISE
 from server.engine.port import Beginning, Delta, Engine, EngineError, Generation, TokenAlternatives
+from server.errors import EngineUnavailable
 from server.metrics import Metrics
 from server.pipeline.judges import Judges
 from server.pipeline.task import ChatTask, Step, Wave
@@ -137,6 +138,9 @@ class Stepwise:
         wave = dataclasses.replace(self.task, sampling=dataclasses.replace(sampling, max_tokens=left, seed=seed))
         answered, made = await self._extend(wave, Beginning(kept.text, kept.token_ids, ends))
         self.task = dataclasses.replace(self.task, assignment=answered.assignment)
+        if self._prompt_token_ids and made.prompt_token_ids != self._prompt_token_ids:
+            # The template puts something else before an answer that has begun: no continuation of what was sampled.
+            raise EngineUnavailable("The model's chat template cannot continue answers; choose another selection.")
         self._prompt_token_ids = made.prompt_token_ids
         candidates = [_joined(kept, one, first, sampling.max_tokens) for one in made.candidates]
         whole = [one.is_whole for one in candidates]
@@ -153,6 +157,8 @@ class Stepwise:
             siblings = [_as_an_answer(one) for one in self._judgements[first:]]
             selection = choose(self.task.strategy, siblings, explore=self.task.alias.explore, draw=self._rng.random())
             if selection.index is None:
+                if any(not one.is_blocked for one in siblings):
+                    selection = dataclasses.replace(selection, reason="none of those that no rule blocks could go on")
                 self.steps.append(Step(first, len(siblings), selection))
                 return None
             position = first + selection.index

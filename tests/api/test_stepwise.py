@@ -16,6 +16,7 @@ from server.config_safety import SecondWaveConfig
 from server.config_selection import EarlyRejectConfig, SelectionConfig, StepwiseConfig
 from server.engine.fake import Call, Script
 from server.engine.port import EngineError
+from server.exchange.exporting import rows
 from server.preferences import derive
 from server.store import groups
 from server.store.records import GroupRecord
@@ -118,7 +119,8 @@ async def test_the_group_is_what_was_sampled(stack: Stack) -> None:
 
 async def test_it_is_no_sample_of_the_policy(open_stack: Opener, tmp_path: Path) -> None:
     """For policy gradients the group does not count. Siblings that go on from one beginning are pairs, where AI pairs
-    are wanted: as many as there are steps, and nothing else is among the training candidates.
+    are wanted: as many as there are steps, and nothing else is among the training candidates. The export has no texts
+    that end where nothing ended.
     """
     settings = SignalsConfig(holdout_share=0.0, ai_pairs=True, ai_margin=0.01)
     stack = await open_stack(config_for(tmp_path, signals=settings))
@@ -134,6 +136,7 @@ async def test_it_is_no_sample_of_the_policy(open_stack: Opener, tmp_path: Path)
         "good start. good middle. good end",
     ]
     assert all(chosen.shared_tokens == rejected.shared_tokens for chosen, rejected in pairs)
+    assert [row["chosen_id"] for row in rows(group, examples, "pairs", images=None)] == [examples.pairs[-1].chosen]
     training = to_training_group(group, examples)
     used = {one.id for pair in pairs for one in pair}
     assert {one.id for one in training.candidates} == used | {one.id for one in group.candidates if one.is_whole}
@@ -198,6 +201,7 @@ async def test_where_none_can_go_on_the_step_goes_to_the_end(stack: Stack) -> No
     assert reply["choices"][0]["message"]["content"] == "good start. good middle."
     assert reply["choices"][0]["finish_reason"] == "stop"
     assert [call.answer for call in calls_of(stack, "extend")] == ["", "good start.", "good start."]
+    assert "could go on" in reply["plumbline"]["explanation"]["steps"][1]["reason"]
 
 
 async def test_the_last_step_goes_to_the_end(open_stack: Opener, tmp_path: Path) -> None:
