@@ -54,6 +54,12 @@ class Asking:
 
         return await self._or_base(task, ask, may_be_base=not beginning.token_ids)
 
+    async def can_extend(self, beginning: Beginning) -> bool:
+        """Whether the engine can go on from there (`Engine.can_extend`)."""
+        with _engine_errors():
+            async with asyncio.timeout(self.timeout_s):
+                return await self.engine.can_extend(beginning)
+
     async def ask_again(self, task: ChatTask) -> Generation:
         """Raises `EngineError` or `TimeoutError`."""
         async with asyncio.timeout(self.timeout_s):

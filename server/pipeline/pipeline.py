@@ -70,7 +70,6 @@ class Pipeline:
         self._shadows = shadows
         self._metrics = metrics
         self._base_digest = base_digest
-        self._timeout_s = engine_timeout_s
         self._rng = rng
         self._second_waves = {name: SecondWave(one, self._asking.ask_again, clean) for name, one in judges.items()}
         self._notes: set[asyncio.Task[None]] = set()
@@ -148,15 +147,8 @@ class Pipeline:
         return self._select(task, wave)
 
     def _search(self, task: ChatTask) -> Stepwise:
-        return Stepwise(
-            task,
-            self._judges[task.alias.name],
-            self._engine,
-            self._asking.extend,
-            metrics=self._metrics,
-            rng=self._rng,
-            timeout_s=self._timeout_s,
-        )
+        judges = self._judges[task.alias.name]
+        return Stepwise(task, judges, self._asking, metrics=self._metrics, rng=self._rng)
 
     async def _found(self, search: Stepwise, *, may_try_again: bool = True) -> Outcome:
         """What came of a search that has ended."""

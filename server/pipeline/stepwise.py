@@ -19,26 +19,20 @@ were drawn: those of the steps that it went through, multiplied. What only pause
 from __future__ import annotations
 
 import dataclasses
-import logging
 import random
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator
 from typing import Final
 
 from reward.selection import choose
 from reward.types import REJECTED, STEP, Candidate, Judgement, Selection
 from server.config_selection import STEPWISE
-from server.engine.port import Beginning, Delta, Engine, EngineError, Generation, TokenAlternatives
+from server.engine.port import Beginning, Delta, Generation, TokenAlternatives
 from server.errors import EngineUnavailable
 from server.metrics import Metrics
+from server.pipeline.asking import Asking
 from server.pipeline.judges import Judges
 from server.pipeline.task import ChatTask, Step, Wave
-
-log = logging.getLogger(__name__)
-
-Extend = Callable[[ChatTask, Beginning], Awaitable[tuple[ChatTask, Generation]]]
-"""`best_of` ways in which the beginning goes on; the task as it was answered (by which adapter). Raises
-`EngineUnavailable`."""
 
 EMPTY: Final = Candidate(0, "", "", (), (), STEP)
 """What every answer begins with."""
@@ -51,23 +45,18 @@ class Stepwise:
         self,
         task: ChatTask,
         judges: Judges,
-        engine: Engine,
-        extend: Extend,
+        asking: Asking,
         *,
         metrics: Metrics,
         rng: random.Random,
-        timeout_s: float,
     ) -> None:
-        """`timeout_s`: a step that begins so late is the last one."""
         self.task = task
         """As it was answered: by which adapter."""
         self.steps: list[Step] = []
         self._judges = judges
-        self._engine = engine
-        self._extend = extend
+        self._asking = asking
         self._metrics = metrics
         self._rng = rng
-        self._timeout_s = timeout_s
         self._judgements: list[Judgement] = []
         self._tokens: list[tuple[TokenAlternatives, ...]] = []
         self._degraded: dict[str, None] = {}
@@ -84,7 +73,7 @@ class Stepwise:
         goes_to_the_end = False
         started_s = time.monotonic()
         while kept.finish_reason == STEP:
-            is_late = time.monotonic() - started_s > self._timeout_s
+            is_late = time.monotonic() - started_s > self._asking.timeout_s
             is_last = goes_to_the_end or is_late or len(self.steps) + 1 >= self.task.alias.stepwise.max_steps
             first = len(self._judgements)
             await self._make(kept, kept_tokens, () if is_last else self.task.alias.stepwise.ends)
@@ -136,7 +125,7 @@ class Stepwise:
         left = sampling.max_tokens - len(kept.token_ids)
         seed = None if sampling.seed is None else sampling.seed + first
         wave = dataclasses.replace(self.task, sampling=dataclasses.replace(sampling, max_tokens=left, seed=seed))
-        answered, made = await self._extend(wave, Beginning(kept.text, kept.token_ids, ends))
+        answered, made = await self._asking.extend(wave, Beginning(kept.text, kept.token_ids, ends))
         self.task = dataclasses.replace(self.task, assignment=answered.assignment)
         if self._prompt_token_ids and made.prompt_token_ids != self._prompt_token_ids:
             # The template puts something else before an answer that has begun: no continuation of what was sampled.
@@ -169,13 +158,7 @@ class Stepwise:
             self._give_up(position)
 
     async def _can_go_on(self, one: Candidate) -> bool:
-        if one.is_whole:
-            return True
-        try:
-            return await self._engine.can_extend(Beginning(one.text, one.token_ids))
-        except EngineError as error:
-            log.warning("stepwise: %s", error)
-            return False
+        return one.is_whole or await self._asking.can_extend(Beginning(one.text, one.token_ids))
 
     def _give_up(self, position: int) -> None:
         self._metrics.stepwise_dropped.labels(self.task.alias.name).inc()
