@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from reward.types import Prompt
-from server.config import AliasConfig, SignalsConfig
+from server.config import AliasConfig, RuleConfig, SignalsConfig
 from server.config_safety import SecondWaveConfig
 from server.config_selection import EarlyRejectConfig, SelectionConfig, StepwiseConfig
 from server.engine.fake import Call, Script
@@ -22,6 +22,7 @@ from server.store import groups
 from server.store.records import GroupRecord
 from server.training import to_training_group
 from tests.api.conftest import CHAT, Opener, Stack, assert_openai_error, chat_body, config_for
+from tests.server.moderation.guard_server import guard_server
 
 STEPWISE = {"selection": "stepwise", "explain": True}
 ALONE = SecondWaveConfig(enabled=False)
@@ -335,3 +336,31 @@ async def test_a_failing_engine_is_a_503(stack: Stack) -> None:
 
     stack.engine.script = failing
     assert_openai_error(await stack.client.post(CHAT, json=body), 503, "engine_unavailable")
+
+
+async def test_without_a_scorer_the_first_sentence_is_kept(open_stack: Opener, tmp_path: Path) -> None:
+    """Taste fails open: never a random one."""
+    stack = await open_stack(config_for(tmp_path, scorers=()))
+    reply = await ask(stack)
+    assert reply["choices"][0]["message"]["content"] == "so so. so. good end"
+    assert "no scorer answered" in reply["plumbline"]["explanation"]["steps"][0]["reason"]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_guard_reads_what_may_be_the_answer(open_stack: Opener, tmp_path: Path, stream: bool) -> None:
+    """Not the steps of sentences alone; and nothing leaves before it has read the answer."""
+    async with guard_server(say=lambda asked: "unsafe\nS1" if "good end" in asked else "safe") as server:
+        rule = RuleConfig(name="guard", kind="guard", url=server.url, model="guard")
+        stack = await open_stack(config_for(tmp_path, rules=(rule,), second_wave=ALONE))
+        prefer_good(stack)
+        stack.engine.script = told(STORY)
+        body = chat_body(best_of=3, stream=stream, plumbline=STEPWISE)
+        response = await stack.client.post(CHAT, json=body)
+        assert "good end" not in response.text
+        assert len(server.asked) == 3
+        text = (
+            "".join(c["delta"].get("content") or "" for e in events_of(response) for c in e["choices"])
+            if stream
+            else response.json()["choices"][0]["message"]["content"]
+        )
+        assert text == "good start. good middle. so"

@@ -130,9 +130,8 @@ def judge(views: dict[str, Scene]) -> Iterator[str]:
 
 
 def test_steps_find_what_whole_answers_do_not(engine_session: EngineSession, tmp_path: Path) -> None:
-    """Where answers have several faults, each of its own chance, the best of four clauses again and again is nearer
-    the truth than the best of four answers, for the same scorer and about as many tokens. What is recorded is what the
-    engine samples: its log-probabilities are those of the whole answer.
+    """Where answers have several faults, each of its own chance, the best of three clauses again and again is nearer
+    the truth than the best of three answers, for the same scorer and about as many tokens.
     """
     asked = [one for one in map(description_question, range(900, 1000)) if len(one.scene.shapes) > 2][:24]
     views = {question.scene.data_url(): question.scene for question in asked}
@@ -149,7 +148,7 @@ def test_steps_find_what_whole_answers_do_not(engine_session: EngineSession, tmp
                     reply = ask(
                         one,
                         messages=[{"role": "user", "content": content}],
-                        best_of=4,
+                        best_of=3,
                         seed=100 * number,
                         temperature=1.5,
                         plumbline={"explain": True, "selection": selection},
@@ -159,10 +158,8 @@ def test_steps_find_what_whole_answers_do_not(engine_session: EngineSession, tmp
                     tokens[selection] += reply["usage"]["completion_tokens"]
                     steps = reply["plumbline"]["explanation"].get("steps", [])
                     assert (len(steps) > 1) == (selection == "stepwise"), reply
-            metrics = httpx.get(one.metrics_url, timeout=10).text
-    print(found, tokens, [line for line in metrics.splitlines() if "stepwise_dropped" in line])
     assert sum(found["stepwise"]) > sum(found["argmax"])
-    assert tokens["stepwise"] < 1.5 * tokens["argmax"]
+    assert tokens["stepwise"] < 1.2 * tokens["argmax"]
 
 
 def test_a_redacted_answer_streams_as_it_is_kept(engine_session: EngineSession, tmp_path: Path) -> None:
