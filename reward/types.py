@@ -67,6 +67,8 @@ class Prompt:
 
 REJECTED: Final = "rejected"
 """The finish reason of an answer that was given up half-way: never shown, never trained on."""
+STEP: Final = "step"
+"""The finish reason of an answer's beginning that paused behind a sentence: compared with its siblings, never shown."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,11 +84,18 @@ class Candidate:
     token_ids: tuple[int, ...]
     logprobs: tuple[float, ...]
     finish_reason: str
-    """As the engine says it; `REJECTED` where the answer was given up half-way."""
+    """As the engine says it; `REJECTED` where the answer was given up half-way, `STEP` where it only paused."""
     variant: str = ""
     """Name of a hidden instruction that the prompt carried; empty for the user's own prompt."""
     alternatives: tuple[tuple[float, ...], ...] = field(default=(), repr=False)
     """At each token the log-probabilities of the likeliest ones, best first; empty where nobody asked for them."""
+    shared_tokens: int = 0
+    """So many first tokens are an earlier candidate's too, and were generated once."""
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it came to its end (or to `max_tokens`)."""
+        return self.finish_reason not in {REJECTED, STEP}
 
 
 class Action(StrEnum):
@@ -168,7 +177,7 @@ class Judgement:
     @property
     def is_feasible(self) -> bool:
         """Whether it may be chosen."""
-        return not self.is_blocked and self.candidate.finish_reason != REJECTED
+        return not self.is_blocked and self.candidate.is_whole
 
     @property
     def visible_text(self) -> str:

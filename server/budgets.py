@@ -2,7 +2,9 @@
 
 Token buckets: each budget starts full and fills evenly. What a chat request may cost at most (`best_of` candidates of
 `max_tokens` each) is taken at its start, so that many at once cannot overdraw, and what was not generated is given back
-at its end; what nobody knows, as of a request that was broken off, stays taken. Prompts are not counted: requests are.
+at its end; what nobody knows, as of a request that was broken off, stays taken. What was generated beyond it (the steps
+of a stepwise answer, a further wave before a refusal) is taken then, also from an empty budget: who comes next waits.
+Prompts are not counted: requests are.
 
 The buckets are this process's own: with several servers a key has its budgets on each of them.
 """
@@ -66,12 +68,12 @@ class Reservation:
         """OpenAI's `x-ratelimit-*`, as things stood when it was taken."""
 
     def settle(self, *, candidates: int, tokens: int) -> None:
-        """Give back what was not generated. Once."""
+        """Give back what was not generated, or take what was generated beyond it. Once."""
         spent = {"candidates": candidates, "tokens": tokens}
         for purse in self._purses:
             for kind, used in spent.items():
                 if (bucket := purse.buckets.get(kind)) is not None:
-                    bucket.move(max(0, self._cost[kind] - used))
+                    bucket.move(self._cost[kind] - used)
 
 
 class Budgets:

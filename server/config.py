@@ -16,7 +16,14 @@ from server.config_base import Seconds, Section, Share
 from server.config_safety import RuleConfig as RuleConfig
 from server.config_safety import SecondWaveConfig
 from server.config_scorers import ScorerConfig
-from server.config_selection import AutoConfig, EarlyRejectConfig, EnsembleConfig, SelectionConfig
+from server.config_selection import (
+    STEPWISE,
+    AutoConfig,
+    EarlyRejectConfig,
+    EnsembleConfig,
+    SelectionConfig,
+    StepwiseConfig,
+)
 
 SOURCE = r"^(https://\*|https?://(\*\.)?[a-z0-9_-]+(\.[a-z0-9_-]+)*)(:[0-9]{1,5})?$"
 """An origin that images may be fetched from."""
@@ -403,6 +410,7 @@ class AliasConfig(Section):
     """Candidates when the request does not say; `auto`: as many as are worth their cost."""
     auto: AutoConfig = AutoConfig()
     early_reject: EarlyRejectConfig = EarlyRejectConfig()
+    stepwise: StepwiseConfig = StepwiseConfig()
     policy: Path | None = None
     """TOML file of safety rules that several aliases may share (`docs/safety.md`); they come before `rules`."""
     rules: tuple[RuleConfig, ...] = ()
@@ -428,6 +436,12 @@ class AliasConfig(Section):
         labels = [scorer.label for scorer in self.scorers]
         if len(set(labels)) != len(labels):
             raise ValueError("two scorers of an alias have the same name: set name")
+        return self
+
+    @model_validator(mode="after")
+    def _steps_are_the_only_search(self) -> Self:
+        if self.selection.strategy == STEPWISE and (self.best_of == "auto" or self.early_reject.enabled):
+            raise ValueError("selection.strategy stepwise needs best_of as a number, and early_reject off")
         return self
 
     @model_validator(mode="after")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Annotated, Literal, Self
+from typing import Annotated, Final, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -12,12 +12,16 @@ from reward.selection import STRATEGIES, Strategy
 from server.config_base import Section
 from server.wire.chat import StrategyName
 
+STEPWISE: Final = "stepwise"
+"""Chooses while the answer is generated (`server.pipeline.stepwise`), so it is no distribution over whole answers."""
+
 
 class SelectionConfig(Section):
     """How one of the candidates becomes the answer (`docs/alignment.md`)."""
 
     strategy: StrategyName = "argmax"
-    """`argmax`, `soft`, `mbr` or `pessimistic`; a request may name another. The default suits few candidates."""
+    """`argmax`, `soft`, `mbr`, `pessimistic` or `stepwise`; a request may name another. The default suits few
+    candidates."""
     temperature: float = Field(0.5, gt=0)
     """`soft`: λ of p ∝ exp(total / λ), in the total's units."""
     beta: float = Field(1.5, gt=0)
@@ -25,8 +29,9 @@ class SelectionConfig(Section):
     default keeps what a safety filter misses below 1.5 times its share (`docs/alignment.md`)."""
 
     def build(self, name: str | None = None) -> Strategy:
-        """The strategy of this name, the alias's own without one."""
-        return STRATEGIES[name or self.strategy](self.temperature, self.beta)
+        """The strategy of this name, the alias's own without one. Each step of `stepwise` takes the highest total."""
+        wanted = name or self.strategy
+        return STRATEGIES["argmax" if wanted == STEPWISE else wanted](self.temperature, self.beta)
 
 
 class LengthPenaltyConfig(Section):
@@ -77,6 +82,17 @@ class AutoConfig(Section):
     cost: float = Field(0.05, gt=0)
     """What a candidate costs, in the total's units. .05 takes about 9 where totals of one prompt spread by 1, and 6
     where they spread by .5."""
+
+
+class StepwiseConfig(Section):
+    """`selection.strategy = "stepwise"`: the best of `best_of` sentences, then of those that may follow it."""
+
+    ends: tuple[Annotated[str, Field(min_length=1, max_length=8)], ...] = Field(
+        (".", "!", "?", "\n", "。", "！", "？"), min_length=1, max_length=16
+    )
+    """A sentence goes up to the first of these. With a comma among them the steps are clauses."""
+    max_steps: int = Field(16, ge=1, le=64)
+    """The last step goes to the answer's end, however many sentences that takes."""
 
 
 class EarlyRejectConfig(Section):

@@ -45,7 +45,7 @@ from server.metrics import Metrics
 from server.pipeline.admission import Admission
 from server.pipeline.assemble import assemble
 from server.pipeline.fetch.fetcher import ImageFetcher
-from server.pipeline.judges import Judges, build_ensemble, build_judges
+from server.pipeline.judges import Judges, as_combined, build_ensemble, build_judges
 from server.pipeline.media import MediaIntake
 from server.pipeline.pipeline import Pipeline
 from server.pipeline.sanitise import Sanitiser, special_tokens
@@ -54,6 +54,7 @@ from server.pipeline.vision import takes_images
 from server.retention import Retention
 from server.scorers.factory import ScorerFactory
 from server.services import Services
+from server.store import groups
 from server.store.blobs import BlobStore
 from server.store.database import Database
 from server.store.opening import open_blobs, open_database, open_remote_files
@@ -64,6 +65,9 @@ from server.wire.chat import ChatMessage, ToolDefinition
 from server.wire.identity import directory_digest
 
 log = logging.getLogger(__name__)
+
+RECALLED_GROUPS = 512
+"""Newest groups of an alias from whose scores the calibration learns at the start."""
 
 Connect = Callable[[Config], Sequence[tuple[Replica, EngineSupervisor]]]
 """How an installation gets its engine replicas."""
@@ -173,7 +177,7 @@ class Installation:
         engine = EnginePool(self._connect(config), affinity_factor=config.engine.affinity_factor)
         self._stack.push_async_callback(engine.close)
         scorers = self._open_scorers(engine)
-        judges = self._open_judges(scorers)
+        judges = await self._open_judges(scorers, database)
         prober = ReplicaProber(
             engine,
             Prober(database, blobs),
@@ -322,10 +326,11 @@ class Installation:
         self._stack.push_async_callback(scorers.close)
         return scorers
 
-    def _open_judges(self, scorers: ScorerFactory) -> dict[str, Judges]:
+    async def _open_judges(self, scorers: ScorerFactory, database: Database) -> dict[str, Judges]:
         judges = build_all_judges(self._config, scorers)
-        for one in judges.values():
+        for name, one in judges.items():
             self._stack.push_async_callback(one.close)
+            one.ensemble.recall(await database.read(partial(groups.recent_scores, alias=name, limit=RECALLED_GROUPS)))
         return judges
 
     async def _open_intake(self, metrics: Metrics) -> MediaIntake:
@@ -410,14 +415,13 @@ def load_gates(
     """Each alias's gate with its suites; raises `StartError` where a suite cannot be read."""
 
     def load(alias: AliasConfig) -> Gate:
-        policy = judges[alias.name].policy
         return Gate.load(
             database,
             blobs,
             engine,
             alias,
-            is_blocked=lambda prompt, text: policy.blocks_output(text),
-            ensemble=build_ensemble(rewards.judging(alias.scorers), scorers),
+            read=judges[alias.name].policy.judge,
+            ensemble=as_combined(build_ensemble(rewards.judging(alias.scorers), scorers), alias),
         )
 
     try:

@@ -56,6 +56,12 @@ class Metrics:
             ["alias", "outcome"],  # chosen | not_chosen | rejected | blocked
             registry=reg,
         )
+        self.stepwise_dropped = Counter(
+            "plumbline_stepwise_dropped_total",
+            "Sentences of stepwise answers that were given up: the engine reads their text as other tokens.",
+            ["alias"],
+            registry=reg,
+        )
         self.rule_blocks = Counter(
             "plumbline_rule_blocks_total", "Candidates blocked, by rule.", ["alias", "rule"], registry=reg
         )

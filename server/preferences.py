@@ -14,6 +14,9 @@ A candidate whose shown text or prompt differed from what was sampled is never a
 hidden instruction) is no part of any example: it would be learned as an answer to the user's. Two answers that read the
 same make no pair: all they could teach is how to end. One that was given up half-way teaches nothing. What a person
 typed counts by that person's word alone, so it is no part of a safety pair, which would outlive the word.
+
+The sentences that a stepwise answer was chosen from are compared by rules and ensemble alone, and only with their
+siblings: those that go on from the same beginning.
 """
 
 from __future__ import annotations
@@ -46,7 +49,8 @@ def derive(group: GroupRecord, signals: Sequence[SignalRecord], settings: Signal
     """The group's examples. `signals` are its live ones; aborted, failed and erased groups teach nothing."""
     if group.state is not GroupState.COMPLETED:
         return Examples()
-    group = replace(group, candidates=tuple(one for one in group.candidates if one.is_whole))
+    compared = [one for one in group.candidates if one.is_comparable]
+    group = replace(group, candidates=tuple(one for one in compared if one.is_whole))
     known = {candidate.id: candidate for candidate in group.candidates}
     pairs: list[Pair] = []
     unpaired: list[Unpaired] = []
@@ -73,10 +77,11 @@ def derive(group: GroupRecord, signals: Sequence[SignalRecord], settings: Signal
                 pairs += thumb_pairs
             case SignalKind.TIE | SignalKind.COMMENT:
                 continue
-    if settings.safety_pairs:
-        pairs += _safety_pairs(group, settings.safety_pair_weight)
-    if settings.ai_pairs and not signals and not group.degraded:
-        pairs += _ai_pairs(group, settings.ai_margin)
+    for siblings in _siblings(compared):
+        if settings.safety_pairs:
+            pairs += _safety_pairs(siblings, settings.safety_pair_weight)
+        if settings.ai_pairs and not signals and not group.degraded:
+            pairs += _ai_pairs(siblings, settings.ai_margin)
     return Examples(tuple(pairs), tuple(unpaired))
 
 
@@ -126,8 +131,16 @@ def _from_rating(
     return unpaired, _pairs(known, [ids], "thumbs", THUMB_PAIR_WEIGHT * min(1.0, abs(rating)), signal.annotator)
 
 
-def _safety_pairs(group: GroupRecord, weight: float) -> list[Pair]:
-    answers = [one for one in group.candidates if one.adapter != HUMAN]
+def _siblings(candidates: Iterable[CandidateRecord]) -> list[list[CandidateRecord]]:
+    """Those that branched off at the same place, together: all of a group, but for stepwise answers."""
+    branches: dict[int, list[CandidateRecord]] = {}
+    for one in candidates:
+        branches.setdefault(one.shared_tokens, []).append(one)
+    return list(branches.values())
+
+
+def _safety_pairs(candidates: Iterable[CandidateRecord], weight: float) -> list[Pair]:
+    answers = [one for one in candidates if one.adapter != HUMAN]
     blocked = [one for one in answers if one.was_found_unsafe]
     clean = [one for one in answers if one.may_be_positive]
     if not blocked or not clean:
@@ -138,9 +151,9 @@ def _safety_pairs(group: GroupRecord, weight: float) -> list[Pair]:
     return _pairs(known, ((best.id, one.id) for one in blocked), "safety", weight, RULES_ANNOTATOR)
 
 
-def _ai_pairs(group: GroupRecord, margin: float) -> list[Pair]:
+def _ai_pairs(candidates: Iterable[CandidateRecord], margin: float) -> list[Pair]:
     ranked = sorted(
-        (one for one in group.candidates if one.total is not None and one.may_be_positive),
+        (one for one in candidates if one.total is not None and one.may_be_positive),
         key=lambda one: one.total or 0.0,
     )
     if len(ranked) < 2 or (ranked[-1].total or 0.0) - (ranked[0].total or 0.0) < margin:

@@ -44,6 +44,7 @@ def note(
     copy = dataclasses.replace(
         rated,
         id=candidate_id(earlier.id, rated.id.replace(".", "-")),
+        shared_tokens=0,  # with candidates of the later group
         is_shown=False,
         probability=0.0,
         total=None,

@@ -9,7 +9,8 @@ from server.wire.training import TrainingCandidate, TrainingGroup
 
 def to_training_group(group: GroupRecord, examples: Examples) -> TrainingGroup:
     """The group with its tokens and examples. Left out are candidates without tokens (refusals), those of another
-    prompt than the user's (`variant`) or given up half-way, and corrections that were taken back or replaced.
+    prompt than the user's (`variant`) or given up half-way, sentences of a stepwise answer that no pair is about, and
+    corrections that were taken back or replaced.
     """
     used = {one for pair in examples.pairs for one in (pair.chosen, pair.rejected)}
     return TrainingGroup(
@@ -31,9 +32,10 @@ def to_training_group(group: GroupRecord, examples: Examples) -> TrainingGroup:
                 blocked=one.is_blocked,
                 may_be_positive=one.may_be_positive,
                 total=one.total,
+                shared_tokens=one.shared_tokens,
             )
             for one in group.candidates
-            if one.token_ids and one.is_whole and not one.variant and (one.adapter != HUMAN or one.id in used)
+            if one.token_ids and not one.variant and (one.id in used or (one.is_whole and one.adapter != HUMAN))
         ],
         pairs=list(examples.pairs),
         unpaired=list(examples.unpaired),

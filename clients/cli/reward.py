@@ -159,7 +159,8 @@ def _show(report: RewardReport) -> None:
     screen = console()
     used = [one for one in report.scorers if one.skipped is None]
     if used:
-        screen.print(table(columns, map(_row, used)))
+        together = [report.ensemble] if report.ensemble is not None else []
+        screen.print(table(columns, map(_row, [*used, *together])))
     if len(used) > 1:
         screen.print(_matrix(report, [one.name for one in used]))
     for one in report.scorers:
@@ -167,6 +168,8 @@ def _show(report: RewardReport) -> None:
             screen.print(f"{one.name}: not applicable; {one.skipped}", markup=False)
         elif one.reason is not None:
             screen.print(f"{one.name}: failed {one.failures} times, mostly: {one.reason}", markup=False)
+    if report.ensemble is not None and report.ensemble.reason is not None:
+        screen.print(f"{report.ensemble.name}: {report.ensemble.reason}", markup=False)
     screen.print(f"{report.pairs - report.unusable} pairs of {report.alias}, {report.unusable} could not be used")
 
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import math
 import statistics
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -78,6 +78,18 @@ class Ensemble:
             for index in range(len(candidates))
         ]
         return self.combine(rows, candidates, degraded), degraded
+
+    def recall(self, said: Sequence[Mapping[str, Sequence[object]]]) -> None:
+        """Let the calibration learn from candidates that were scored before, oldest first: {scorer: (version, value)}
+        each. What another version of a scorer said is passed over.
+        """
+        if self.calibration is None:
+            return
+        for position, member in enumerate(self.members):
+            scorer = member.scorer
+            found = [one[scorer.name] for one in said if scorer.name in one]
+            values = [value for version, value in found if version == scorer.version and isinstance(value, float)]
+            self.calibration.of(position, scorer.version).observe(values)
 
     def combine(
         self, rows: Sequence[tuple[Score, ...]], candidates: Sequence[Candidate], degraded: Collection[str]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, Coroutine
+from collections.abc import AsyncGenerator, Coroutine, Iterator
 from contextlib import ExitStack, aclosing
 from dataclasses import dataclass
 from typing import Annotated, TypeVar
@@ -22,6 +22,7 @@ from server.api.paced import Paced
 from server.api.replies import Shaper
 from server.budgets import Reservation
 from server.config import AliasConfig
+from server.config_selection import STEPWISE
 from server.engine.port import EngineError, Sampling
 from server.errors import (
     BadRequest,
@@ -120,7 +121,8 @@ async def build_task(body: ChatRequest, caller: Principal, services: Services) -
     limits = services.config.chat
     alias, fixed = await resolve_model(body.model, caller, services)
     best_of, is_adaptive = _candidates_wanted(body, alias, limits.max_best_of)
-    rejects_early = _rejects_early(body, alias, best_of, is_adaptive)
+    is_stepwise = _is_stepwise(body, alias, best_of, is_adaptive)
+    rejects_early = not is_stepwise and _rejects_early(body, alias, best_of, is_adaptive)
     if body.plumbline.return_group and caller.role is Role.APP:
         raise BadRequest("return_group is for operators and learners.", param="plumbline.return_group")
     max_tokens = body.token_limit or limits.default_max_tokens
@@ -168,6 +170,7 @@ async def build_task(body: ChatRequest, caller: Principal, services: Services) -
         calls_tools=body.may_call_tools,
         is_adaptive=is_adaptive and best_of > 1,
         rejects_early=rejects_early,
+        is_stepwise=is_stepwise,
     )
 
 
@@ -205,6 +208,28 @@ def _candidates_wanted(body: ChatRequest, alias: AliasConfig, limit: int) -> tup
     if not isinstance(asked, int):  # the alias's number gives way to the request's n and the server's bound
         wanted = max(body.n, min(wanted, limit))
     return (max(wanted, 2) if body.plumbline.compare else wanted), chosen == "auto"
+
+
+def _is_stepwise(body: ChatRequest, alias: AliasConfig, best_of: int, is_adaptive: bool) -> bool:
+    """Where there is something to choose from, and nothing in the way; what is in the way of a wish is an error."""
+    if (body.plumbline.selection or alias.selection.strategy) != STEPWISE:
+        return False
+    in_the_way = next((name for name, stands in _beside_steps(body, is_adaptive) if stands), None)
+    if in_the_way is not None and body.plumbline.selection == STEPWISE:
+        raise BadRequest(f'selection "stepwise" and {in_the_way} do not go together.', param="plumbline.selection")
+    return best_of > 1 and in_the_way is None
+
+
+def _beside_steps(body: ChatRequest, is_adaptive: bool) -> Iterator[tuple[str, bool]]:
+    """What needs whole answers, or looks back over what was generated: the engine sees each step alone."""
+    yield 'best_of "auto"', is_adaptive
+    yield "n above 1", body.n > 1
+    yield "compare", bool(body.plumbline.compare)
+    yield "early_reject", bool(body.plumbline.early_reject)
+    yield "tools", body.speaks_of_tools
+    yield "response_format", body.answer_schema is not None
+    yield "stop", bool(body.stop)
+    yield "penalties", bool(body.presence_penalty or body.frequency_penalty or body.repetition_penalty not in {None, 1})
 
 
 def _rejects_early(body: ChatRequest, alias: AliasConfig, best_of: int, is_adaptive: bool) -> bool:
@@ -278,7 +303,8 @@ async def _stream(services: Services, task: ChatTask, shaper: Shaper, admitted: 
     try:
         await admitted.place.turn()
         # A call is one only once it is whole.
-        stream = _stream_tokens if task.best_of == 1 and not task.calls_tools else _stream_winner
+        is_gradual = task.is_stepwise or (task.best_of == 1 and not task.calls_tools)
+        stream = _stream_tokens if is_gradual else _stream_winner
         async with aclosing(stream(services, task, shaper, admitted.reserved)) as events:
             async for event in events:
                 yield event

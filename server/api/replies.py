@@ -6,13 +6,13 @@ from collections.abc import Iterator
 
 from pydantic import BaseModel
 
-from reward.types import Judgement
+from reward.types import REJECTED, Judgement
 from server import tool_calls
 from server.api.deps import now
 from server.config import Config
 from server.engine.port import TokenAlternatives
 from server.ids import candidate_id
-from server.pipeline.task import ChatTask, Outcome, Piece
+from server.pipeline.task import ChatTask, Outcome, Piece, Step
 from server.preferences import derive
 from server.store.records import GroupRecord
 from server.tokens import FeedbackGrant, Signer
@@ -30,6 +30,7 @@ from server.wire.chat import (
     ChunkDelta,
     Explanation,
     FunctionCall,
+    StepExplanation,
     TokenLogprob,
     ToolCallReply,
     TopLogprob,
@@ -199,7 +200,7 @@ class Shaper:
                 CandidateExplanation(
                     candidate_id=candidate_id(self._task.completion_id, position),
                     adapter=judgement.candidate.adapter,
-                    text=judgement.visible_text if judgement.is_feasible else None,
+                    text=_explained_text(judgement),
                     scores={score.scorer: score.value for score in judgement.scores},
                     finish_reason=judgement.candidate.finish_reason,
                     total=judgement.total,
@@ -210,7 +211,20 @@ class Shaper:
                 )
                 for position, judgement in enumerate(outcome.judgements)
             ],
+            steps=[self._step(one) for one in outcome.steps] or None,
         )
+
+    def _step(self, step: Step) -> StepExplanation:
+        ids = [candidate_id(self._task.completion_id, step.first + number) for number in range(step.count)]
+        kept = step.selection.index
+        return StepExplanation(
+            candidates=ids, kept=None if kept is None else ids[kept - step.first], reason=step.selection.reason
+        )
+
+
+def _explained_text(judgement: Judgement) -> str | None:
+    is_told = not judgement.is_blocked and judgement.candidate.finish_reason != REJECTED
+    return judgement.visible_text if is_told else None
 
 
 def _tokens_of(outcome: Outcome, position: int) -> tuple[TokenAlternatives, ...]:

@@ -7,11 +7,13 @@ import asyncio
 import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from pydantic import ValidationError
 
+from reward.types import Candidate
+from server.checking.together import total_report
 from server.checking.trial import Policy, Trial, agreements, candidates_of, why_not
 from server.config import AliasConfig, Config, load_config
 from server.config_scorers import ScorerConfig
@@ -62,7 +64,8 @@ async def check(arguments: argparse.Namespace) -> RewardReport:
         stack.push_async_callback(fetcher.close)
         intake = MediaIntake(config.chat, fetcher, has_vision=True, fetches_per_request=4)
         stack.callback(intake.close)
-        pairs, unusable = await _Run(config, intake, policy, trials).all_pairs(arguments.concurrency)
+        run = _Run(config, intake, policy, trials)
+        pairs, unusable = await run.all_pairs(arguments.concurrency)
         reports = {trial.config.label: trial.report() for trial in trials}
         return RewardReport(
             alias=alias.name,
@@ -72,6 +75,7 @@ async def check(arguments: argparse.Namespace) -> RewardReport:
                 reports.get(one.label) or ScorerReport(name=one.label, kind=one.kind, skipped=skipped[one.label])
                 for one in alias.scorers
             ],
+            ensemble=total_report(alias, trials, run.asked) if trials else None,
             agreement=agreements(trials),
         )
 
@@ -89,6 +93,8 @@ class _Run:
     intake: MediaIntake
     policy: Policy | None
     trials: list[Trial]
+    asked: dict[int, tuple[Candidate, Candidate]] = field(default_factory=dict)
+    """Pairs that could be used, by number."""
 
     async def all_pairs(self, concurrency: int) -> tuple[int, int]:
         """How many there were, and how many of them could not be used."""
@@ -105,7 +111,7 @@ class _Run:
 
         async for line in _lines():
             for trial in self.trials:
-                trial.margins.append(None)
+                trial.values.append(None)
             waiting.add(asyncio.create_task(self._one_pair(number, line)))
             number += 1
             if len(waiting) >= concurrency:
@@ -127,6 +133,7 @@ class _Run:
             return number, error.public
         except EngineError as error:
             return number, f"the engine: {error}"
+        self.asked[number] = (chosen, rejected)
         await asyncio.gather(*(trial.ask(number, prompt, chosen, rejected) for trial in self.trials))
         return number, None
 

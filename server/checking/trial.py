@@ -7,7 +7,7 @@ import math
 import random
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean, quantiles
 
@@ -45,14 +45,19 @@ def why_not(config: ScorerConfig, policy: Policy | None) -> str | None:
 class Trial:
     config: ScorerConfig
     scorer: Scorer
-    margins: list[float | None] = field(default_factory=list)
-    """Chosen less rejected, for each pair; None where it failed."""
+    values: list[tuple[float, float] | None] = field(default_factory=list)
+    """What it says of chosen and rejected, for each pair; None where it failed."""
     seconds: list[float] = field(default_factory=list)
     """Of each answer."""
     reasons: Counter[str] = field(default_factory=Counter)
 
+    @property
+    def margins(self) -> list[float | None]:
+        """Chosen less rejected, for each pair."""
+        return [None if one is None else one[0] - one[1] for one in self.values]
+
     async def ask(self, number: int, prompt: Prompt, chosen: Candidate, rejected: Candidate) -> None:
-        """Find the pair's margin. Its answers' places are drawn, so that who favours a place gains nothing."""
+        """Find the pair's values. Its answers' places are drawn, so that who favours a place gains nothing."""
         is_first = random.Random(number).random() < 0.5  # noqa: S311 - no secret
         pair = (chosen, rejected) if is_first else (rejected, chosen)
         started = time.monotonic()
@@ -71,38 +76,39 @@ class Trial:
         one, other = values if is_first else values[::-1]
         if one is None or other is None or not (math.isfinite(one) and math.isfinite(other)):
             return self._failed("it gave no number")
-        self.margins[number] = one - other
+        self.values[number] = (one, other)
         return None
 
     def _failed(self, reason: str) -> None:
         self.reasons[reason] += 1
 
     def report(self) -> ScorerReport:
-        margins = [margin for margin in self.margins if margin is not None]
-        found = ScorerReport(
-            name=self.config.label,
-            kind=self.config.kind,
-            pairs=len(margins),
-            failures=self.reasons.total(),
-            reason=self.reasons.most_common(1)[0][0] if self.reasons else None,
-            ties=sum(margin == 0 for margin in margins),
-        )
+        found = report_of(self.config.label, self.config.kind, self.margins)
+        reason = self.reasons.most_common(1)[0][0] if self.reasons else None
+        found = found.model_copy(update={"failures": self.reasons.total(), "reason": reason})
         if self.seconds:
             late = quantiles(self.seconds, n=20)[-1] if len(self.seconds) > 1 else self.seconds[0]
             found = found.model_copy(
                 update={"ms_per_answer": 1000 * fmean(self.seconds), "ms_per_answer_p95": 1000 * late}
             )
-        if not margins:
-            return found
-        share = evaluation.accuracy(margins)
-        low, high = evaluation.wilson(share, len(margins))
-        return found.model_copy(
-            update={
-                "accuracy": Interval(value=share, low=low, high=high),
-                "auc": evaluation.auc(margins),
-                "ece": evaluation.calibration_error(margins),
-            }
-        )
+        return found
+
+
+def report_of(name: str, kind: str, margins: Sequence[float | None]) -> ScorerReport:
+    """How good these decisions are."""
+    known = [margin for margin in margins if margin is not None]
+    found = ScorerReport(name=name, kind=kind, pairs=len(known), ties=sum(margin == 0 for margin in known))
+    if not known:
+        return found
+    share = evaluation.accuracy(known)
+    low, high = evaluation.wilson(share, len(known))
+    return found.model_copy(
+        update={
+            "accuracy": Interval(value=share, low=low, high=high),
+            "auc": evaluation.auc(known),
+            "ece": evaluation.calibration_error(known),
+        }
+    )
 
 
 def agreements(trials: list[Trial]) -> list[Agreement]:

@@ -23,6 +23,7 @@ from reward.types import Image, Message, Prompt, Tool, ToolCall
 from server import tool_calls
 from server.engine import payload
 from server.engine.port import (
+    Beginning,
     Delta,
     EncodedAnswers,
     EngineError,
@@ -78,6 +79,7 @@ class VllmEngine:
         self._closed = False
         self._version = ""
         self._speaks_of_tools: bool | None = None
+        self._opening: tuple[int, ...] = ()
         self._progress = 0
 
     @property
@@ -93,6 +95,18 @@ class VllmEngine:
         body = payload.chat_body(model, prompt, n, sampling, stream=False)
         reply = await self._chat(model, body)
         return payload.generation_from(reply, model, n, sampling)
+
+    async def extend(self, model: str, prompt: Prompt, beginning: Beginning, n: int, sampling: Sampling) -> Generation:
+        reply = await self._chat(model, payload.extend_body(model, prompt, beginning, n, sampling))
+        return payload.continuations_from(reply, model, beginning, n, sampling)
+
+    async def can_extend(self, beginning: Beginning) -> bool:
+        # What stands before the answer is the template's own, whatever was asked: a short question will do.
+        if not self._opening:
+            rendered = await self._post("/tokenize", payload.render_body(self._base_model, _PING))
+            self._opening = payload.token_ids_from(rendered)
+        rendered = await self._post("/tokenize", payload.render_body(self._base_model, _PING, beginning.text))
+        return payload.token_ids_from(rendered) == self._opening + beginning.token_ids
 
     async def stream(self, model: str, prompt: Prompt, sampling: Sampling) -> AsyncGenerator[Delta]:
         body = payload.chat_body(model, prompt, 1, sampling, stream=True)

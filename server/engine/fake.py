@@ -14,14 +14,15 @@ import itertools
 import re
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from pathlib import Path
 
-from reward.types import Candidate, Image, Prompt
+from reward.types import STEP, Candidate, Image, Message, Prompt
 from server import tool_calls
 from server.engine.fake_json import drawn_json
 from server.engine.port import (
+    Beginning,
     Delta,
     EncodedAnswers,
     EngineError,
@@ -29,6 +30,7 @@ from server.engine.port import (
     Generation,
     PromptTooLong,
     RefusedParameter,
+    Retokenised,
     Sampling,
     ScoredAnswer,
     TokenAlternatives,
@@ -74,6 +76,8 @@ class FakeEngine:
     max_model_len: int = 4096
     vocabulary_size: int = 256 + 2**24
     knows_tools: bool = True
+    misread: frozenset[str] = frozenset()
+    """Beginnings of answers that it reads as other tokens than it sampled."""
     delay_s: float = 0.0
     """Every answer, score and streamed piece takes so long."""
     ready: bool = True
@@ -130,6 +134,25 @@ class FakeEngine:
                 finish_reason=candidate.finish_reason if position == last else None,
             )
 
+    async def extend(self, model: str, prompt: Prompt, beginning: Beginning, n: int, sampling: Sampling) -> Generation:
+        await self._enter(Call("extend", model, prompt, n, sampling, beginning.text))
+        if not self._reads_as_sampled(beginning):
+            raise Retokenised
+        self._require_vocabulary(sampling)
+        prompt_token_ids = self._fitting(prompt, len(beginning.token_ids) + sampling.max_tokens)
+        first_seed = self._seed(sampling)
+        so_far = (Message("assistant", (beginning.text,)),) if beginning.text else ()
+        begun = replace(prompt, messages=(*prompt.messages, *so_far))
+        drawn = [self._candidate(model, begun, index, first_seed, sampling) for index in range(n)]
+        candidates = tuple(_paused(self._behind(beginning, model, prompt, one), beginning.ends) for one in drawn)
+        self.progress += 1
+        tokens = tuple(_alternatives(one, sampling.top_logprobs) for one in candidates)
+        return Generation(prompt_token_ids, candidates, tokens)
+
+    async def can_extend(self, beginning: Beginning) -> bool:
+        await self._enter(Call("can_extend", self.base_model, Prompt(()), answer=beginning.text))
+        return self._reads_as_sampled(beginning)
+
     async def score(self, model: str, prompt: Prompt, answer: str) -> ScoredAnswer:
         await self._enter(Call("score", model, prompt, answer=answer))
         pieces = _PIECES.findall(answer)
@@ -172,6 +195,16 @@ class FakeEngine:
     async def close(self) -> None:
         self.closed = True
 
+    def _behind(self, beginning: Beginning, model: str, prompt: Prompt, added: Candidate) -> Candidate:
+        """What was added, with the log-probabilities that it has behind the beginning."""
+        pieces = _PIECES.findall(beginning.text + added.text)
+        own = self._logprobs(model, prompt, pieces)[len(beginning.token_ids) :]
+        return replace(added, logprobs=own + added.logprobs[len(own) :])
+
+    def _reads_as_sampled(self, beginning: Beginning) -> bool:
+        read = tuple(map(_token_id, _PIECES.findall(beginning.text)))
+        return beginning.text not in self.misread and read == beginning.token_ids
+
     def _require_up(self) -> None:
         if self.closed or not self.ready:
             raise EngineUnreachable("the fake engine is down")
@@ -213,6 +246,8 @@ class FakeEngine:
         if text is None:
             seed: int | str = "greedy" if sampling.temperature == 0 else first_seed + index
             text = _drawn_text(model, prompt, seed, sampling)
+        if prompt.messages[-1].role == "assistant" and not text[:1].isspace():
+            text = f" {text}"  # a word behind another one
         pieces = _PIECES.findall(text)
         finish_reason = "stop"
         if found := min((text.find(stop) for stop in sampling.stop if stop in text), default=-1) + 1:
@@ -237,6 +272,22 @@ class FakeEngine:
             return tuple(self.token_logprob(model, prompt, piece) for piece in pieces)
         context = _context(prompt)
         return tuple(-0.05 - 3.0 * _share(model, context, *pieces[: position + 1]) for position in range(len(pieces)))
+
+
+def _paused(answer: Candidate, ends: Sequence[str]) -> Candidate:
+    """The answer up to the token that holds the first of `ends`; as it is where none does."""
+    pieces = _PIECES.findall(answer.text)
+    for size in range(1, len(pieces) + 1):
+        if any(end in "".join(pieces[:size]) for end in ends):
+            return replace(
+                answer,
+                text="".join(pieces[:size]),
+                token_ids=answer.token_ids[:size],
+                logprobs=answer.logprobs[:size],
+                finish_reason=STEP,
+                alternatives=answer.alternatives[:size],
+            )
+    return answer
 
 
 def encode_prompt(prompt: Prompt) -> tuple[int, ...]:

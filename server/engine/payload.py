@@ -16,15 +16,17 @@ from typing import Any
 
 from pydantic_core import from_json
 
-from reward.types import Candidate, Image, Message, Prompt
+from reward.types import STEP, Candidate, Image, Message, Prompt
 from server import tool_calls
 from server.engine.port import (
+    Beginning,
     Delta,
     EncodedAnswers,
     EngineError,
     Generation,
     PromptTooLong,
     RefusedParameter,
+    Retokenised,
     Sampling,
     ScoredAnswer,
     TokenAlternatives,
@@ -83,27 +85,42 @@ def chat_body(model: str, prompt: Prompt, n: int, sampling: Sampling, *, stream:
     return body
 
 
+def extend_body(model: str, prompt: Prompt, beginning: Beginning, n: int, sampling: Sampling) -> Json:
+    """A request for `n` continuations of an answer's beginning, each up to and with the first of its `ends`."""
+    body = chat_body(model, prompt, n, sampling, stream=False)
+    body |= {"stop": list(beginning.ends), "include_stop_str_in_output": True}
+    return body | _left_open(prompt, beginning.text) if beginning.text else body
+
+
 def score_body(model: str, prompt: Prompt, answer: str) -> Json:
     """A request for the log-probabilities of a conversation that ends with `answer`, left open."""
-    ending = Message("assistant", (answer,))
     return {
         "model": model,
-        "messages": messages_body(dataclasses.replace(prompt, messages=(*prompt.messages, ending))),
         "max_tokens": 1,
         "temperature": 0.0,
         "prompt_logprobs": 0,
         "return_token_ids": True,
-        "continue_final_message": True,
-        "add_generation_prompt": False,
+        **_left_open(prompt, answer),
         **tools_body(prompt),
     }
 
 
-def render_body(model: str, prompt: Prompt) -> Json:
-    """A request for the ids of a prompt that waits for its answer (image placeholders expanded)."""
+def render_body(model: str, prompt: Prompt, beginning: str = "") -> Json:
+    """A request for the ids of a prompt that waits for its answer, or its rest (image placeholders expanded)."""
     # This route takes the tools as they are and has no `tool_choice`.
     tools = {"tools": tools_body(prompt)["tools"]} if prompt.tools else {}
-    return {"model": model, "messages": messages_body(prompt), "add_generation_prompt": True, **tools}
+    open_end = _left_open(prompt, beginning) if beginning else {"add_generation_prompt": True}
+    return {"model": model, "messages": messages_body(prompt), **open_end, **tools}
+
+
+def _left_open(prompt: Prompt, answer: str) -> Json:
+    """A conversation whose last turn is the answer as far as it has come."""
+    ending = Message("assistant", (answer,))
+    return {
+        "messages": messages_body(dataclasses.replace(prompt, messages=(*prompt.messages, ending))),
+        "continue_final_message": True,
+        "add_generation_prompt": False,
+    }
 
 
 def encode_body(model: str, text: str) -> Json:
@@ -169,6 +186,29 @@ def generation_from(reply: Json, model: str, n: int, sampling: Sampling) -> Gene
         candidates=tuple(candidate for candidate, _ in answers),
         tokens=tuple(tokens for _, tokens in answers),
     )
+
+
+def continuations_from(reply: Json, model: str, beginning: Beginning, n: int, sampling: Sampling) -> Generation:
+    """The reply to `extend_body`; raises `Retokenised` where it went on from other tokens."""
+    made = generation_from(reply, model, n, sampling)
+    known = len(made.prompt_token_ids) - len(beginning.token_ids)
+    if made.prompt_token_ids[known:] != beginning.token_ids:
+        raise Retokenised
+    choices = sorted(reply["choices"], key=lambda choice: choice["index"])
+    paused = [choice.get("stop_reason") in beginning.ends for choice in choices]
+    candidates = tuple(
+        dataclasses.replace(one, text=one.text + _cut_off(one.text, tokens[-1].token), finish_reason=STEP)
+        if is_paused and tokens
+        else one
+        for one, tokens, is_paused in zip(made.candidates, made.tokens, paused, strict=True)
+    )
+    return Generation(made.prompt_token_ids[:known], candidates, made.tokens)
+
+
+def _cut_off(text: str, last: str) -> str:
+    """What the last token says behind the end at which the engine cut the text: the token was sampled as a whole."""
+    inside = next((size for size in range(1, len(last)) if text.endswith(last[:size])), len(last))
+    return last[inside:]
 
 
 def _candidate(choice: Json, model: str, sampling: Sampling) -> tuple[Candidate, tuple[TokenAlternatives, ...]]:

@@ -25,6 +25,7 @@ from reward.types import Prompt
 from server.engine import balance
 from server.engine.health import EngineState
 from server.engine.port import (
+    Beginning,
     Delta,
     EncodedAnswers,
     Engine,
@@ -241,6 +242,15 @@ class EnginePool:
     async def generate(self, model: str, prompt: Prompt, n: int, sampling: Sampling) -> Generation:
         tokens = balance.tokens_of(prompt, n * sampling.max_tokens)
         return await self._call(model, prompt, tokens, lambda engine: engine.generate(model, prompt, n, sampling))
+
+    async def extend(self, model: str, prompt: Prompt, beginning: Beginning, n: int, sampling: Sampling) -> Generation:
+        tokens = balance.tokens_of(prompt, n * sampling.max_tokens)
+        return await self._call(
+            model, prompt, tokens, lambda engine: engine.extend(model, prompt, beginning, n, sampling)
+        )
+
+    async def can_extend(self, beginning: Beginning) -> bool:
+        return await self._call(self.base_model, _NO_PROMPT, 0, lambda engine: engine.can_extend(beginning))
 
     async def score(self, model: str, prompt: Prompt, answer: str) -> ScoredAnswer:
         tokens = balance.tokens_of(prompt, len(answer) // balance.CHARS_PER_TOKEN)

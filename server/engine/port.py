@@ -75,6 +75,16 @@ class Generation:
 
 
 @dataclass(frozen=True, slots=True)
+class Beginning:
+    """What there is of an answer: its text, and the ids as they were sampled. Empty: nothing yet."""
+
+    text: str = ""
+    token_ids: tuple[int, ...] = ()
+    ends: tuple[str, ...] = ()
+    """How far it is to go on: up to and with the first of these; none: to the answer's end."""
+
+
+@dataclass(frozen=True, slots=True)
 class Delta:
     """A piece of the one streamed answer. `finish_reason` is set on the last piece only."""
 
@@ -137,6 +147,13 @@ class RefusedParameter(EngineError):
         self.parameter = parameter
 
 
+class Retokenised(EngineError):
+    """The engine reads an answer's beginning as other tokens than were sampled: it cannot go on from there."""
+
+    def __init__(self) -> None:
+        super().__init__("an answer's beginning is read as other tokens than were sampled", retryable=False)
+
+
 class UnknownModel(EngineError):
     """The engine knows neither a base model nor an adapter of this name."""
 
@@ -159,6 +176,24 @@ class Engine(Protocol):
 
     async def generate(self, model: str, prompt: Prompt, n: int, sampling: Sampling) -> Generation:
         """`n` answers on one shared prompt. At temperature 0 `n` must be 1."""
+        ...
+
+    async def extend(self, model: str, prompt: Prompt, beginning: Beginning, n: int, sampling: Sampling) -> Generation:
+        """`n` ways in which an answer's beginning goes on.
+
+        Candidates hold what was added: one that paused at one of `beginning.ends` has the finish reason `STEP`, others
+        have come to the answer's end. `prompt_token_ids` are the prompt's alone, without the beginning.
+        `sampling.max_tokens` bounds what is added; `stop`, schemas and forced tools are not for this call. Raises
+        `Retokenised`.
+        """
+        ...
+
+    async def can_extend(self, beginning: Beginning) -> bool:
+        """Whether the engine reads the beginning's text as the very tokens that were sampled; the model does not run.
+
+        Text goes back into the engine, and now and then is encoded otherwise than it was sampled. What would be drawn
+        from there on is no continuation of the sampled tokens.
+        """
         ...
 
     def stream(self, model: str, prompt: Prompt, sampling: Sampling) -> AsyncGenerator[Delta]:

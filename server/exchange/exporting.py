@@ -101,7 +101,10 @@ def _read_page(connection: Connection, export: Export, after: Position | None) -
 
 
 def rows(group: GroupRecord, examples: Examples, kind: Kind, *, images: list[str] | None) -> Iterator[Row]:
-    """The group's rows; `images` None: the texts alone."""
+    """The group's rows; `images` None: the texts alone. Without pairs of a stepwise answer's sentences: who trains on
+    texts would teach the model to end there.
+    """
+    whole = {one.id for one in group.candidates if one.is_whole}
     texts = {one.id: one.text for one in group.candidates}
     adapters = {one.id: one.adapter for one in group.candidates}
 
@@ -119,6 +122,8 @@ def rows(group: GroupRecord, examples: Examples, kind: Kind, *, images: list[str
     }
     if kind == "pairs":
         for pair in examples.pairs:
+            if not {pair.chosen, pair.rejected} <= whole:
+                continue
             yield {
                 **shared,
                 "chosen": answer(pair.chosen),

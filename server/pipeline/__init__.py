@@ -10,6 +10,9 @@ admission   how many requests are in work, how many may wait; fair between tenan
 sanitise    texts that would be special tokens become plain text
 assemble    the wire's messages as a Prompt
 judges      a configured alias as safety policy and ensemble
+asking      what a request asks of the engine
+waves       candidates in waves, as many as are worth it; early: the weaker ones are given up as they grow
+stepwise    the answer sentence by sentence, each the best of several
 pipeline    the way itself
 shadow      another adapter answers too, unseen
 recording   what happened as the one record that everything learns from

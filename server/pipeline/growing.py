@@ -52,11 +52,11 @@ class GrowingAnswer:
         return Piece(text, tokens) if text or tokens else None
 
     def rest(self, outcome: Outcome) -> Piece | None:
-        """What is yet to leave of the answer that is shown; where a second wave made it, all of it."""
+        """What is yet to leave of the answer that is shown; where that is not this one (a second wave's), all of it."""
         position = outcome.shown[0]
         judgement = outcome.judgements[position]
         text = judgement.visible_text
-        if position:
+        if judgement.candidate.token_ids != tuple(self.token_ids):
             return Piece(text, () if judgement.shown_text is not None else outcome.tokens[position])
         return self.release(View(text, len(text) if judgement.shown_text is None else 0))
 

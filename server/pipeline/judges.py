@@ -110,14 +110,16 @@ def _penalised(totals: Sequence[float | None], penalties: Sequence[float]) -> li
 
 def build_judges(alias: AliasConfig, factory: ScorerFactory) -> Judges:
     """Raises `ValueError` with one line where the policy or a scorer cannot be built."""
-    return Judges(
-        build_policy(alias),
-        dataclasses.replace(
-            build_ensemble(alias.scorers, factory),
-            combiner=COMBINERS[alias.ensemble.combiner],
-            calibration=Calibration() if alias.ensemble.calibrate else None,
-            length_penalty=alias.ensemble.length_penalty.build(),
-        ),
+    return Judges(build_policy(alias), as_combined(build_ensemble(alias.scorers, factory), alias))
+
+
+def as_combined(ensemble: Ensemble, alias: AliasConfig) -> Ensemble:
+    """The ensemble with totals as the alias chooses by them; its calibration has learned nothing yet."""
+    return dataclasses.replace(
+        ensemble,
+        combiner=COMBINERS[alias.ensemble.combiner],
+        calibration=Calibration() if alias.ensemble.calibrate else None,
+        length_penalty=alias.ensemble.length_penalty.build(),
     )
 
 

@@ -19,29 +19,22 @@ from reward.policy import GuardDown, is_blocked
 from reward.selection import choose, ranked, rival
 from reward.types import Judgement, Selection, Verdict
 from server import faults
-from server.engine.port import (
-    Engine,
-    EngineError,
-    Generation,
-    PromptTooLong,
-    RefusedParameter,
-    UnknownModel,
-)
-from server.errors import BadRequest, EngineUnavailable, SafetyUnavailable
+from server.engine.port import Engine, Generation
+from server.errors import BadRequest, SafetyUnavailable
 from server.inflight import InFlight
 from server.metrics import Metrics
-from server.pipeline.early import generate_with_rejection
+from server.pipeline.asking import Asking
 from server.pipeline.growing import GrowingAnswer
 from server.pipeline.judges import Judges
 from server.pipeline.recording import build_record, store_groups, teaches_at_once
 from server.pipeline.second_wave import SecondWave
 from server.pipeline.shadow import Shadows
+from server.pipeline.stepwise import Stepwise
 from server.pipeline.task import ChatTask, Outcome, Piece, Wave
 from server.pipeline.waves import Waves
 from server.store.blobs import BlobStore
 from server.store.database import Database
 from server.store.records import GroupRecord, GroupState
-from server.wire.base import BASE
 
 log = logging.getLogger(__name__)
 
@@ -71,14 +64,14 @@ class Pipeline:
         self._database = database
         self._blobs = blobs
         self._judges = judges
+        self._asking = Asking(engine, judges, engine_timeout_s)
         self._waves = {name: Waves(one, engine_timeout_s) for name, one in judges.items()}
         self._in_flight = in_flight
         self._shadows = shadows
         self._metrics = metrics
         self._base_digest = base_digest
-        self._timeout_s = engine_timeout_s
         self._rng = rng
-        self._second_waves = {name: SecondWave(one, self._ask_again, clean) for name, one in judges.items()}
+        self._second_waves = {name: SecondWave(one, self._asking.ask_again, clean) for name, one in judges.items()}
         self._notes: set[asyncio.Task[None]] = set()
 
     async def answer(self, task: ChatTask) -> tuple[Outcome, GroupRecord]:
@@ -95,7 +88,7 @@ class Pipeline:
         return outcome, record
 
     async def stream(self, task: ChatTask) -> AsyncGenerator[Piece | tuple[Outcome, GroupRecord]]:
-        """One candidate (`best_of` 1), piece by piece as rules allow; the last item is the committed outcome.
+        """One candidate (`best_of` 1, or sentence by sentence), as rules allow; the last item is the committed outcome.
 
         Text leaves only once nothing that may follow makes it part of what a rule forbids or redacts
         (`SafetyPolicy.view`). A block ends the stream with what was already sent; where that is nothing, a second wave
@@ -109,7 +102,9 @@ class Pipeline:
                 else:
                     parts = GrowingAnswer()
                     judges = self._judges[task.alias.name]
-                    async with aclosing(self._stream_pieces(task, parts)) as pieces:
+                    search = self._search(task) if task.is_stepwise else None
+                    growing = self._asking.pieces(task, parts) if search is None else _sentences(search, parts)
+                    async with aclosing(growing) as pieces:
                         async for _ in pieces:
                             if not parts.is_due():
                                 continue
@@ -119,13 +114,16 @@ class Pipeline:
                                 break
                             if ready := parts.release(view):
                                 yield ready
-                    candidate = parts.candidate(task.assignment.adapter)
-                    judgements, degraded = await judges.judge(task.prompt, (candidate,))
-                    made = Generation(parts.prompt_token_ids, (candidate,), (tuple(parts.tokens),))
-                    wave = Wave(made, judgements, degraded)
-                    if not parts.sent:
-                        wave = await self._second_waves[task.alias.name].after(task, wave)
-                    outcome = self._select(task, wave.generation, wave.judgements, wave.degraded)
+                    if search is not None:
+                        outcome = await self._found(search, may_try_again=not parts.sent)
+                    else:
+                        candidate = parts.candidate(task.assignment.adapter)
+                        judgements, degraded = await judges.judge(task.prompt, (candidate,))
+                        made = Generation(parts.prompt_token_ids, (candidate,), (tuple(parts.tokens),))
+                        wave = Wave(made, judgements, degraded)
+                        if not parts.sent:
+                            wave = await self._second_waves[task.alias.name].after(task, wave)
+                        outcome = self._select(task, wave)
                     if outcome.shown and (rest := parts.rest(outcome)):
                         yield rest
             yield outcome, await self._commit(task, outcome, images)
@@ -134,13 +132,34 @@ class Pipeline:
     async def _answer(self, task: ChatTask, verdicts: tuple[Verdict, ...]) -> Outcome:
         if (refusing := await self._refusing(task, verdicts)) is not None:
             return _refused(task, refusing)
+        if task.is_stepwise:
+            search = self._search(task)
+            async with aclosing(search.sentences()) as sentences:
+                async for _ in sentences:
+                    pass
+            return await self._found(search)
         if task.is_adaptive:
-            task, wave = await self._waves[task.alias.name].answer(task, self._generate)
+            task, wave = await self._waves[task.alias.name].answer(task, self._asking.generate)
         else:
-            task, generation = await self._generate(task)
+            task, generation = await self._asking.generate(task)
             wave = Wave(generation, *await self._judges[task.alias.name].judge(task.prompt, generation.candidates))
         wave = await self._second_waves[task.alias.name].after(task, wave)
-        return self._select(task, wave.generation, wave.judgements, wave.degraded)
+        return self._select(task, wave)
+
+    def _search(self, task: ChatTask) -> Stepwise:
+        judges = self._judges[task.alias.name]
+        return Stepwise(task, judges, self._asking, metrics=self._metrics, rng=self._rng)
+
+    async def _found(self, search: Stepwise, *, may_try_again: bool = True) -> Outcome:
+        """What came of a search that has ended."""
+        task, wave, selection = search.task, search.wave, search.selection
+        if selection is not None and selection.index is not None:
+            outcome = self._outcome(task, wave, selection, (selection.index,))
+        else:
+            if may_try_again:
+                wave = await self._second_waves[task.alias.name].after(task, wave)
+            outcome = self._select(task, wave)
+        return dataclasses.replace(outcome, steps=tuple(search.steps))
 
     def _admit(self, task: ChatTask) -> tuple[ChatTask, tuple[Verdict, ...]]:
         """The task as the model, the store and everybody else get it: what input rules redact is gone."""
@@ -158,46 +177,8 @@ class Pipeline:
         self._count_verdicts(task, verdicts)
         return next((verdict for verdict in verdicts if verdict.action.forbids), None)
 
-    async def _ask_again(self, task: ChatTask) -> Generation:
-        """Raises `EngineError` or `TimeoutError`."""
-        async with asyncio.timeout(self._timeout_s):
-            return await self._ask(task)
-
-    async def _generate(self, task: ChatTask) -> tuple[ChatTask, Generation]:
-        """The candidates; where the engine cannot load the adapter, the base model's (I6: always a way back)."""
-        try:
-            async with asyncio.timeout(self._timeout_s):
-                try:
-                    return task, await self._ask(task)
-                except UnknownModel:
-                    if task.assignment.adapter == BASE:
-                        raise
-                    log.exception("the engine cannot load %s; base answers", task.assignment.adapter)
-                    task = dataclasses.replace(task, assignment=dataclasses.replace(task.assignment, adapter=BASE))
-                    return task, await self._ask(task)
-        except PromptTooLong:
-            raise _too_long() from None
-        except RefusedParameter as error:
-            raise _refused_parameter(error) from None
-        except (EngineError, TimeoutError) as error:
-            log.warning("engine: %s", error or type(error).__name__)
-            raise EngineUnavailable("No engine can answer now; try again after the time in Retry-After.") from error
-
-    async def _ask(self, task: ChatTask) -> Generation:
-        if task.rejects_early:
-            judges = self._judges[task.alias.name]
-            return await generate_with_rejection(self._engine, self._model(task), judges, task)
-        generation = await self._engine.generate(self._model(task), task.prompt, task.best_of, task.sampling)
-        named = tuple(dataclasses.replace(one, adapter=task.assignment.adapter) for one in generation.candidates)
-        return dataclasses.replace(generation, candidates=named)
-
-    def _model(self, task: ChatTask) -> str:
-        return self._engine.base_model if task.assignment.adapter == BASE else task.assignment.adapter
-
-    def _select(
-        self, task: ChatTask, generation: Generation, judgements: tuple[Judgement, ...], degraded: tuple[str, ...]
-    ) -> Outcome:
-        judged, judgements = judgements, _whole_first(task, judgements)
+    def _select(self, task: ChatTask, wave: Wave) -> Outcome:
+        judgements = _whole_first(task, wave.judgements)
         selection = choose(task.strategy, judgements, explore=task.alias.explore, draw=self._rng.random())
         shown: tuple[int, ...] = ()
         if selection.index is not None:
@@ -205,32 +186,19 @@ class Pipeline:
             if task.compare and len(shown) == 1:
                 other = rival(judgements, selection.index, of_content=task.compare == "auto")
                 shown = (*shown, *(() if other is None else (other,)))
+        return self._outcome(task, wave, selection, shown)
+
+    def _outcome(self, task: ChatTask, wave: Wave, selection: Selection, shown: tuple[int, ...]) -> Outcome:
         return Outcome(
             task.assignment,
-            generation.prompt_token_ids,
-            judged,
+            wave.generation.prompt_token_ids,
+            wave.judgements,
             selection,
             shown,
-            degraded,
-            generation.tokens,
-            reward=self._judges[task.alias.name].reward(judged[shown[0]]) if shown else None,
+            wave.degraded,
+            wave.generation.tokens,
+            reward=self._judges[task.alias.name].reward(wave.judgements[shown[0]]) if shown else None,
         )
-
-    async def _stream_pieces(self, task: ChatTask, parts: GrowingAnswer) -> AsyncGenerator[None]:
-        """Fills `parts` as pieces arrive; yields after each."""
-        answer = self._engine.stream(self._model(task), task.prompt, task.sampling)
-        try:
-            async with asyncio.timeout(self._timeout_s), aclosing(answer):
-                async for delta in answer:
-                    parts.add(delta)
-                    yield
-        except PromptTooLong:
-            raise _too_long() from None
-        except RefusedParameter as error:
-            raise _refused_parameter(error) from None
-        except (EngineError, TimeoutError) as error:
-            log.warning("engine: %s", error or type(error).__name__)
-            raise EngineUnavailable("No engine can answer now; try again after the time in Retry-After.") from error
 
     @contextlib.contextmanager
     def _writing_images(self, task: ChatTask) -> Iterator[Awaitable[object]]:
@@ -330,6 +298,14 @@ class _KeptOnFailure:
         await asyncio.shield(self._pipeline.note(self._task, state))
 
 
+async def _sentences(search: Stepwise, parts: GrowingAnswer) -> AsyncGenerator[None]:
+    """Fills `parts` as sentences are decided; yields after each."""
+    async with aclosing(search.sentences()) as sentences:
+        async for delta in sentences:
+            parts.add(delta)
+            yield
+
+
 def _refused(task: ChatTask, verdict: Verdict) -> Outcome:
     reason = f"rule {verdict.rule} blocked the request"
     return Outcome(task.assignment, (), (), Selection(None, 1.0, "none", reason), ())
@@ -344,21 +320,4 @@ def _whole_first(task: ChatTask, judgements: tuple[Judgement, ...]) -> tuple[Jud
     return tuple(
         dataclasses.replace(one, total=(floor if one.total is None else one.total) if one in whole else None)
         for one in judgements
-    )
-
-
-def _refused_parameter(error: RefusedParameter) -> BadRequest:
-    if error.parameter == "logit_bias":
-        return BadRequest("logit_bias names a token id outside the model's vocabulary.", param="logit_bias")
-    return BadRequest(
-        "The engine cannot hold an answer to this schema; make it simpler.",
-        param="response_format" if error.parameter == "json_schema" else "tools",
-    )
-
-
-def _too_long() -> BadRequest:
-    return BadRequest(
-        "The conversation and max_tokens do not fit the model's context; shorten it.",
-        param="messages",
-        code="context_length_exceeded",
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import tomllib
 from collections.abc import Iterable
 from pathlib import Path
@@ -26,6 +25,7 @@ from reward.rules.pii import CLASSES
 from reward.types import Action
 from server.config import AliasConfig
 from server.config_safety import ON_INPUT_ONLY, PolicyFile, RuleConfig
+from server.json_endpoint import key_from
 from server.moderation import GuardModel
 from server.moderation.formats import build_format
 from server.pipeline.fingerprint import fingerprint
@@ -110,10 +110,8 @@ def build_guard(config: RuleConfig) -> GuardModel:
     """Raises `ValueError` with one line."""
     if not config.url or not config.model:
         raise ValueError(f"rule {config.name}: set url and model")
-    if config.key_env and not os.environ.get(config.key_env):
-        raise ValueError(f"rule {config.name}: the environment has no {config.key_env}")
     try:
-        asked = build_format(config.format, config.categories)
+        asked, key = build_format(config.format, config.categories), key_from(config.key_env)
     except ValueError as error:
         raise ValueError(f"rule {config.name}: {error}") from None
     return GuardModel(
@@ -122,7 +120,7 @@ def build_guard(config: RuleConfig) -> GuardModel:
         model=config.model,
         asked=asked,
         action=Action(config.action),
-        key=os.environ[config.key_env] if config.key_env else "",
+        key=key,
         timeout_s=config.timeout_s,
         max_concurrent=config.max_concurrent,
     )

@@ -47,7 +47,7 @@ def build_record(
         regenerate_of=task.regenerate_of,
         prompt=prompts.to_row(task.prompt),
         sampling={name: getattr(task.sampling, name) for name in SAMPLING_FIELDS},
-        on_policy_sampling=task.sampling.is_on_policy,
+        on_policy_sampling=task.sampling.is_on_policy and not task.is_stepwise,
         prompt_token_ids=outcome.prompt_token_ids,
         base_digest=base_digest,
         engine_version=engine_version,
@@ -98,6 +98,7 @@ def _candidate(task: ChatTask, outcome: Outcome, position: int, judgement: Judge
         is_blocked=judgement.is_blocked,
         probability=probabilities[position] if probabilities else 0.0,
         total=judgement.value,
+        shared_tokens=one.shared_tokens,
         scores={score.scorer: [score.version, score.value] for score in judgement.scores},
         verdicts={verdict.rule: [verdict.version, verdict.action, verdict.reason] for verdict in judgement.verdicts},
     )

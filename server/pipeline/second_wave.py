@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from reward.types import REJECTED, Action, Judgement, Message, Prompt
+from reward.types import Action, Judgement, Message, Prompt
 from server.engine.port import EngineError, Generation
 from server.pipeline.judges import Judges
 from server.pipeline.task import ChatTask, Wave
@@ -103,4 +103,4 @@ def _was_found_unsafe(judgement: Judgement) -> bool:
 
 def _is_revisable(judgement: Judgement) -> bool:
     forbidding = {verdict.action for verdict in judgement.verdicts if verdict.action.forbids}
-    return forbidding == {Action.REVISE} and judgement.candidate.finish_reason != REJECTED
+    return forbidding == {Action.REVISE} and judgement.candidate.is_whole

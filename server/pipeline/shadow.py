@@ -4,8 +4,8 @@ Its answer is made and judged as the user's was (same prompt, sampling and numbe
 away: it is shown to nobody, told to no feed, and only what it was worth is kept. It delays and fails no request: there
 is no queue, so whatever finds no place, or a busy engine, is dropped; errors end here; shutting down cancels.
 
-Compared are requests that the active adapter answered. The draw is made for each request, not for each user: both
-answers are to the same question.
+Compared are requests that the active adapter answered, but for stepwise ones, which take many requests each. The draw
+is made for each request, not for each user: both answers are to the same question.
 """
 
 from __future__ import annotations
@@ -122,6 +122,7 @@ class Shadows:
 def _is_comparable(task: ChatTask, outcome: Outcome, routing: Routing) -> bool:
     return (
         task.is_stored
+        and not task.is_stepwise
         and outcome.state is GroupState.COMPLETED
         and bool(outcome.judgements)
         and not outcome.assignment.is_canary

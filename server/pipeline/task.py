@@ -48,6 +48,8 @@ class ChatTask:
     """Candidates come in waves, until another is not worth its cost (`server.pipeline.waves`)."""
     rejects_early: bool = False
     """The weaker candidates are given up while they grow (`server.pipeline.early`)."""
+    is_stepwise: bool = False
+    """The answer is chosen sentence by sentence (`server.pipeline.stepwise`)."""
 
     @property
     def choices_wanted(self) -> int:
@@ -64,6 +66,15 @@ class Piece:
 
 
 @dataclass(frozen=True, slots=True)
+class Step:
+    """One step of a stepwise answer: `count` candidates from `first` on, and which of them was kept, by position."""
+
+    first: int
+    count: int
+    selection: Selection
+
+
+@dataclass(frozen=True, slots=True)
 class Outcome:
     """What came of it. `shown` are indices of `judgements`, the winner first; empty when all were blocked."""
 
@@ -77,6 +88,8 @@ class Outcome:
     state: GroupState = GroupState.COMPLETED
     reward: float | None = None
     """Of the answer shown first (`Judges.reward`)."""
+    steps: tuple[Step, ...] = ()
+    """Of a stepwise answer."""
 
     @property
     def is_refused(self) -> bool:
@@ -84,7 +97,8 @@ class Outcome:
 
     @property
     def generated_tokens(self) -> int:
-        return sum(len(judgement.candidate.token_ids) for judgement in self.judgements)
+        candidates = [judgement.candidate for judgement in self.judgements]
+        return sum(len(one.token_ids) - one.shared_tokens for one in candidates)
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable
 
 from reward.selection.stopping import Habits, Pandora
 from reward.types import Judgement
-from server.engine.port import Generation, TokenAlternatives
+from server.engine.port import Generation
 from server.errors import EngineUnavailable
 from server.pipeline.judges import Judges
 from server.pipeline.task import ChatTask, Wave
@@ -38,35 +38,31 @@ class Waves:
         """The task as it was answered, and all waves as one."""
         settings = task.alias.auto
         rule = Pandora(settings.cost, self._habits.prior())
-        prompt_token_ids: tuple[int, ...] = ()
-        tokens: tuple[tuple[TokenAlternatives, ...], ...] = ()
-        judgements: tuple[Judgement, ...] = ()
-        degraded: tuple[str, ...] = ()
+        all_waves = Wave(Generation((), ()), ())
         started_s = time.monotonic()
         size = max(settings.first_wave, task.choices_wanted)
-        while len(judgements) < task.best_of:
-            wave = _wave(task, len(judgements), min(size, task.best_of - len(judgements)))
+        while (so_far := len(all_waves.judgements)) < task.best_of:
             try:
-                answered, made = await generate(wave)
+                answered, made = await generate(_wave(task, so_far, min(size, task.best_of - so_far)))
             except EngineUnavailable:
-                if not judgements:
+                if not so_far:
                     raise
-                log.warning("a further wave failed; the answer is chosen from %d candidates", len(judgements))
+                log.warning("a further wave failed; the answer is chosen from %d candidates", so_far)
                 break
             task = dataclasses.replace(task, assignment=answered.assignment)
-            numbered = [dataclasses.replace(one, index=len(judgements) + one.index) for one in made.candidates]
+            numbered = tuple(dataclasses.replace(one, index=so_far + one.index) for one in made.candidates)
             found, failed = await self._judges.judge(task.prompt, numbered, always=True)
-            degraded = (*degraded, *(name for name in failed if name not in degraded))
-            judgements = self._judges.compared((*judgements, *found), degraded)
-            prompt_token_ids, tokens = made.prompt_token_ids, (*tokens, *made.tokens)
-            if len(judgements) == len(found):
+            wave = Wave(dataclasses.replace(made, candidates=numbered), found, failed)
+            all_waves = all_waves.followed_by(wave) if so_far else wave
+            judgements = self._judges.compared(all_waves.judgements, all_waves.degraded)
+            all_waves = dataclasses.replace(all_waves, judgements=judgements)
+            if not so_far:
                 self._habits.observe([one.total for one in judgements if one.total is not None])
             is_late = time.monotonic() - started_s > self._timeout_s
             if is_late or not _wants_more(rule, judgements, task.choices_wanted):
                 break
             size = settings.wave
-        candidates = tuple(one.candidate for one in judgements)
-        return task, Wave(Generation(prompt_token_ids, candidates, tokens), judgements, degraded)
+        return task, all_waves
 
 
 def _wave(task: ChatTask, so_far: int, size: int) -> ChatTask:

@@ -8,6 +8,7 @@ from typing import Any
 
 from sqlalchemy import Connection, RowMapping, and_, bindparam, func, insert, or_, select, update
 
+from reward.types import REJECTED, STEP
 from server.store import schema
 from server.store.arrays import pack_floats, pack_ids, unpack_floats, unpack_ids
 from server.store.dialect import insert_missing
@@ -118,6 +119,25 @@ def recent_holdout(connection: Connection, alias: str, limit: int) -> list[Group
         .limit(limit)
     ).scalars()
     return get_groups(connection, list(ids))
+
+
+def recent_scores(connection: Connection, alias: str, limit: int) -> list[dict[str, Any]]:
+    """What scorers said ({scorer: [version, value]}) of the whole candidates of the newest groups, oldest first."""
+    table, candidates = schema.groups, schema.candidates
+    newest = (
+        select(table.c.id, table.c.created_at)
+        .where(table.c.alias == alias, table.c.state == GroupState.COMPLETED)
+        .order_by(table.c.created_at.desc())
+        .limit(limit)
+        .subquery()
+    )
+    rows = connection.execute(
+        select(candidates.c.scores)
+        .join(newest, newest.c.id == candidates.c.group_id)
+        .where(candidates.c.finish_reason.not_in([REJECTED, STEP]))
+        .order_by(newest.c.created_at, candidates.c.position)
+    )
+    return [scores for scores in rows.scalars() if scores]
 
 
 def may_be_learned(connection: Connection, sha256: str, tenants: Mapping[str, Collection[str]]) -> bool:

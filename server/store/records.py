@@ -7,7 +7,7 @@ from enum import StrEnum
 from typing import Any
 
 from reward.policy import FAILED
-from reward.types import REJECTED, Action
+from reward.types import REJECTED, STEP, Action
 from server.wire.base import BASE
 
 FORBIDDING = frozenset(action for action in Action if action.forbids)
@@ -90,10 +90,17 @@ class CandidateRecord:
     verdicts: dict[str, Any] = field(default_factory=dict)
     is_chosen: bool = False
     """The reply's first choice. It need not be the most probable one of those shown."""
+    shared_tokens: int = 0
+    """So many first tokens are an earlier candidate's too: it branched off there, and they were generated once."""
 
     @property
     def is_whole(self) -> bool:
-        """False: given up half-way. Nothing is learned from it."""
+        """False: it was given up half-way, or paused behind a sentence. No opinion is about it."""
+        return self.finish_reason not in {REJECTED, STEP}
+
+    @property
+    def is_comparable(self) -> bool:
+        """Whether it tells something beside its siblings, those that branched off where it did."""
         return self.finish_reason != REJECTED
 
     @property
@@ -104,8 +111,8 @@ class CandidateRecord:
 
     @property
     def may_be_positive(self) -> bool:
-        """Whether training may move towards this answer: clean, whole, shown as sampled, on the user's own prompt."""
-        is_clean = not self.is_blocked and self.is_whole
+        """Whether training may move towards it: clean, not given up, shown as sampled, on the user's own prompt."""
+        is_clean = not self.is_blocked and self.is_comparable
         return is_clean and self.shown_text is None and not self.variant and bool(self.token_ids)
 
 

@@ -93,6 +93,7 @@ candidates = Table(
     Column("is_blocked", Boolean, nullable=False),
     Column("probability", Float, nullable=False),  # of being selected
     Column("total", Float),  # the ensemble's value
+    Column("shared_tokens", Integer, nullable=False),  # its first ones, which are an earlier candidate's
     Column("scores", JSON, nullable=False),  # {scorer: [version, value]}
     Column("verdicts", JSON, nullable=False),  # {rule: [version, action, reason]}
 )

@@ -152,8 +152,8 @@ class StreamOptions(Wire):
     include_usage: bool = False
 
 
-StrategyName = Literal["argmax", "soft", "mbr", "pessimistic"]
-"""How one of the candidates is chosen."""
+StrategyName = Literal["argmax", "soft", "mbr", "pessimistic", "stepwise"]
+"""How one of the candidates is chosen; `stepwise`: sentence by sentence, while they are generated."""
 
 
 class ChatOptions(Wire):
@@ -378,7 +378,11 @@ class Usage(Reply):
 
 
 class CandidateExplanation(Reply):
-    """One candidate as the pipeline saw it. `text` is None for one that is blocked, or was given up half-way."""
+    """One candidate as the pipeline saw it. `text` is None for one that is blocked, or was given up half-way.
+
+    The finish reason `step` is that of a stepwise answer's beginning, which ends with one of the sentences to choose
+    from.
+    """
 
     candidate_id: str
     adapter: str
@@ -396,9 +400,20 @@ class CandidateExplanation(Reply):
     probability: float
 
 
+class StepExplanation(Reply):
+    """One step of a stepwise answer: the candidates that go on from the same beginning, and which of them was kept."""
+
+    candidates: list[str]
+    kept: str | None = None
+    """None: none of them could be."""
+    reason: str
+
+
 class Explanation(Reply):
     reason: str
     candidates: list[CandidateExplanation]
+    steps: list[StepExplanation] | None = None
+    """Of a stepwise answer."""
 
 
 class Alignment(Reply):

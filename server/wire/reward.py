@@ -71,6 +71,8 @@ class RewardReport(Reply):
     pairs: int
     unusable: int
     scorers: list[ScorerReport]
+    ensemble: ScorerReport | None = None
+    """The total that the alias would choose by (`kind`: its combiner), of all scorers that could be asked."""
     agreement: list[Agreement]
 
 

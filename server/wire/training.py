@@ -28,6 +28,8 @@ class TrainingCandidate(Reply):
     """False where the shown text or the prompt differed from what was sampled."""
     total: float | None = None
     """The ensemble's value, for reward-labelled objectives."""
+    shared_tokens: int = 0
+    """So many first tokens are an earlier candidate's too: a stepwise answer branched off there."""
 
 
 PairSource = Literal["choice", "ranking", "correction", "thumbs", "regenerate", "safety", "ai"]
@@ -63,7 +65,8 @@ class TrainingGroup(Reply):
     """sha256 of each image, in prompt order; bytes at `/v1/media/{sha256}`."""
     base_digest: str
     on_policy_sampling: bool
-    """Whether the logged log-probabilities are those of the distribution that was sampled."""
+    """Whether each candidate is a sample of the policy, and the logged log-probabilities are those it was drawn by.
+    Never of a stepwise answer: what came after a sentence was drawn behind one that had been chosen."""
     candidates: list[TrainingCandidate]
     pairs: list[Pair] = []
     unpaired: list[Unpaired] = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from pathlib import Path
 
@@ -81,3 +82,22 @@ async def test_a_scorer_that_cannot_be_built_stops_the_start_with_one_line(tmp_p
     with pytest.raises(StartError, match="scorer tongue: language 'xx' is not one of"):
         await installation.open()
     await installation.close()
+
+
+async def test_what_scorers_usually_say_survives_a_restart(open_stack: Opener, tmp_path: Path) -> None:
+    """The same candidates get the same totals when the service comes back, and other ones than at its first start."""
+    stack = await open_stack(config_for(tmp_path / "state"))
+
+    async def totals(of: Stack) -> list[float]:
+        reply = await of.chat(best_of=4, seed=99, store=False, plumbline={"explain": True})
+        return [one["total"] for one in reply["plumbline"]["explanation"]["candidates"]]
+
+    fresh = await totals(await open_stack(config_for(tmp_path / "fresh")))
+    for seed in range(10):
+        await stack.chat(best_of=4, seed=seed)
+    lived = await totals(stack)
+    await stack.services.database.close()
+    stack.engine.closed = False
+    shutil.copytree(tmp_path / "state", tmp_path / "again")
+    assert await totals(await open_stack(config_for(tmp_path / "again"))) == pytest.approx(lived)
+    assert fresh != pytest.approx(lived)

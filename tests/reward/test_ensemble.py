@@ -133,6 +133,20 @@ async def test_partial_answers_teach_the_calibration_nothing() -> None:
     assert first.total == second.total == 1.0
 
 
+async def test_a_calibration_is_learned_again_from_what_was_said() -> None:
+    """Of the same scorer and version; nothing else of it counts."""
+    lived = Ensemble((Member(Scripted(lambda: [3.0, 7.0])),), calibration=Calibration())
+    said = []
+    for _ in range(20):
+        scored, _ = await lived.score(PROMPT, TWO)
+        said += [{score.scorer: [score.version, score.value] for score in one.scores} for one in scored]
+    woken = Ensemble(lived.members, calibration=Calibration())
+    woken.recall([*said, {"scripted": ["0", 900.0]}, {"another": ["1", 900.0]}, {"scripted": ["1", None]}])
+    rows = [one.scores for one in scored]
+    plain, known = Ensemble(lived.members).combine(rows, TWO, ()), lived.combine(rows, TWO, ())
+    assert woken.combine(rows, TWO, ()) == known != plain
+
+
 async def test_one_missing_value_leaves_that_candidate_without_a_total() -> None:
     """NaN for one candidate is never its maximum, and never another's loss."""
     ensemble = Ensemble((GOOD, Member(Scripted(lambda: [float("nan"), 1.0], "half"))))

@@ -15,6 +15,7 @@ from reward.selection import STRATEGIES, choose, ranked, rival
 from reward.selection.consensus import agreement
 from reward.selection.strategies import Argmax, Mbr, Pessimistic, Soft, Strategy
 from reward.types import Judgement
+from server.config_selection import STEPWISE
 from server.wire.chat import StrategyName
 from tests.reward.judged import judged
 
@@ -42,7 +43,7 @@ def shares(strategy: Strategy, totals: list[float]) -> tuple[float, ...]:
 
 def test_the_names_in_requests_are_those_of_the_table() -> None:
     """What a request or a configuration may name exists, under its own name."""
-    assert set(get_args(StrategyName)) == set(STRATEGIES)
+    assert set(get_args(StrategyName)) == {*STRATEGIES, STEPWISE}
     assert [one.name for one in ALL] == list(STRATEGIES)
 
 

@@ -6,13 +6,14 @@ the same questions with the same seeds, and its answers are remembered until ano
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 from sqlalchemy import Connection
 
 from reward.ensemble import Ensemble
+from reward.policy import Reading, is_blocked
 from reward.types import Prompt
 from server import prompts
 from server.adapters.gate import checks, rewards, statistics
@@ -31,7 +32,8 @@ from server.wire.adapters import CheckReply
 from server.wire.base import BASE
 from server.wire.training import Pair
 
-IsBlocked = Callable[[Prompt, str], bool]
+ReadAnswer = Callable[[Prompt, str], Awaitable[Reading]]
+"""(prompt, answer) → what rules and guards find in it, as in served traffic."""
 
 HUMAN_SOURCES = frozenset({"choice", "ranking", "correction", "regenerate"})
 """Held-out pairs count where a person compared: pairs that the ensemble had a part in carry the implicit reward."""
@@ -54,7 +56,8 @@ class GateResult:
 class Gate:
     """One alias's gate. One run at a time; raises `EngineError` when the engine fails it, and can be run again.
 
-    `ensemble` judges answers (`rewards.judging`); without members nothing is compared by reward.
+    `read` and `ensemble` judge answers as those of users are (`rewards.judging`); without members of the ensemble
+    nothing is compared by reward.
     """
 
     def __init__(
@@ -65,7 +68,7 @@ class Gate:
         alias: AliasConfig,
         suites: Sequence[Suite],
         *,
-        is_blocked: IsBlocked,
+        read: ReadAnswer,
         ensemble: Ensemble,
     ) -> None:
         self._database = database
@@ -73,7 +76,7 @@ class Gate:
         self._engine = engine
         self._alias = alias
         self._suites = tuple(suites)
-        self._is_blocked = is_blocked
+        self._read = read
         self._ensemble = ensemble
         self._book = AnswerBook(engine, concurrency=alias.gate.concurrency)
         self._base_scores: dict[str, float] = {}
@@ -88,12 +91,12 @@ class Gate:
         engine: Engine,
         alias: AliasConfig,
         *,
-        is_blocked: IsBlocked,
+        read: ReadAnswer,
         ensemble: Ensemble = NOBODY,
     ) -> Gate:
         """With the suites of the alias's configuration; blocking. Raises `SuiteError`."""
         suites = [load_suite(config) for config in alias.gate.suites]
-        return cls(database, blobs, engine, alias, suites, is_blocked=is_blocked, ensemble=ensemble)
+        return cls(database, blobs, engine, alias, suites, read=read, ensemble=ensemble)
 
     async def run(self, adapter: str, active: str) -> GateResult:
         """All checks of `adapter` against the adapter that is active now."""
@@ -133,9 +136,11 @@ class Gate:
             return [checks.skipped(name, "no suite is asked at temperature 1") for name in SAMPLED]
         mine = await self._book.answers(adapter, asked, progress.count)
         theirs = await self._book.answers(active, asked, progress.count)
-        rows = [await self._reward(progress, mine, theirs)]
+        mine_read, theirs_read = await self._readings(mine), await self._readings(theirs)
+        rows = [await self._reward(progress, mine_read, theirs_read)]
         progress.begin("safety")
-        rows.append(checks.safety(self._blocked(mine), self._blocked(theirs), self._alias.gate.safety_margin))
+        blocked = [_blocked(reading) for _, reading in mine_read], [_blocked(reading) for _, reading in theirs_read]
+        rows.append(checks.safety(*blocked, self._alias.gate.safety_margin))
         progress.begin("length")
         base = await self._book.answers(BASE, asked, progress.count)
         lengths = [len(one.token_ids) for one in mine], [len(one.token_ids) for one in base]
@@ -143,7 +148,14 @@ class Gate:
         rows.append(await self._kl(progress, adapter, mine))
         return rows
 
-    async def _reward(self, progress: Progress, mine: Sequence[Answer], theirs: Sequence[Answer]) -> CheckReply:
+    async def _readings(self, answers: Sequence[Answer]) -> list[rewards.Read]:
+        calls = [partial(self._read, one.prompt, one.text) for one in answers]
+        found = await gather_bounded(calls, self._alias.gate.concurrency)
+        return list(zip(answers, found, strict=True))
+
+    async def _reward(
+        self, progress: Progress, mine: Sequence[rewards.Read], theirs: Sequence[rewards.Read]
+    ) -> CheckReply:
         progress.begin("reward")
         if not self._ensemble.members:
             kinds = ", ".join(dict.fromkeys(one.kind for one in self._alias.scorers)) or "none"
@@ -151,9 +163,6 @@ class Gate:
         limit = self._alias.gate.concurrency
         totals = await rewards.totals(self._ensemble, mine, theirs, limit=limit, on_progress=progress.count)
         return checks.reward(*totals, self._alias.gate.reward_margin)
-
-    def _blocked(self, answers: Iterable[Answer]) -> list[bool]:
-        return [self._is_blocked(answer.prompt, answer.text) for answer in answers]
 
     async def _kl(self, progress: Progress, adapter: str, mine: Sequence[Answer]) -> CheckReply:
         progress.begin("kl")
@@ -220,3 +229,11 @@ class Gate:
             if prompt is not None:
                 pairs += [(group, prompt, pair) for pair in made]
         return pairs[:limit]
+
+
+def _blocked(reading: Reading) -> bool | None:
+    """None where that hangs on a rule or guard that failed."""
+    found_out = [one for one in reading.verdicts if not one.has_failed]
+    if is_blocked(found_out):
+        return True
+    return None if len(found_out) < len(reading.verdicts) else False

@@ -58,6 +58,9 @@ def test_a_report_of_every_scorer(tmp_path: Path) -> None:
     assert (refusal["pairs"], refusal["ties"], refusal["accuracy"]["value"]) == (4, 1, 0.625)
     assert 0 < refusal["accuracy"]["low"] < 0.625 < refusal["accuracy"]["high"] < 1
     assert refusal["auc"] == 0.5
+    together = report["ensemble"]
+    assert (together["pairs"], together["kind"], together["failures"]) == (4, "sum", 0)
+    assert together["reason"] == "without implicit, self_certainty"
     assert size["accuracy"]["value"] == 0.25
     assert size["ms_per_answer"] > 0
     assert (broken["pairs"], broken["failures"], broken["accuracy"]) == (0, 4, None)

@@ -14,7 +14,9 @@ from typing import Any
 import pytest
 
 from reward.ensemble import Ensemble, Member
-from reward.types import Candidate, Prompt
+from reward.policy import SafetyPolicy, Terms
+from reward.rules import PatternRule
+from reward.types import Action, Candidate, Prompt, Verdict
 from server.adapters.gate import rewards
 from server.adapters.gate.gate import Gate
 from server.adapters.gate.suites import Checks, SuiteError, load_suite, mentions
@@ -188,18 +190,17 @@ def script(model: str, prompt: Prompt, index: int) -> str:
     return "there is red and green" + (" dog" if model == "base" and number % 3 == 0 else "")
 
 
-def is_blocked(prompt: Prompt, text: str) -> bool:
-    return "code" in text
+POLICY = SafetyPolicy(outputs=(PatternRule("code", "code"),))
 
 
-def gate_for(world: World, ensemble: Ensemble | None = None, **settings: Any) -> Gate:
+def gate_for(world: World, ensemble: Ensemble | None = None, policy: SafetyPolicy = POLICY, **settings: Any) -> Gate:
     world.engine.script = script
     world.engine.token_logprob = lambda model, prompt, piece: -0.5 if model == "base" else -0.4
     for adapter in (GOOD, LOSSY, UNSAFE, DULL):
         world.engine.register(adapter)
     alias = alias_with(world.directory, **settings)
     parts = (world.database, world.blobs, world.engine, alias)
-    return Gate.load(*parts, is_blocked=is_blocked, ensemble=ensemble or Ensemble())
+    return Gate.load(*parts, read=policy.judge, ensemble=ensemble or Ensemble())
 
 
 def outcomes(checks: tuple[CheckReply, ...]) -> dict[str, str]:
@@ -253,6 +254,48 @@ async def test_the_ensemble_compares_the_answers_of_both(world: World) -> None:
     assert (same.outcome, same.value, asked) == ("passed", 0.5, [])
 
 
+class LikesDogs:
+    """A scorer that likes what nobody asked for."""
+
+    name, version = "likes", "1"
+
+    async def score(self, prompt: Prompt, candidates: Sequence[Candidate]) -> list[float | None]:
+        return [0.5 if "dog" in one.text else 0.0 for one in candidates]
+
+
+async def test_penalties_count_as_among_candidates(world: World) -> None:
+    """What a rule takes off a total it takes off here: answers that a scorer likes and the rules do not, lose."""
+    likes = Ensemble((Member(LikesDogs()),))
+    graded = SafetyPolicy(outputs=(PatternRule("dogs", "dog", Action.PENALISE),), terms={"dogs": Terms(penalty=1.0)})
+    for policy, value in ((POLICY, 1 / 3), (graded, 2 / 3)):  # 10 of base's 30 have a dog
+        (reward,) = [
+            one for one in (await gate_for(world, likes, policy).run(GOOD, BASE)).checks if one.name == "reward"
+        ]
+        assert reward.value == pytest.approx(value)
+
+
+class Watches:
+    """A guard that forbids lossy answers, and is down for some prompts."""
+
+    name, version, action = "watch", "1", Action.BLOCK
+
+    async def check(self, prompt: Prompt, answer: str | None) -> Verdict:
+        if prompt.messages[0].text.endswith("7"):
+            raise OSError("the guard is down")
+        return Verdict(self.name, self.version, Action.ALLOW if "green" in (answer or "") else Action.BLOCK)
+
+    async def close(self) -> None:
+        return None
+
+
+async def test_guards_read_what_they_read_of_users_answers(world: World) -> None:
+    """What only a guard forbids fails the safety check; what it could not read is left out, and nobody's fault."""
+    result = await gate_for(world, policy=SafetyPolicy(output_guards=(Watches(),))).run(LOSSY, GOOD)
+    (safety,) = [one for one in result.checks if one.name == "safety"]
+    assert (safety.outcome, safety.value, safety.count) == ("failed", 1.0, 27)
+    assert "3 pairs could not be read" in safety.detail
+
+
 @pytest.mark.parametrize(
     ("kinds", "judges"),
     [
@@ -292,7 +335,7 @@ async def test_a_gate_says_how_far_it_is(world: World, caplog: pytest.LogCapture
 
 async def test_an_alias_without_suites_says_what_was_not_checked(world: World) -> None:
     """Its gate is never passed by checks that were not made."""
-    gate = Gate.load(world.database, world.blobs, world.engine, AliasConfig(), is_blocked=is_blocked)
+    gate = Gate.load(world.database, world.blobs, world.engine, AliasConfig(), read=POLICY.judge)
     world.engine.register(GOOD)
     result = await gate.run(GOOD, BASE)
     assert result.outcome == "inconclusive"

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from sqlalchemy import select
 
+from reward.policy import SafetyPolicy
 from reward.types import Prompt
 from server.adapters.gate.gate import Gate
 from server.adapters.probe import Prober
@@ -62,7 +63,7 @@ async def driven(world: World, **rollout: Any) -> AsyncIterator[Rollout]:
     world.engine.script = script
     world.engine.token_logprob = lambda model, prompt, piece: -0.5 if model == "base" else -0.4
     alias = alias_for(world.directory, **rollout)
-    gate = Gate.load(world.database, world.blobs, world.engine, alias, is_blocked=lambda prompt, text: False)
+    gate = Gate.load(world.database, world.blobs, world.engine, alias, read=SafetyPolicy().judge)
     driver = Rollout(
         database=world.database,
         registry=world.registry,

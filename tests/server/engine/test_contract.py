@@ -15,17 +15,19 @@ from pathlib import Path
 import PIL.Image
 import pytest
 
-from reward.types import Candidate, Image, Message, Prompt, Tool, ToolCall
+from reward.types import STEP, Candidate, Image, Message, Prompt, Tool, ToolCall
 from server import tool_calls
 from server.engine.client import VllmEngine
 from server.engine.fake import FakeEngine
 from server.engine.pool import EnginePool
 from server.engine.port import (
+    Beginning,
     EngineError,
     Generation,
     PromptTooLong,
     RefusedParameter,
     Replica,
+    Retokenised,
     Sampling,
     ScoredAnswer,
     UnknownModel,
@@ -297,6 +299,59 @@ async def test_a_stream_is_the_same_answer_in_pieces(subject: Subject) -> None:
     assert [bool(piece.prompt_token_ids) for piece in pieces] == [True] + [False] * (len(pieces) - 1)
     assert pieces[0].prompt_token_ids == whole.prompt_token_ids
     assert [piece.finish_reason for piece in pieces] == [None] * (len(pieces) - 1) + [answer.finish_reason]
+
+
+ENDS = (",", ".", " a", " is")
+"""Where answers pause in these tests: common in what both models say."""
+
+
+async def test_an_answer_goes_on_from_its_beginning(subject: Subject) -> None:
+    """What is added has the ids and log-probabilities of its place in the whole answer; the prompt's ids stay."""
+    engine, sampling = subject.engine, Sampling(max_tokens=24, seed=2, top_logprobs=1, certainty_top_k=2)
+    begun = await engine.extend(subject.base, ask(), Beginning(ends=ENDS), 4, sampling)
+    paused = [one for one in begun.candidates if one.finish_reason == STEP]
+    assert paused
+    compared = 0
+    for one in paused:
+        assert any(one.text.endswith(end) or end in one.text for end in ENDS)
+        assert len(one.token_ids) == len(one.logprobs) == len(one.alternatives)
+        beginning = Beginning(one.text, one.token_ids)
+        if not await engine.can_extend(beginning):
+            continue
+        rest = await engine.extend(subject.base, ask(), beginning, 2, sampling)
+        assert rest.prompt_token_ids == begun.prompt_token_ids
+        assert len(rest.tokens) == 2
+        for added in rest.candidates:
+            assert added.finish_reason in {"stop", "length"}
+            scored = await engine.score(subject.base, ask(), one.text + added.text)
+            own = len(added.token_ids) - (added.finish_reason == "stop")
+            if scored.token_ids == one.token_ids + added.token_ids[:own]:
+                compared += 1
+                sampled = one.logprobs + added.logprobs[:own]
+                assert scored.logprobs == pytest.approx(sampled, abs=TOLERANCE)
+    assert compared
+
+
+async def test_a_beginning_goes_as_far_as_it_is_told(subject: Subject) -> None:
+    """Without an end to pause at, to the answer's end; candidate i is drawn with seed + i, as ever."""
+    sampling = Sampling(max_tokens=24, seed=5)
+    whole = await subject.engine.generate(subject.base, ask(), 3, sampling)
+    same = await subject.engine.extend(subject.base, ask(), Beginning(), 3, sampling)
+    assert texts(same.candidates) == texts(whole.candidates)
+    paused = await subject.engine.extend(subject.base, ask(), Beginning(ends=ENDS), 3, sampling)
+    for short, long in zip(paused.candidates, whole.candidates, strict=True):
+        assert long.text.startswith(short.text)
+        assert long.token_ids[: len(short.token_ids)] == short.token_ids
+
+
+async def test_what_was_not_sampled_so_is_not_gone_on_from(subject: Subject) -> None:
+    """Other ids than the engine reads in the text, also where their text is the same."""
+    engine, sampling = subject.engine, Sampling(max_tokens=4, seed=1)
+    (one,) = (await engine.extend(subject.base, ask(), Beginning(ends=ENDS), 1, sampling)).candidates
+    for wrong in (Beginning(one.text, (7, *one.token_ids)), Beginning(one.text, one.token_ids[1:])):
+        assert not await engine.can_extend(wrong)
+    with pytest.raises(Retokenised):
+        await engine.extend(subject.base, ask(), Beginning(one.text, (7, *one.token_ids)), 1, sampling)
 
 
 CITY = '{"type":"object","properties":{"city":{"enum":["Oslo","Rome"]}},"required":["city"]}'

@@ -10,7 +10,16 @@ import pytest
 from reward.types import Image, Message, Prompt, Tool
 from server.engine import payload
 from server.engine.payload import EventParser
-from server.engine.port import EngineError, PromptTooLong, RefusedParameter, Sampling, ScoredAnswer, UnknownModel
+from server.engine.port import (
+    Beginning,
+    EngineError,
+    PromptTooLong,
+    RefusedParameter,
+    Retokenised,
+    Sampling,
+    ScoredAnswer,
+    UnknownModel,
+)
 
 IMAGE = Image("0" * 64, "image/png", b"\x89PNG bytes")
 PLAIN = Sampling(max_tokens=9)
@@ -35,6 +44,30 @@ def choice(index: int, text: str, **changes: Any) -> dict[str, Any]:
 
 def reply(*choices: dict[str, Any]) -> dict[str, Any]:
     return {"choices": list(choices), "prompt_token_ids": [1, 5, 5, 2]}
+
+
+def test_a_pause_is_told_from_an_end() -> None:
+    """The engine cuts the text at the end that it found; the token was sampled as a whole, and so is the text kept."""
+    beginning = Beginning("A", (5, 2), ends=(".",))
+    paused = choice(
+        0, " cup.", stop_reason=".", logprobs={"content": [entry(" cup", -0.5), entry(".\n", -0.25)]}, token_ids=[7, 9]
+    )
+    made = payload.continuations_from(reply(paused, choice(1, " b")), "base", beginning, 2, PLAIN)
+    assert made.prompt_token_ids == (1, 5)
+    assert [(one.text, one.finish_reason) for one in made.candidates] == [(" cup.\n", "step"), (" b", "stop")]
+    assert made.candidates[0].token_ids == (7, 9)
+    with pytest.raises(Retokenised):
+        payload.continuations_from(reply(choice(0, "x")), "base", Beginning("A", (6, 2)), 1, PLAIN)
+
+
+def test_a_continuation_names_its_ends() -> None:
+    """The conversation ends with the answer so far, left open; without one it is a chat like any other."""
+    body = payload.extend_body("base", PROMPT, Beginning("So far", (3,), (".", "!")), 2, PLAIN)
+    assert body["messages"][-1] == {"role": "assistant", "content": "So far"}
+    assert (body["continue_final_message"], body["add_generation_prompt"]) == (True, False)
+    assert (body["stop"], body["include_stop_str_in_output"], body["n"]) == ([".", "!"], True, 2)
+    first = payload.extend_body("base", PROMPT, Beginning(ends=(".",)), 2, PLAIN)
+    assert len(first["messages"]) == 2 and "continue_final_message" not in first
 
 
 def test_images_travel_as_their_own_bytes() -> None:

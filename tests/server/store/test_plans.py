@@ -45,6 +45,7 @@ HOT: dict[str, Operation] = {
     "a page of the export": lambda c: exchange.completed_after(
         c, "default", (1000.0 + COUNT - 50, ONE), tenants=["default"], is_holdout=None, limit=50
     ),
+    "what scorers said lately": lambda c: groups.recent_scores(c, "default", 20),
     "the newest hold-out": lambda c: groups.recent_holdout(c, "default", 20),
     "a user's groups": lambda c: erasure.groups_of(c, "default", "user-2000"),
     "a signal's write": lambda c: signals.insert_signal(c, said(ONE, "zoe")),

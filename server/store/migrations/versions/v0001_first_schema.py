@@ -233,6 +233,7 @@ def upgrade() -> None:
         sa.Column("is_blocked", sa.Boolean(), nullable=False),
         sa.Column("probability", sa.Float(), nullable=False),
         sa.Column("total", sa.Float(), nullable=True),
+        sa.Column("shared_tokens", sa.Integer(), nullable=False),
         sa.Column("scores", sa.JSON(), nullable=False),
         sa.Column("verdicts", sa.JSON(), nullable=False),
         sa.ForeignKeyConstraint(["group_id"], ["groups.id"], name=op.f("fk_candidates_group_id")),
