@@ -21,17 +21,18 @@ from typing import Final
 import torch
 
 from clients.client import PlumblineError
-from learner.batch import Collator, find_partners
+from learner.batch import Collator, find_partners, mean_length
 from learner.errors import LeaseLost, RoundAborted, Stopped
 from learner.evaluation import Evaluation, evaluate, fingerprint, objection
-from learner.examples import Example, prepare
+from learner.examples import Example, Wanted, prepare
 from learner.lease import LOST_STATUSES, Heart
 from learner.metrics import Bar, Board, curve
 from learner.model import Policy, check_modules
-from learner.objectives import Options
-from learner.objectives.kto import balance
+from learner.objectives import Needs
 from learner.prefix import PrefixModel
 from learner.publish import FILES, describe_files, fetch, keep, read_kept, upload_once
+from learner.recipe import Recipe
+from learner.references import References
 from learner.replay import MissingImage
 from learner.settings import Settings
 from learner.shares import bounded
@@ -61,6 +62,7 @@ class Round:
         self._heart = heart
         self._examples: dict[str, Example] = {}
         self._skipped: Counter[str] = Counter()
+        self._wanted = Wanted()
         self._policy: Policy | None = None
 
     def run(self, settings: Settings) -> RoundState:
@@ -99,7 +101,8 @@ class Round:
         place = self._place
         state = place.state
         self._tell("plan")
-        for group in place.replay.newest(settings.max_replay_groups):
+        self._wanted = self._what_is_wanted(settings, self._lease.active)
+        for group in place.replay.all():
             self._prepare(group)
         self._check_images(list(self._examples.values()))
         self._skipped["beyond one annotator's share"] += self._share_out(settings)
@@ -127,8 +130,17 @@ class Round:
             logger.warning("skipped %d: %s", count, reason)
         return planned
 
+    def _what_is_wanted(self, settings: Settings, parent: str) -> Wanted:
+        """Raises `PlumblineError` when the parent's ancestors cannot be asked for."""
+        kinds = settings.recipe().needs
+        lineage = [parent]
+        if Needs.REWARDED in kinds and parent != BASE:
+            reply = self._place.patiently(lambda: self._place.client.adapter_lineage(parent), self._heart.check)
+            lineage += reply.ancestors
+        return Wanted(kinds, settings.source_weights, tuple(lineage), settings.max_staleness)
+
     def _prepare(self, group: TrainingGroup) -> None:
-        prepared = prepare(group, self._place.limits)
+        prepared = prepare(group, self._place.limits, self._wanted)
         self._skipped.update(prepared.skipped)
         if prepared.example is not None:
             self._examples[group.id] = prepared.example
@@ -180,14 +192,21 @@ class Round:
         check_modules(policy, self._config.lora_modules)
         start = policy.tensors()
         engine = PrefixModel(policy.model)
-        collator = Collator(policy, engine, place.vision, place.pace.max_tokens)
-        collator.partners = find_partners(list(self._examples.values()))
+        recipe = self._recipe(state)
+        settings = state.settings
+        references = References(
+            policy, settings.reference, begins_at_base=state.parent == BASE, ema_decay=settings.ema_decay
+        )
+        collator = Collator(
+            references, engine, place.vision, place.pace.max_tokens, others=recipe.references, views=recipe.views
+        )
+        self._acquaint(collator)
         self._prepare_reference(collator)
         place.at("prepared")
         if state.before is None:
             state.before = self._evaluate(state, policy, engine, collator).standing
             place.save()
-        trainer = Trainer(policy, collator, state.settings, len(_schedule(state)), self._options(state))
+        trainer = Trainer(policy, collator, settings, len(_schedule(state)), recipe=recipe, references=references)
         try:
             self._steps(state, trainer, collator)
         except RoundAborted as error:
@@ -201,6 +220,7 @@ class Round:
     def _prepare_examples(self, state: RoundState) -> None:
         """The plan's examples as they stand now, in the plan's order (after a restart: from the replay's files)."""
         if not self._examples:
+            self._wanted = self._what_is_wanted(state.settings, state.parent)
             groups = [self._place.replay.get(group) for group in state.plan]
             for group in groups:
                 if group is not None:
@@ -224,13 +244,18 @@ class Round:
             self._pause_point()
             collator.prepare_reference(part)
 
-    def _options(self, state: RoundState) -> Options:
+    def _recipe(self, state: RoundState) -> Recipe:
         thumbs = [thumb for example in self._examples.values() for thumb in example.unpaired]
-        desirable, undesirable = balance(
+        return state.settings.recipe().balanced(
             sum(thumb.weight for thumb in thumbs if thumb.desirable),
             sum(thumb.weight for thumb in thumbs if not thumb.desirable),
         )
-        return Options(state.settings.beta, desirable, undesirable)
+
+    def _acquaint(self, collator: Collator) -> None:
+        """Tell the collator what it must know of the round as a whole."""
+        examples = list(self._examples.values())
+        collator.partners = find_partners(examples)
+        collator.round_length = mean_length(examples)
 
     def _evaluate(self, state: RoundState, policy: Policy, engine: PrefixModel, collator: Collator) -> Evaluation:
         self._tell("evaluate")
@@ -269,7 +294,7 @@ class Round:
         """Apply what has changed. While the server is away nothing can have been erased there, so training goes on."""
         place = self._place
         try:
-            place.follow_feed(state.settings.max_replay_groups)
+            place.follow_feed(state.settings.capacity)
         except PlumblineError as error:
             if not error.is_transient:
                 raise
@@ -286,7 +311,7 @@ class Round:
         self._check_images([self._examples[group] for group in changed if group in self._examples])
         self._examples = {group: self._examples[group] for group in state.plan if group in self._examples}
         self._share_out(state.settings)
-        collator.partners = find_partners(list(self._examples.values()))
+        self._acquaint(collator)
 
     def _detail(self, trainer: Trainer) -> dict[str, object]:
         progress = trainer.progress
@@ -295,6 +320,7 @@ class Round:
             "steps_discarded": progress.discarded,
             "discard_reasons": progress.reasons,
             "curve": curve(progress.history),
+            "reliabilities": dict(trainer.reliabilities),
         }
 
     def _finish(
@@ -431,6 +457,7 @@ def _sources(examples: Iterable[Example]) -> dict[str, int]:
     for example in examples:
         counts.update(pair.source for pair in example.pairs)
         counts.update("thumb_up" if thumb.desirable else "thumb_down" for thumb in example.unpaired)
+        counts.update("reward" for _ in example.rewarded)
     return dict(counts)
 
 
