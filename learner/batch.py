@@ -93,7 +93,7 @@ class Collator:
 
     def _branches(self, example: Example) -> list[tuple[str, Answer]]:
         """(group the answer comes from, answer), the borrowed one last."""
-        own = [(example.group, answer) for answer in example.answers]
+        own = [(answer.owner or example.group, answer) for answer in example.answers]
         partner = self.partners.get(example.group)
         return [*own, (partner.group, partner.answer)] if partner else own
 
@@ -125,7 +125,7 @@ class Collator:
             for owner, answer in self._branches(example)
         ]
         return plain + [
-            (reference, example.group, f"{view}:{example.group}/{answer.candidate}")
+            (reference, example.group, f"{view}:{answer.owner or example.group}/{answer.candidate}")
             for view in self._views
             for example in examples
             if _seen_again(example)

@@ -121,7 +121,7 @@ def fingerprint(answers: Sequence[Measured], eos_ids: frozenset[int]) -> list[Fi
     for one in answers:
         ends = one.answer.finish_reason == "stop" and one.answer.token_ids[-1] in eos_ids
         count = len(one.answer.token_ids) - ends
-        if count and one.answer.may_be_positive and not one.answer.is_human:
+        if count and one.answer.may_be_positive and not one.answer.is_human and not one.answer.owner:
             policy, base = float(one.policy[:count].sum()), float(one.base[:count].sum())
             usable.append(
                 Fingerprint(group_id=one.group, candidate_id=one.answer.candidate, logprob=policy, base_logprob=base)

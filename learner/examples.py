@@ -67,6 +67,8 @@ class Answer:
     is_human: bool
     logprobs: tuple[float, ...] = ()
     """As the engine logged them; empty for answers that it did not sample."""
+    owner: str = ""
+    """The group that it was drawn in, where it stands in for an answer of another (`learner.successes`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,8 +200,7 @@ def _rewards(
 ) -> tuple[list[tuple[TrainingCandidate, float]], list[str]]:
     """The answers of the group that a policy gradient may use with their rewards, and why others may not.
 
-    A group's answers are compared with each other: one that is left out takes nothing from the others, but when all
-    rewards are alike there is nothing to learn.
+    A group's answers are compared with each other: one that is left out takes nothing from the others.
     """
     if Needs.REWARDED not in wanted.kinds or not group.rewarded or wanted.weight("reward") <= 0:
         return [], []
@@ -214,9 +215,7 @@ def _rewards(
             problems.append(problem)
         else:
             usable.append((candidate, candidate.total or 0.0))
-    if len({reward for _, reward in usable}) < 2:
-        return [], [*problems, "rewards are all alike"]
-    return usable, problems
+    return (usable if len(usable) > 1 else []), problems
 
 
 def _reward_problem(candidate: TrainingCandidate, wanted: Wanted) -> str | None:

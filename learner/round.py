@@ -37,6 +37,7 @@ from learner.replay import MissingImage
 from learner.settings import Settings
 from learner.shares import bounded
 from learner.state import Outcome, RoundState
+from learner.successes import with_contrast
 from learner.trainer import Trainer
 from learner.vision import IMAGES_PER_PASS, UnreadableImage
 from learner.workplace import Workplace, abandon
@@ -105,6 +106,7 @@ class Round:
         for group in place.replay.all():
             self._prepare(group)
         self._check_images(list(self._examples.values()))
+        self._skipped["rewards are all alike"] += self._contrast(settings)
         self._skipped["beyond one annotator's share"] += self._share_out(settings)
         place.dirty.clear()
         number = state.rounds + 1
@@ -144,6 +146,12 @@ class Round:
         self._skipped.update(prepared.skipped)
         if prepared.example is not None:
             self._examples[group.id] = prepared.example
+
+    def _contrast(self, settings: Settings) -> int:
+        """Leave out rewards that teach nothing; of how many groups."""
+        kept, alike = with_contrast(list(self._examples.values()), settings.success_below)
+        self._examples = {one.group: one for one in kept}
+        return alike
 
     def _share_out(self, settings: Settings) -> int:
         """Hold every annotator within their share; how many of their examples that leaves out."""
@@ -226,6 +234,7 @@ class Round:
                 if group is not None:
                     self._prepare(group)
             self._check_images(list(self._examples.values()))
+            self._contrast(state.settings)
             self._share_out(state.settings)
             self._place.dirty.clear()
 
@@ -302,6 +311,7 @@ class Round:
         place.dirty.clear()
         if not changed:
             return
+        changed |= {one.group for one in self._examples.values() if any(a.owner in changed for a in one.answers)}
         collator.forget(changed)
         for group_id in changed:
             self._examples.pop(group_id, None)
@@ -310,6 +320,7 @@ class Round:
                 self._prepare(group)
         self._check_images([self._examples[group] for group in changed if group in self._examples])
         self._examples = {group: self._examples[group] for group in state.plan if group in self._examples}
+        self._contrast(state.settings)
         self._share_out(state.settings)
         self._acquaint(collator)
 

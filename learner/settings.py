@@ -50,6 +50,8 @@ class Settings(BaseModel):
     """By which the examples of a source are multiplied: a pair's source, `thumb` or `reward`. 0 leaves them out."""
     max_staleness: int = Field(8, ge=0)
     """Adapters by which a rewarded answer's own may be older than the one that is trained."""
+    success_below: float | None = None
+    """Rewarded groups that failed as a whole, with a smaller mean reward, get a stored success; None: none does."""
     rank: int = Field(16, ge=1)
     alpha: int = Field(32, ge=1)
     learning_rate: float = Field(5e-4, gt=0)

@@ -122,6 +122,7 @@ class Trainer:
         partners = self._collator.partners
         groups = {example.group for example in examples}
         borrowed = {partners[group].group for group in groups if group in partners}
+        borrowed |= {answer.owner for example in examples for answer in example.answers if answer.owner}
         annotators = set[str]().union(*(example.annotators for example in examples))
         self.progress.groups = sorted(groups | borrowed | set(self.progress.groups))
         self.progress.annotators = sorted(annotators | set(self.progress.annotators))

@@ -379,6 +379,9 @@ class LearnerConfig(Section):
     `safety`, `ai`, `thumb` (unpaired) or `reward`. 0 leaves them out."""
     max_staleness: int = Field(8, ge=0)
     """Adapters by which a rewarded answer's own may be older than the one that is trained."""
+    success_below: float | None = None
+    """A rewarded group whose rewards are alike and below this in the mean gets the best stored answer to the same
+    question in its worst one's place; not set: none does."""
     rank: int = Field(16, ge=1)
     """LoRA rank."""
     alpha: int = Field(32, ge=1)

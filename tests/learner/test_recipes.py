@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,18 +12,19 @@ from PIL import Image
 
 from learner.augmentation import AUGMENTATIONS, changed, reader
 from learner.batch import Collator
-from learner.examples import Example, Limits, Prepared, Wanted, prepare
+from learner.examples import Example, Limits, Prepared, UnpairedExample, Wanted, prepare
 from learner.model import Base, Policy
 from learner.objectives import OBJECTIVES, Needs
 from learner.prefix import PrefixModel
 from learner.references import References
 from learner.settings import Settings
+from learner.successes import with_contrast
 from learner.vision import Vision
 from server.wire.training import TrainingGroup
 from tests.learner.conftest import MakeLearner
 from tests.learner.fake_server import FakeServer, candidate, make_group, pair, thumb
 from tests.learner.test_round import Killed, killer, weights
-from tests.learner.tiny import EOS, TARGETS, png
+from tests.learner.tiny import EOS, TARGETS, image_prompt, png
 
 
 def rewarded_group(number: int, server: FakeServer, **changes: object) -> TrainingGroup:
@@ -168,8 +170,60 @@ def test_an_answer_of_one_token_teaches_and_rewards_that_are_alike_do_not(server
     ones = [candidate("a", [5], total=1.0), candidate("b", [6], total=0.0)]
     found = prepared(server, REWARDED, candidates=ones).example
     assert found is not None and len(found.rewarded) == 2
-    alike = [one.model_copy(update={"total": 1.0}) for one in ones]
-    assert prepared(server, REWARDED, candidates=alike) == Prepared(None, ("rewards are all alike",))
+    assert with_contrast([found], None) == ([found], 0)
+    alike = replace(found, rewarded=tuple(replace(one, reward=1.0) for one in found.rewarded))
+    assert with_contrast([alike], None) == ([], 1)
+    spoken = replace(alike, unpaired=(UnpairedExample(0, True, 1.0, "ann"),))
+    (kept,), dropped = with_contrast([spoken], None)
+    assert dropped == 1 and (kept.rewarded, len(kept.answers), kept.unpaired) == ((), 1, spoken.unpaired)
+
+
+def test_a_group_that_failed_borrows_a_success(server: FakeServer) -> None:
+    """In its worst answer's place, of the same question only, and with the log-probabilities that it was drawn with."""
+
+    def example(name: str, *rewards: float, word: int = 5) -> Example:
+        answers = [candidate(f"{name}{place}", [7 + place], total=reward) for place, reward in enumerate(rewards)]
+        ids = list(image_prompt(4, words=(word,)))
+        group = rewarded_group(0, server, base_digest="0" * 64, id=name, candidates=answers, prompt_token_ids=ids)
+        found = prepare(group, limits(), REWARDED).example
+        assert found is not None
+        return found
+
+    success, failed, other = example("s", 0.1, 0.9), example("f", 0.02, 0.0, 0.01), example("o", 0.0, 0.0, word=6)
+    (_, helped), alike = with_contrast([success, failed, other], below=0.2)
+    assert alike == 1, "nobody ever answered the other question well"
+    assert [one.reward for one in helped.rewarded] == [0.02, 0.01, 0.9]
+    borrowed = helped.answers[helped.rewarded[-1].answer]
+    assert (borrowed.owner, borrowed.candidate, borrowed.logprobs) == ("s", "s1", success.answers[1].logprobs)
+    assert with_contrast([success, failed], below=None)[0] == [success, failed]
+    assert with_contrast([success, failed], below=0.001)[0] == [success, failed], "not poor enough"
+
+
+def test_a_success_goes_with_the_group_that_it_came_from(
+    server: FakeServer, make_learner: MakeLearner, base_dir: Path
+) -> None:
+    """Erased in mid-round, its answer leaves the group that had borrowed it; before, the manifest names both."""
+    server.entries.clear()
+    for number in (0, 20):  # the same question
+        server.tell(rewarded_group(number, server, images=[server.add_image(png(0))]))
+    poor = server.groups["r020"]
+    assert poor is not None
+    alike = [one.model_copy(update={"total": 0.0}) for one in poor.candidates]
+    server.groups["r020"] = poor.model_copy(update={"candidates": alike})
+    with_logged(server, base_dir)
+    server.config["learner"] |= {"objectives": {"grpo": 1.0}, "success_below": 0.2, "batch_groups": 1}
+    assert make_learner("whole").run() == 0
+    ((manifest, _),) = server.adapters.values()
+    assert manifest.groups == ["r000", "r020"] and server.reports[0].detail["skipped"] == {}
+    server.owner = ""
+
+    def at(point: str) -> None:
+        if point == "prepared":
+            server.erase("r000")
+
+    make_learner("erased", at=at).run()
+    report = server.reports[-1]
+    assert report.outcome == "discarded" and report.detail["after"]["examples"] == 0, "nothing was left"
 
 
 def test_staleness_is_counted_along_the_lineage() -> None:
