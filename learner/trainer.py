@@ -1,6 +1,7 @@
 """Optimiser steps on a policy: losses of a batch, guards, clipping, schedule, and what a checkpoint holds.
 
-A step whose loss or gradient is not finite is discarded and says why; many in a row end the round.
+A step whose loss or gradient is not finite, or whose answers have moved too far from the reference, is discarded and
+says why; many in a row end the round.
 """
 
 from __future__ import annotations
@@ -30,6 +31,9 @@ from learner.settings import Settings
 from learner.weighting import Reliabilities
 
 MAX_DISCARDS_IN_A_ROW: Final = 5
+KL_SLACK: Final = 10.0
+"""A step's estimate of the KL may be this many times `max_kl`. It is that of a few answers, which training is about: the
+round's own bound is checked on the whole vocabulary when it ends."""
 
 logger = logging.getLogger(__name__)
 
@@ -103,6 +107,9 @@ class Trainer:
             if loss.requires_grad:
                 torch.autograd.backward(loss)
             measured.add(batch, loss, self._recipe.beta)
+        distance, bound = measured.means().get("kl", 0.0), KL_SLACK * self._settings.max_kl
+        if distance > bound:
+            return self._discard(f"KL to the reference is about {distance:.3g} nats a token, above {bound:g}")
         norm = float(torch.nn.utils.clip_grad_norm_(self._parameters.values(), self._settings.max_grad_norm))
         if not math.isfinite(norm):
             return self._discard("the gradient is not finite")
