@@ -32,8 +32,8 @@ from learner.weighting import Reliabilities
 
 MAX_DISCARDS_IN_A_ROW: Final = 5
 KL_SLACK: Final = 10.0
-"""A step's estimate of the KL may be this many times `max_kl`. It is that of a few answers, which training is about: the
-round's own bound is checked on the whole vocabulary when it ends."""
+"""A step's estimate of the KL may be this many times `max_kl`. It is that of a few answers, which training is about;
+the round's own bound is checked on the whole vocabulary when it ends."""
 
 logger = logging.getLogger(__name__)
 
