@@ -55,7 +55,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--base-model", metavar="DIR", help="the base model here, when it lies elsewhere than on the server")
     add("--out", type=Path, required=True, metavar="DIR", help="where the model goes; must not exist")
     add("--ending", type=_ids, required=True, metavar="IDS", help="ids that end an assistant's turn, e.g. 151645,198")
-    add("--epochs", type=int, default=Schedule.epochs)
+    add("--epochs", type=int, default=Schedule().epochs)
     add("--device", choices=["auto", "cpu", "cuda"], default="auto")
     return parser
 

@@ -59,7 +59,7 @@ class RewardModel:
         nn.init.zeros_(self.head.weight)
 
     @property
-    def parameters(self) -> list[nn.Parameter]:
+    def parameters(self) -> list[Tensor]:
         return [*self._policy.parameters.values(), self.head.weight]
 
     def rewards(self, examples: Sequence[Example]) -> Tensor:
