@@ -80,6 +80,22 @@ def test_a_round_by_every_objective_moves_towards_what_was_liked(
     assert set(manifest.sources) == kinds[kind.needs]
 
 
+@pytest.mark.parametrize("name", ["ipo", "simpo", "mdpo", "npo", "grpo", "cispo"])
+def test_the_guards_hold_for_every_kind_of_objective(
+    name: str, server: FakeServer, make_learner: MakeLearner, base_dir: Path
+) -> None:
+    """Weights that blow up: steps are discarded by name, five in a row end the round, and nothing is uploaded."""
+    if OBJECTIVES[name].needs is Needs.REWARDED:
+        for number in range(12):
+            server.tell(rewarded_group(number, server))
+        with_logged(server, base_dir)
+    server.config["learner"] |= {"objectives": {name: 1.0}, "learning_rate": 1e30, "epochs": 8}
+    assert make_learner().run() == 1 and not server.adapters
+    (report,) = server.reports
+    assert report.outcome == "discarded" and "in a row were discarded" in report.reason
+    assert sum(report.detail["discard_reasons"].values()) == report.detail["steps_discarded"] == 5
+
+
 def test_groups_that_were_served_anyway_train_off_policy(
     server: FakeServer, make_learner: MakeLearner, base_dir: Path
 ) -> None:
