@@ -120,6 +120,7 @@ class Round:
             feed_after=state.trained_upto,
             feed_upto=state.cursor,
             skipped=dict(self._skipped + place.replay.unreadable),
+            reliabilities=self._known_annotators(),
         )
         state.new_signals = 0
         state.trained_upto = state.cursor
@@ -131,6 +132,11 @@ class Round:
         for reason, count in planned.skipped.items():
             logger.warning("skipped %d: %s", count, reason)
         return planned
+
+    def _known_annotators(self) -> dict[str, float]:
+        """What earlier rounds found of the people in this one; nobody else is remembered."""
+        heard = set[str]().union(*(example.annotators for example in self._examples.values()))
+        return {name: value for name, value in self._place.state.reliabilities.items() if name in heard}
 
     def _what_is_wanted(self, settings: Settings, parent: str) -> Wanted:
         """Raises `PlumblineError` when the parent's ancestors cannot be asked for."""
@@ -215,6 +221,7 @@ class Round:
             state.before = self._evaluate(state, policy, engine, collator).standing
             place.save()
         trainer = Trainer(policy, collator, settings, len(_schedule(state)), recipe=recipe, references=references)
+        trainer.believe(state.reliabilities)
         try:
             self._steps(state, trainer, collator)
         except RoundAborted as error:
@@ -350,6 +357,7 @@ class Round:
         if problem is not None:
             _close(state, "discarded", problem)
             return
+        state.reliabilities = dict(trainer.progress.reliabilities)
         files = policy.files(self._config.base_model)
         keep(files, self._place.directory.round_dir(state.number))
         self._place.at("written")
@@ -395,6 +403,7 @@ class Round:
         _trim_adapters(place.directory.adapters, keep={adapter, state.parent})
         state.adapter = adapter
         place.state.last_adapter = adapter
+        place.state.reliabilities = state.reliabilities
         _close(state, "uploaded", "")
 
     def _report(self, state: RoundState) -> None:

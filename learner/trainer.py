@@ -134,6 +134,10 @@ class Trainer:
         self.progress.groups = sorted(groups | borrowed | set(self.progress.groups))
         self.progress.annotators = sorted(annotators | set(self.progress.annotators))
 
+    def believe(self, reliabilities: Mapping[str, float]) -> None:
+        """Begin with what is known of annotators; a checkpoint that is restored later knows better."""
+        self._reliabilities.values = dict(reliabilities)
+
     @property
     def reliabilities(self) -> Mapping[str, float]:
         """The least reliable annotators, for the report."""

@@ -425,7 +425,7 @@ def test_a_killed_round_is_resumed_to_the_same_adapter(
 
 
 def test_reliabilities_are_reported_per_annotator(server: FakeServer, make_learner: MakeLearner) -> None:
-    """By default for thumbs: who says the opposite of everybody else stands first."""
+    """By default for thumbs: who says the opposite of everybody else stands first; the next round knows it already."""
     server.entries.clear()
     for number in range(60):
         group = make_group(number % 20, server.base_digest, server)
@@ -441,3 +441,10 @@ def test_reliabilities_are_reported_per_annotator(server: FakeServer, make_learn
     assert len(reliabilities) == 6
     assert next(iter(reliabilities)) == "liar" and reliabilities["liar"] < 0.75
     assert min(value for name, value in reliabilities.items() if name != "liar") > 0.85
+    (first,) = server.adapters
+    server.active, server.states[first], server.owner = first, "active", ""
+    for number in range(1, 60, 6):  # one of the honest is heard no more
+        server.erase(f"t{number:03d}")
+    assert make_learner().run() == 0, server.reports
+    later = server.reports[1].detail["reliabilities"]
+    assert later["liar"] < reliabilities["liar"] and set(later) == set(reliabilities) - {"honest-1"}
