@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import itertools
 import logging
 import os
 import sys
@@ -20,13 +19,12 @@ from pathlib import Path
 from clients.client import PlumblineClient, PlumblineError
 from learner.errors import LearnerError
 from learner.examples import Example, Wanted, prepare
+from learner.material import image_problem
 from learner.model import Base, Policy, check_base, find_base
 from learner.objectives import Needs
-from learner.replay import MissingImage
 from learner.reward_model import RewardModel, Schedule, train
 from learner.settings import Settings, read_settings
 from learner.state import StateDir
-from learner.vision import UnreadableImage
 from learner.workplace import Pace, Workplace
 
 logger = logging.getLogger("learner.reward_bt")
@@ -117,7 +115,7 @@ def usable(place: Workplace) -> list[Example]:
         skipped.update(prepared.skipped)
         if prepared.example is None:
             continue
-        problem = _image_problem(place, prepared.example)
+        problem = image_problem(place.vision, [prepared.example], place.base.image_token_id)
         if problem is None:
             kept.append(prepared.example)
         else:
@@ -125,17 +123,6 @@ def usable(place: Workplace) -> list[Example]:
     for reason, count in skipped.items():
         logger.warning("skipped %d: %s", count, reason)
     return kept
-
-
-def _image_problem(place: Workplace, example: Example) -> str | None:
-    try:
-        counts = [len(place.vision.features(image).tokens) for image in example.images]
-    except MissingImage:
-        return "image missing"
-    except UnreadableImage:
-        return "image unreadable"
-    runs = [len(list(run)) for token, run in itertools.groupby(example.prompt) if token == place.base.image_token_id]
-    return None if counts == runs else "image tokens differ from the placeholders"
 
 
 def is_kept_back(example: Example) -> bool:

@@ -8,13 +8,10 @@ changed leaves replay, caches and the rest of the round at once.
 
 from __future__ import annotations
 
-import itertools
 import json
 import logging
 import random
 import time
-from collections import Counter
-from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -24,26 +21,21 @@ from clients.client import PlumblineError
 from learner.batch import Collator, find_partners, mean_length
 from learner.errors import LeaseLost, RoundAborted, Stopped
 from learner.evaluation import Evaluation, evaluate, fingerprint, objection
-from learner.examples import Example, Wanted, prepare
 from learner.lease import LOST_STATUSES, Heart
+from learner.material import Material
 from learner.metrics import Bar, Board, curve
 from learner.model import Policy, check_modules
-from learner.objectives import Needs
 from learner.prefix import PrefixModel
 from learner.publish import FILES, describe_files, fetch, keep, read_kept, upload_once
 from learner.recipe import Recipe
 from learner.references import References
-from learner.replay import MissingImage
 from learner.settings import Settings
-from learner.shares import bounded
 from learner.state import Outcome, RoundState
-from learner.successes import with_contrast
 from learner.trainer import Trainer
-from learner.vision import IMAGES_PER_PASS, UnreadableImage
 from learner.workplace import Workplace, abandon
 from server.wire.adapters import AdapterManifest
 from server.wire.base import BASE
-from server.wire.training import LeaseReply, RoundReport, TrainingConfig, TrainingGroup
+from server.wire.training import LeaseReply, RoundReport, TrainingConfig
 
 MAX_EVALUATED: Final = 64
 """Groups that the pre-check looks at."""
@@ -61,9 +53,7 @@ class Round:
         self._lease = lease
         self._config = config
         self._heart = heart
-        self._examples: dict[str, Example] = {}
-        self._skipped: Counter[str] = Counter()
-        self._wanted = Wanted()
+        self._material = Material(place, self._pause_point)
         self._policy: Policy | None = None
 
     def run(self, settings: Settings) -> RoundState:
@@ -102,12 +92,8 @@ class Round:
         place = self._place
         state = place.state
         self._tell("plan")
-        self._wanted = self._what_is_wanted(settings, self._lease.active)
-        for group in place.replay.all():
-            self._prepare(group)
-        self._check_images(list(self._examples.values()))
-        self._skipped["rewards are all alike"] += self._contrast(settings)
-        self._skipped["beyond one annotator's share"] += self._share_out(settings)
+        material = self._material
+        material.gather(place.replay.all(), settings, self._lease.active)
         place.dirty.clear()
         number = state.rounds + 1
         planned = RoundState(
@@ -115,12 +101,12 @@ class Round:
             parent=self._lease.active,
             settings=settings,
             seed=_random(f"{place.alias} {number} {self._lease.active}").getrandbits(32),
-            plan=list(self._examples),
+            plan=list(material.examples),
             signals=state.new_signals,
             feed_after=state.trained_upto,
             feed_upto=state.cursor,
-            skipped=dict(self._skipped + place.replay.unreadable),
-            reliabilities=self._known_annotators(),
+            skipped=dict(material.skipped + place.replay.unreadable),
+            reliabilities={name: eta for name, eta in state.reliabilities.items() if name in material.annotators},
         )
         state.new_signals = 0
         state.trained_upto = state.cursor
@@ -133,73 +119,12 @@ class Round:
             logger.warning("skipped %d: %s", count, reason)
         return planned
 
-    def _known_annotators(self) -> dict[str, float]:
-        """What earlier rounds found of the people in this one; nobody else is remembered."""
-        heard = set[str]().union(*(example.annotators for example in self._examples.values()))
-        return {name: value for name, value in self._place.state.reliabilities.items() if name in heard}
-
-    def _what_is_wanted(self, settings: Settings, parent: str) -> Wanted:
-        """Raises `PlumblineError` when the parent's ancestors cannot be asked for."""
-        kinds = settings.recipe().needs
-        lineage = [parent]
-        if Needs.REWARDED in kinds and parent != BASE:
-            reply = self._place.patiently(lambda: self._place.client.adapter_lineage(parent), self._heart.check)
-            lineage += reply.ancestors
-        return Wanted(kinds, settings.source_weights, tuple(lineage), settings.max_staleness)
-
-    def _prepare(self, group: TrainingGroup) -> None:
-        prepared = prepare(group, self._place.limits, self._wanted)
-        self._skipped.update(prepared.skipped)
-        if prepared.example is not None:
-            self._examples[group.id] = prepared.example
-
-    def _contrast(self, settings: Settings) -> int:
-        """Leave out rewards that teach nothing; of how many groups."""
-        kept, alike = with_contrast(list(self._examples.values()), settings.success_below)
-        self._examples = {one.group: one for one in kept}
-        return alike
-
-    def _share_out(self, settings: Settings) -> int:
-        """Hold every annotator within their share; how many of their examples that leaves out."""
-        kept = bounded(list(self._examples.values()), settings.max_annotator_share, settings.min_new_signals)
-        left_out = sum(one.count for one in self._examples.values()) - sum(one.count for one in kept)
-        self._examples = {one.group: one for one in kept}
-        return left_out
-
-    def _check_images(self, examples: Sequence[Example]) -> None:
-        """Compute vision features; take out examples whose images are missing, broken or of another token count."""
-        for first in range(0, len(examples), IMAGES_PER_PASS):
-            self._pause_point()
-            part = examples[first : first + IMAGES_PER_PASS]
-            if self._image_problem(part) is not None:  # find out which
-                for example in part:
-                    problem = self._image_problem([example])
-                    if problem is not None:
-                        self._skipped[problem] += 1
-                        del self._examples[example.group]
-
-    def _image_problem(self, examples: Sequence[Example]) -> str | None:
-        vision, image_token_id = self._place.vision, self._place.base.image_token_id
-        digests = [image for example in examples for image in example.images]
-        try:
-            self._place.patiently(lambda: vision.load(digests), self._heart.check)
-            for example in examples:
-                counts = [len(vision.features(image).tokens) for image in example.images]
-                runs = [len(list(run)) for token, run in itertools.groupby(example.prompt) if token == image_token_id]
-                if counts != runs:
-                    return "image tokens differ from the placeholders"
-        except MissingImage:
-            return "image missing"
-        except UnreadableImage:
-            return "image unreadable"
-        return None
-
     # --- training -----------------------------------------------------------------------------------------
 
     def _train(self, state: RoundState) -> None:
         place = self._place
         self._prepare_examples(state)
-        if not self._examples:
+        if not self._material.examples:
             _close(state, "skipped", "there is nothing to learn from")
             return
         policy = self._policy = self._start_policy(state)
@@ -234,15 +159,9 @@ class Round:
 
     def _prepare_examples(self, state: RoundState) -> None:
         """The plan's examples as they stand now, in the plan's order (after a restart: from the replay's files)."""
-        if not self._examples:
-            self._wanted = self._what_is_wanted(state.settings, state.parent)
+        if not self._material.examples:
             groups = [self._place.replay.get(group) for group in state.plan]
-            for group in groups:
-                if group is not None:
-                    self._prepare(group)
-            self._check_images(list(self._examples.values()))
-            self._contrast(state.settings)
-            self._share_out(state.settings)
+            self._material.gather([group for group in groups if group is not None], state.settings, state.parent)
             self._place.dirty.clear()
 
     def _start_policy(self, state: RoundState) -> Policy:
@@ -256,27 +175,25 @@ class Round:
         return Policy.from_files(base, files)
 
     def _prepare_reference(self, collator: Collator) -> None:
-        for part in collator.split(list(self._examples.values())):
+        for part in collator.split(list(self._material.examples.values())):
             self._pause_point()
             collator.prepare_reference(part)
 
     def _recipe(self, state: RoundState) -> Recipe:
-        thumbs = [thumb for example in self._examples.values() for thumb in example.unpaired]
-        return state.settings.recipe().balanced(
-            sum(thumb.weight for thumb in thumbs if thumb.desirable),
-            sum(thumb.weight for thumb in thumbs if not thumb.desirable),
-        )
+        thumbs = self._material.thumbs
+        return state.settings.recipe().balanced(thumbs(desirable=True), thumbs(desirable=False))
 
     def _acquaint(self, collator: Collator) -> None:
         """Tell the collator what it must know of the round as a whole."""
-        examples = list(self._examples.values())
+        examples = list(self._material.examples.values())
         collator.partners = find_partners(examples)
         collator.round_length = mean_length(examples)
 
     def _evaluate(self, state: RoundState, policy: Policy, engine: PrefixModel, collator: Collator) -> Evaluation:
         self._tell("evaluate")
         sample = sorted(_random(str(state.seed)).sample(state.plan, min(MAX_EVALUATED, len(state.plan))))
-        examples = [self._examples[group] for group in sample if group in self._examples]
+        held = self._material.examples
+        examples = [held[group] for group in sample if group in held]
         return evaluate(policy, engine, collator, examples, state.settings.beta)
 
     def _steps(self, state: RoundState, trainer: Trainer, collator: Collator) -> None:
@@ -294,7 +211,8 @@ class Round:
                         raise Stopped
                     self._heart.check()
                     self._follow_feed(state, collator)
-                    batch = [self._examples[group] for group in schedule[index] if group in self._examples]
+                    held = self._material.examples
+                    batch = [held[group] for group in schedule[index] if group in held]
                     metrics = trainer.step(batch) if batch else trainer.skip()
                     board.add(index, metrics)
                     bar.advance(metrics)
@@ -318,17 +236,7 @@ class Round:
         place.dirty.clear()
         if not changed:
             return
-        changed |= {one.group for one in self._examples.values() if any(a.owner in changed for a in one.answers)}
-        collator.forget(changed)
-        for group_id in changed:
-            self._examples.pop(group_id, None)
-            group = place.replay.get(group_id)
-            if group is not None:
-                self._prepare(group)
-        self._check_images([self._examples[group] for group in changed if group in self._examples])
-        self._examples = {group: self._examples[group] for group in state.plan if group in self._examples}
-        self._contrast(state.settings)
-        self._share_out(state.settings)
+        collator.forget(self._material.refresh(changed, state.settings, state.plan))
         self._acquaint(collator)
 
     def _detail(self, trainer: Trainer) -> dict[str, object]:
@@ -368,7 +276,7 @@ class Round:
             objective=state.settings.model_dump(),
             feed_after=state.feed_after,
             feed_upto=state.feed_upto,
-            sources=_sources(self._examples.values()),
+            sources=self._material.sources,
             groups=trainer.progress.groups,
             annotators=trainer.progress.annotators,
             fingerprint=fingerprint(evaluation.answers, policy.base.eos_ids),
@@ -470,15 +378,6 @@ def _schedule(state: RoundState) -> list[list[str]]:
 
 def _random(seed: str) -> random.Random:
     return random.Random(seed)  # noqa: S311 - an order that can be repeated, not a secret
-
-
-def _sources(examples: Iterable[Example]) -> dict[str, int]:
-    counts: Counter[str] = Counter()
-    for example in examples:
-        counts.update(pair.source for pair in example.pairs)
-        counts.update("thumb_up" if thumb.desirable else "thumb_down" for thumb in example.unpaired)
-        counts.update("reward" for _ in example.rewarded)
-    return dict(counts)
 
 
 def _trim_adapters(directory: Path, keep: set[str]) -> None:
