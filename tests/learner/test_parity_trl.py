@@ -20,12 +20,16 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from trl.experimental.cpo import CPOTrainer
+from trl.trainer.dpo_trainer import DPOTrainer
+from trl.trainer.grpo_trainer import GRPOTrainer
+from trl.trainer.kto_trainer import KTOTrainer
+from trl.trainer.rloo_trainer import RLOOTrainer
+from trl.trainer.utils import nanstd
 
 from learner.objectives import OBJECTIVES, Batch, Objective
 from learner.objectives.advantages import ADVANTAGES
 from tests.learner.batches import gradient, random_batch, with_length
-
-dpo_trainer = pytest.importorskip("trl.trainer.dpo_trainer", reason="TRL is a benchmark's dependency")
 
 TOLERANCE = {"rtol": 1e-5, "atol": 1e-5}
 SEEDS = range(3)
@@ -99,15 +103,13 @@ def trl_dpo(batch: Batch, loss_type: str, beta: float, label_smoothing: float = 
         "ref_chosen_logps": reference[batch.chosen],
         "ref_rejected_logps": reference[batch.rejected],
     }
-    found: Tensor = dpo_trainer.DPOTrainer._compute_loss(
+    found: Tensor = DPOTrainer._compute_loss(
         self, model(masked(batch.logprobs, batch.mask)[order]), given, return_outputs=False
     )
     return found
 
 
 def trl_cpo(batch: Batch, loss_type: str, *, beta: float, gamma: float, label_smoothing: float, mean: bool) -> Tensor:
-    from trl.experimental.cpo import CPOTrainer
-
     self = trainer(loss_type=loss_type, alpha=0.0, beta=beta, simpo_gamma=gamma, label_smoothing=label_smoothing)
     logps = masked(batch.logprobs, batch.mask).sum(-1)
     if mean:
@@ -165,8 +167,6 @@ def test_cdpo_is_trls_label_smoothing(seed: int) -> None:
 @pytest.mark.parametrize("seed", SEEDS)
 def test_kto_is_trls(seed: int) -> None:
     """With its reference point from mismatched answers, and both weights; by `KTOTrainer._compute_loss`."""
-    from trl.trainer.kto_trainer import KTOTrainer
-
     batch = random_batch(seed)
     logps = masked(batch.logprobs, batch.mask)
     reference = masked(batch.reference, batch.mask).sum(-1)
@@ -194,8 +194,6 @@ def test_kto_is_trls(seed: int) -> None:
 
 
 def trl_grpo(batch: Batch, advantages: Tensor, correction: Tensor, loss_type: str, **changes: Any) -> Tensor:
-    from trl.trainer.grpo_trainer import GRPOTrainer
-
     options: dict[str, Any] = {
         "delta": None,
         "sapo_temperature_pos": 1.0,
@@ -276,8 +274,6 @@ def test_policy_gradients_are_trls(name: str, options: dict[str, Any], changes: 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_rloo_is_trls(seed: int) -> None:
     """By `RLOOTrainer._compute_loss`, which knows no other sampling policy than the old one."""
-    from trl.trainer.rloo_trainer import RLOOTrainer
-
     batch = random_batch(seed)
     assert batch.rewarded is not None
     old = batch.references["previous"]
@@ -305,8 +301,6 @@ def test_rloo_is_trls(seed: int) -> None:
 
 def test_group_normalised_advantages_are_trls() -> None:
     """Its mean, its sample standard deviation, and its 1e-4, on groups of four."""
-    from trl.trainer.utils import nanstd
-
     rewards = torch.randn(12, generator=torch.Generator().manual_seed(3))
     grouped = rewards.view(-1, 4)
     expected = (grouped - torch.nanmean(grouped, dim=1, keepdim=True)) / (nanstd(grouped, dim=1, keepdim=True) + 1e-4)
