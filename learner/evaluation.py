@@ -90,10 +90,12 @@ def _compare(engine: PrefixModel, own: Tensor, base: Tensor, targets: Tensor) ->
 
 
 def _agreements(example: Example, answers: Sequence[Measured], beta: float) -> list[float]:
-    """βh of every pair; ±βΔ of every thumb. Positive where the policy sides with the person."""
+    """βh of every pair, ±βΔ of every thumb, βh of a rewarded group's best and worst. Positive: the policy agrees."""
     pairs = [beta * (answers[pair.chosen].delta - answers[pair.rejected].delta) for pair in example.pairs]
     thumbs = [beta * answers[one.answer].delta * (1 if one.desirable else -1) for one in example.unpaired]
-    return pairs + thumbs
+    ranked = sorted(example.rewarded, key=lambda one: one.reward)
+    ends = [beta * (answers[ranked[-1].answer].delta - answers[ranked[0].answer].delta)] if ranked else []
+    return pairs + thumbs + ends
 
 
 def objection(before: Standing, after: Standing, max_kl: float) -> str | None:
@@ -119,7 +121,7 @@ def fingerprint(answers: Sequence[Measured], eos_ids: frozenset[int]) -> list[Fi
     for one in answers:
         ends = one.answer.finish_reason == "stop" and one.answer.token_ids[-1] in eos_ids
         count = len(one.answer.token_ids) - ends
-        if count and one.answer.may_be_positive and not one.answer.is_human:
+        if count and one.answer.may_be_positive and not one.answer.is_human and not one.answer.owner:
             policy, base = float(one.policy[:count].sum()), float(one.base[:count].sum())
             usable.append(
                 Fingerprint(group_id=one.group, candidate_id=one.answer.candidate, logprob=policy, base_logprob=base)

@@ -1,16 +1,19 @@
 """A group as the server tells it → what can be trained on. Pure; what cannot be used is named, never an error.
 
 Rules: only a candidate that may be a positive is ever preferred; tokens are taken as they were sampled, with no
-end-of-sequence added to a cut answer; a poisoned answer takes its pairs with it, not its group's others.
+end-of-sequence added to a cut answer; a poisoned answer takes its pairs with it, not its group's others. Rewards
+label answers for policy gradients where the server says that they may (`TrainingGroup.rewarded`).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Final
 
+from learner.objectives import Needs
+from server.wire.base import BASE
 from server.wire.training import Pair, TrainingCandidate, TrainingGroup, Unpaired
 
 HUMAN_SOURCES: Final = frozenset({"choice", "ranking", "correction", "thumbs", "regenerate"})
@@ -31,12 +34,41 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True)
+class Wanted:
+    """What a round has a use for."""
+
+    kinds: frozenset[Needs] = frozenset({Needs.PAIRS, Needs.UNPAIRED})
+    source_weights: Mapping[str, float] = field(default_factory=dict)
+    """By which the examples of a source are multiplied; `thumb` and `reward` are sources too. 0 leaves them out."""
+    lineage: tuple[str, ...] = (BASE,)
+    """The adapter that the round starts from, and its ancestors, the newest first."""
+    max_staleness: int = 8
+    """Adapters of the lineage by which an answer's own may be older, for a policy gradient."""
+
+    def weight(self, source: str) -> float:
+        return self.source_weights.get(source, 1.0)
+
+    def staleness(self, adapter: str) -> int:
+        """How many adapters of the lineage are newer than this one. Ids begin with their number; base has 0."""
+        return sum(_number(one) > _number(adapter) for one in self.lineage)
+
+
+def _number(adapter: str) -> int:
+    digits = adapter.partition("-")[0]
+    return int(digits) if digits.isdecimal() else 0
+
+
+@dataclass(frozen=True, slots=True)
 class Answer:
     candidate: str
     token_ids: tuple[int, ...]
     finish_reason: str
     may_be_positive: bool
     is_human: bool
+    logprobs: tuple[float, ...] = ()
+    """As the engine logged them; empty for answers that it did not sample."""
+    owner: str = ""
+    """The group that it was drawn in, where it stands in for an answer of another (`learner.successes`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +96,15 @@ class UnpairedExample:
 
 
 @dataclass(frozen=True, slots=True)
+class RewardedExample:
+    answer: int
+    reward: float
+    weight: float
+
+
+@dataclass(frozen=True, slots=True)
 class Example:
-    """One group: a prompt, the answers that its pairs and thumbs are about, and those."""
+    """One group: a prompt, the answers that its pairs, thumbs and rewards are about, and those."""
 
     group: str
     prompt: tuple[int, ...]
@@ -73,10 +112,12 @@ class Example:
     answers: tuple[Answer, ...]
     pairs: tuple[PairExample, ...]
     unpaired: tuple[UnpairedExample, ...]
+    rewarded: tuple[RewardedExample, ...] = ()
+    """Two at least, or none."""
 
     @property
     def count(self) -> int:
-        return len(self.pairs) + len(self.unpaired)
+        return len(self.pairs) + len(self.unpaired) + len(self.rewarded)
 
     @property
     def annotators(self) -> set[str]:
@@ -85,10 +126,10 @@ class Example:
         return said.union(pair.annotator for pair in self.pairs if pair.is_endorsed)
 
     def reduced(self, pairs: Sequence[PairExample], unpaired: Sequence[UnpairedExample]) -> Example | None:
-        """The same group with these of its pairs and thumbs, and the answers they are about; None without any."""
+        """The same group with these of its pairs and thumbs, its rewards, and the answers they are about; or None."""
         used = sorted(
             {answer for pair in pairs for answer in (pair.chosen, pair.rejected)}.union(
-                thumb.answer for thumb in unpaired
+                (thumb.answer for thumb in unpaired), (one.answer for one in self.rewarded)
             )
         )
         if not used:
@@ -99,6 +140,7 @@ class Example:
             answers=tuple(self.answers[answer] for answer in used),
             pairs=tuple(replace(one, chosen=place[one.chosen], rejected=place[one.rejected]) for one in pairs),
             unpaired=tuple(replace(one, answer=place[one.answer]) for one in unpaired),
+            rewarded=tuple(replace(one, answer=place[one.answer]) for one in self.rewarded),
         )
 
 
@@ -110,7 +152,7 @@ class Prepared:
     skipped: tuple[str, ...] = ()
 
 
-def prepare(group: TrainingGroup, limits: Limits) -> Prepared:
+def prepare(group: TrainingGroup, limits: Limits, wanted: Wanted) -> Prepared:
     problem = _prompt_problem(group, limits)
     if problem:
         return Prepared(None, (problem,))
@@ -123,27 +165,65 @@ def prepare(group: TrainingGroup, limits: Limits) -> Prepared:
     def index(candidate: str) -> int:
         return used.setdefault(candidate, len(used))
 
-    for pair in group.pairs:
+    for pair in group.pairs if Needs.PAIRS in wanted.kinds else ():
+        factor = wanted.weight(pair.source)
         problem = _pair_problem(pair, candidates, group, limits)
         if problem:
             skipped.append(problem)
-        else:
-            pairs.append(
-                PairExample(index(pair.chosen), index(pair.rejected), pair.weight, pair.source, pair.annotator)
-            )
-    for thumb in group.unpaired:
+        elif factor > 0:
+            chosen, rejected = index(pair.chosen), index(pair.rejected)
+            pairs.append(PairExample(chosen, rejected, factor * pair.weight, pair.source, pair.annotator))
+    for thumb in group.unpaired if Needs.UNPAIRED in wanted.kinds else ():
+        factor = wanted.weight("thumb")
         problem = _thumb_problem(thumb, candidates, group, limits)
         if problem:
             skipped.append(problem)
-        else:
-            unpaired.append(UnpairedExample(index(thumb.candidate), thumb.desirable, thumb.weight, thumb.annotator))
+        elif factor > 0:
+            one = UnpairedExample(index(thumb.candidate), thumb.desirable, factor * thumb.weight, thumb.annotator)
+            unpaired.append(one)
+    rewards, problems = _rewards(group, limits, wanted)
+    skipped += problems
+    rewarded = tuple(
+        RewardedExample(index(candidate.id), reward, wanted.weight("reward")) for candidate, reward in rewards
+    )
     if not used:
         return Prepared(None, tuple(skipped) or ("nothing to learn",))
     answers = tuple(_answer(candidates[candidate]) for candidate in used)
     example = Example(
-        group.id, tuple(group.prompt_token_ids), tuple(group.images), answers, tuple(pairs), tuple(unpaired)
+        group.id, tuple(group.prompt_token_ids), tuple(group.images), answers, tuple(pairs), tuple(unpaired), rewarded
     )
     return Prepared(example, tuple(skipped))
+
+
+def _rewards(
+    group: TrainingGroup, limits: Limits, wanted: Wanted
+) -> tuple[list[tuple[TrainingCandidate, float]], list[str]]:
+    """The answers of the group that a policy gradient may use with their rewards, and why others may not.
+
+    A group's answers are compared with each other: one that is left out takes nothing from the others.
+    """
+    if Needs.REWARDED not in wanted.kinds or not group.rewarded or wanted.weight("reward") <= 0:
+        return [], []
+    usable: list[tuple[TrainingCandidate, float]] = []
+    problems: list[str] = []
+    for candidate in group.candidates:
+        is_drawn = candidate.adapter not in NOT_SAMPLED and candidate.total is not None
+        if not is_drawn or not candidate.may_be_positive or candidate.blocked:
+            continue  # no part of what was drawn for this prompt, or never to be learned from
+        problem = _reward_problem(candidate, wanted) or _answer_problem(candidate, group, limits)
+        if problem:
+            problems.append(problem)
+        else:
+            usable.append((candidate, candidate.total or 0.0))
+    return (usable if len(usable) > 1 else []), problems
+
+
+def _reward_problem(candidate: TrainingCandidate, wanted: Wanted) -> str | None:
+    if not math.isfinite(candidate.total or 0.0):
+        return "reward is not a number"
+    if wanted.staleness(candidate.adapter) > wanted.max_staleness:
+        return "sampled too many adapters ago"
+    return None
 
 
 def _answer(candidate: TrainingCandidate) -> Answer:
@@ -153,6 +233,7 @@ def _answer(candidate: TrainingCandidate) -> Answer:
         candidate.finish_reason,
         may_be_positive=candidate.may_be_positive and not candidate.blocked,
         is_human=candidate.adapter == HUMAN,
+        logprobs=tuple(candidate.logprobs),
     )
 
 

@@ -106,7 +106,7 @@ class Learner:
         settings = read_settings(config)
         if config.retraining is not None:
             learn_again(place, config.retraining)
-        place.patiently(lambda: place.follow_feed(settings.max_replay_groups))
+        place.patiently(lambda: place.follow_feed(settings.capacity))
         try:
             done = self._round(place, config, settings)
         except LeaseLost as error:
@@ -134,7 +134,7 @@ class Learner:
         settings = read_settings(config)
         if config.retraining is not None:
             learn_again(place, config.retraining)
-        place.patiently(lambda: place.follow_feed(settings.max_replay_groups))
+        place.patiently(lambda: place.follow_feed(settings.capacity))
         too_few = place.state.new_signals < settings.min_new_signals
         if place.state.round is None and (too_few or self._awaits_decision(place)):
             return
@@ -165,7 +165,7 @@ class Learner:
             abandon(place)
         interval_s = place.pace.lease_ttl_s / 3
         with Heart(self._client, lease, interval_s) as heart:
-            place.patiently(lambda: place.follow_feed(settings.max_replay_groups), heart.check)
+            place.patiently(lambda: place.follow_feed(settings.capacity), heart.check)
             return Round(place, lease, config, heart).run(settings)
 
     def _take_lease(self, place: Workplace) -> LeaseReply | None:

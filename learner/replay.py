@@ -1,7 +1,9 @@
 """The groups that the learner may learn from, kept in step with the server's feed.
 
 Each group is one file, so that erasing one erases it from the disk too; images lie beside them by their digest
-and go with the last group that shows them. The newest groups are kept, up to a bound.
+and go with the last group that shows them. Of the groups that were spoken of, a bounded number is kept: the newest,
+and a sample of all the older ones (a reservoir), so that old lessons stay in sight; of those that have nothing but
+rewards only the newest, because an old policy's answers are of no use to a policy gradient.
 """
 
 from __future__ import annotations
@@ -19,9 +21,12 @@ from pydantic import ValidationError
 from clients.client import PlumblineClient, PlumblineError, UnreadableEntry
 from learner.examples import HUMAN_SOURCES
 from learner.files import sync_directory, write_atomic
+from learner.settings import Capacity
 from learner.state import State, StateDir
 from server.wire.training import FeedEntry, TrainingGroup
 
+RESERVOIR_SHARE: Final = 0.25
+"""Part of the places that is for a sample of what is older than the newest."""
 SAFE_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 SAFE_SHA256: Final = re.compile(r"[0-9a-f]{64}")
 
@@ -65,17 +70,17 @@ class Replay:
         held = self._groups.get(group)
         return held[1] if held else None
 
-    def newest(self, count: int) -> list[TrainingGroup]:
-        """The newest groups, oldest of them first."""
+    def all(self) -> list[TrainingGroup]:
+        """Every group that is kept, the oldest first."""
         ordered = sorted(self._groups.values(), key=lambda held: (held[0], held[1].id))
-        return [group for _, group in ordered[-count:]]
+        return [group for _, group in ordered]
 
     def apply(self, entry: FeedEntry) -> int:
         """Bring one group to its present state; returns how many human signals that adds. Idempotent."""
         if isinstance(entry, UnreadableEntry):
             self.unreadable["malformed group"] += 1
         group = entry.group
-        if group is None or not (group.pairs or group.unpaired) or not SAFE_ID.fullmatch(entry.group_id):
+        if group is None or not (_is_spoken_of(group) or group.rewarded) or not SAFE_ID.fullmatch(entry.group_id):
             self.drop(entry.group_id)
             return 0
         old = self.get(entry.group_id)
@@ -101,13 +106,19 @@ class Replay:
                 (self._media_dir / image).unlink(missing_ok=True)
         self._on_drop(group.id, orphans)
 
-    def trim(self, count: int) -> None:
-        """Keep the newest `count` groups."""
-        surplus = len(self._groups) - count
+    def trim(self, capacity: Capacity) -> None:
+        """Keep no more groups than that."""
+        groups = self.all()
+        spoken = [group.id for group in groups if _is_spoken_of(group)]
+        surplus = len(spoken) - capacity.groups
         if surplus > 0:
-            oldest = sorted(self._groups.items(), key=lambda item: (item[1][0], item[0]))[:surplus]
-            for group, _ in oldest:
+            sampled = int(capacity.groups * RESERVOIR_SHARE)
+            older = spoken[: surplus + sampled]
+            for group in sorted(older, key=_lot)[sampled:]:
                 self.drop(group)
+        rewarded = [group.id for group in groups if not _is_spoken_of(group)]
+        for group in rewarded[: max(0, len(rewarded) - capacity.rewarded)]:
+            self.drop(group)
 
     def rewind(self, cursor: int) -> None:
         """Let go of everything newer than `cursor`: the feed tells it again, as it is now."""
@@ -117,6 +128,16 @@ class Replay:
     def clear(self) -> None:
         for group in list(self._groups):
             self.drop(group)
+
+
+def _is_spoken_of(group: TrainingGroup) -> bool:
+    """By people, rules or scorers: it has pairs or thumbs."""
+    return bool(group.pairs or group.unpaired)
+
+
+def _lot(group: str) -> bytes:
+    """A group's place in a random order that stays: those with the lowest are a uniform sample, whenever they came."""
+    return hashlib.sha256(group.encode()).digest()
 
 
 def _human_signals(group: TrainingGroup | None) -> dict[str, set[tuple[str, ...]]]:
@@ -138,7 +159,7 @@ def _added_signals(old: TrainingGroup | None, new: TrainingGroup) -> int:
 
 
 def apply_feed(
-    client: PlumblineClient, alias: str, *, state: State, directory: StateDir, replay: Replay, max_groups: int
+    client: PlumblineClient, alias: str, *, state: State, directory: StateDir, replay: Replay, capacity: Capacity
 ) -> bool:
     """Apply everything that is new, page by page, each made durable with its cursor. True when anything was."""
     changed = False
@@ -157,7 +178,7 @@ def apply_feed(
         if page.next > state.cursor:
             state.cursor = page.next
             changed = True
-        replay.trim(max_groups)
+        replay.trim(capacity)
         if changed:
             sync_directory(directory.replay)
             directory.save(state)

@@ -8,40 +8,34 @@ changed leaves replay, caches and the rest of the round at once.
 
 from __future__ import annotations
 
-import itertools
 import json
 import logging
 import random
 import time
-from collections import Counter
-from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Final
 
 import torch
 
 from clients.client import PlumblineError
-from learner.batch import Collator, find_partners
+from learner.batch import Collator, find_partners, mean_length
 from learner.errors import LeaseLost, RoundAborted, Stopped
 from learner.evaluation import Evaluation, evaluate, fingerprint, objection
-from learner.examples import Example, prepare
 from learner.lease import LOST_STATUSES, Heart
+from learner.material import Material
 from learner.metrics import Bar, Board, curve
 from learner.model import Policy, check_modules
-from learner.objectives import Options
-from learner.objectives.kto import balance
 from learner.prefix import PrefixModel
 from learner.publish import FILES, describe_files, fetch, keep, read_kept, upload_once
-from learner.replay import MissingImage
+from learner.recipe import Recipe
+from learner.references import References
 from learner.settings import Settings
-from learner.shares import bounded
 from learner.state import Outcome, RoundState
 from learner.trainer import Trainer
-from learner.vision import IMAGES_PER_PASS, UnreadableImage
 from learner.workplace import Workplace, abandon
 from server.wire.adapters import AdapterManifest
 from server.wire.base import BASE
-from server.wire.training import LeaseReply, RoundReport, TrainingConfig, TrainingGroup
+from server.wire.training import LeaseReply, RoundReport, TrainingConfig
 
 MAX_EVALUATED: Final = 64
 """Groups that the pre-check looks at."""
@@ -59,8 +53,7 @@ class Round:
         self._lease = lease
         self._config = config
         self._heart = heart
-        self._examples: dict[str, Example] = {}
-        self._skipped: Counter[str] = Counter()
+        self._material = Material(place, self._pause_point)
         self._policy: Policy | None = None
 
     def run(self, settings: Settings) -> RoundState:
@@ -99,10 +92,8 @@ class Round:
         place = self._place
         state = place.state
         self._tell("plan")
-        for group in place.replay.newest(settings.max_replay_groups):
-            self._prepare(group)
-        self._check_images(list(self._examples.values()))
-        self._skipped["beyond one annotator's share"] += self._share_out(settings)
+        material = self._material
+        material.gather(place.replay.all(), settings, self._lease.active)
         place.dirty.clear()
         number = state.rounds + 1
         planned = RoundState(
@@ -110,11 +101,12 @@ class Round:
             parent=self._lease.active,
             settings=settings,
             seed=_random(f"{place.alias} {number} {self._lease.active}").getrandbits(32),
-            plan=list(self._examples),
+            plan=list(material.examples),
             signals=state.new_signals,
             feed_after=state.trained_upto,
             feed_upto=state.cursor,
-            skipped=dict(self._skipped + place.replay.unreadable),
+            skipped=dict(material.skipped + place.replay.unreadable),
+            reliabilities={name: eta for name, eta in state.reliabilities.items() if name in material.annotators},
         )
         state.new_signals = 0
         state.trained_upto = state.cursor
@@ -127,67 +119,34 @@ class Round:
             logger.warning("skipped %d: %s", count, reason)
         return planned
 
-    def _prepare(self, group: TrainingGroup) -> None:
-        prepared = prepare(group, self._place.limits)
-        self._skipped.update(prepared.skipped)
-        if prepared.example is not None:
-            self._examples[group.id] = prepared.example
-
-    def _share_out(self, settings: Settings) -> int:
-        """Hold every annotator within their share; how many of their examples that leaves out."""
-        kept = bounded(list(self._examples.values()), settings.max_annotator_share, settings.min_new_signals)
-        left_out = sum(one.count for one in self._examples.values()) - sum(one.count for one in kept)
-        self._examples = {one.group: one for one in kept}
-        return left_out
-
-    def _check_images(self, examples: Sequence[Example]) -> None:
-        """Compute vision features; take out examples whose images are missing, broken or of another token count."""
-        for first in range(0, len(examples), IMAGES_PER_PASS):
-            self._pause_point()
-            part = examples[first : first + IMAGES_PER_PASS]
-            if self._image_problem(part) is not None:  # find out which
-                for example in part:
-                    problem = self._image_problem([example])
-                    if problem is not None:
-                        self._skipped[problem] += 1
-                        del self._examples[example.group]
-
-    def _image_problem(self, examples: Sequence[Example]) -> str | None:
-        vision, image_token_id = self._place.vision, self._place.base.image_token_id
-        digests = [image for example in examples for image in example.images]
-        try:
-            self._place.patiently(lambda: vision.load(digests), self._heart.check)
-            for example in examples:
-                counts = [len(vision.features(image).tokens) for image in example.images]
-                runs = [len(list(run)) for token, run in itertools.groupby(example.prompt) if token == image_token_id]
-                if counts != runs:
-                    return "image tokens differ from the placeholders"
-        except MissingImage:
-            return "image missing"
-        except UnreadableImage:
-            return "image unreadable"
-        return None
-
     # --- training -----------------------------------------------------------------------------------------
 
     def _train(self, state: RoundState) -> None:
         place = self._place
         self._prepare_examples(state)
-        if not self._examples:
+        if not self._material.examples:
             _close(state, "skipped", "there is nothing to learn from")
             return
         policy = self._policy = self._start_policy(state)
         check_modules(policy, self._config.lora_modules)
         start = policy.tensors()
         engine = PrefixModel(policy.model)
-        collator = Collator(policy, engine, place.vision, place.pace.max_tokens)
-        collator.partners = find_partners(list(self._examples.values()))
+        recipe = self._recipe(state)
+        settings = state.settings
+        references = References(
+            policy, settings.reference, begins_at_base=state.parent == BASE, ema_decay=settings.ema_decay
+        )
+        collator = Collator(
+            references, engine, place.vision, place.pace.max_tokens, others=recipe.references, views=recipe.views
+        )
+        self._acquaint(collator)
         self._prepare_reference(collator)
         place.at("prepared")
         if state.before is None:
             state.before = self._evaluate(state, policy, engine, collator).standing
             place.save()
-        trainer = Trainer(policy, collator, state.settings, len(_schedule(state)), self._options(state))
+        trainer = Trainer(policy, collator, settings, len(_schedule(state)), recipe=recipe, references=references)
+        trainer.believe(state.reliabilities)
         try:
             self._steps(state, trainer, collator)
         except RoundAborted as error:
@@ -200,13 +159,9 @@ class Round:
 
     def _prepare_examples(self, state: RoundState) -> None:
         """The plan's examples as they stand now, in the plan's order (after a restart: from the replay's files)."""
-        if not self._examples:
+        if not self._material.examples:
             groups = [self._place.replay.get(group) for group in state.plan]
-            for group in groups:
-                if group is not None:
-                    self._prepare(group)
-            self._check_images(list(self._examples.values()))
-            self._share_out(state.settings)
+            self._material.gather([group for group in groups if group is not None], state.settings, state.parent)
             self._place.dirty.clear()
 
     def _start_policy(self, state: RoundState) -> Policy:
@@ -220,22 +175,25 @@ class Round:
         return Policy.from_files(base, files)
 
     def _prepare_reference(self, collator: Collator) -> None:
-        for part in collator.split(list(self._examples.values())):
+        for part in collator.split(list(self._material.examples.values())):
             self._pause_point()
             collator.prepare_reference(part)
 
-    def _options(self, state: RoundState) -> Options:
-        thumbs = [thumb for example in self._examples.values() for thumb in example.unpaired]
-        desirable, undesirable = balance(
-            sum(thumb.weight for thumb in thumbs if thumb.desirable),
-            sum(thumb.weight for thumb in thumbs if not thumb.desirable),
-        )
-        return Options(state.settings.beta, desirable, undesirable)
+    def _recipe(self, state: RoundState) -> Recipe:
+        thumbs = self._material.thumbs
+        return state.settings.recipe().balanced(thumbs(desirable=True), thumbs(desirable=False))
+
+    def _acquaint(self, collator: Collator) -> None:
+        """Tell the collator what it must know of the round as a whole."""
+        examples = list(self._material.examples.values())
+        collator.partners = find_partners(examples)
+        collator.round_length = mean_length(examples)
 
     def _evaluate(self, state: RoundState, policy: Policy, engine: PrefixModel, collator: Collator) -> Evaluation:
         self._tell("evaluate")
         sample = sorted(_random(str(state.seed)).sample(state.plan, min(MAX_EVALUATED, len(state.plan))))
-        examples = [self._examples[group] for group in sample if group in self._examples]
+        held = self._material.examples
+        examples = [held[group] for group in sample if group in held]
         return evaluate(policy, engine, collator, examples, state.settings.beta)
 
     def _steps(self, state: RoundState, trainer: Trainer, collator: Collator) -> None:
@@ -253,7 +211,8 @@ class Round:
                         raise Stopped
                     self._heart.check()
                     self._follow_feed(state, collator)
-                    batch = [self._examples[group] for group in schedule[index] if group in self._examples]
+                    held = self._material.examples
+                    batch = [held[group] for group in schedule[index] if group in held]
                     metrics = trainer.step(batch) if batch else trainer.skip()
                     board.add(index, metrics)
                     bar.advance(metrics)
@@ -269,7 +228,7 @@ class Round:
         """Apply what has changed. While the server is away nothing can have been erased there, so training goes on."""
         place = self._place
         try:
-            place.follow_feed(state.settings.max_replay_groups)
+            place.follow_feed(state.settings.capacity)
         except PlumblineError as error:
             if not error.is_transient:
                 raise
@@ -277,16 +236,8 @@ class Round:
         place.dirty.clear()
         if not changed:
             return
-        collator.forget(changed)
-        for group_id in changed:
-            self._examples.pop(group_id, None)
-            group = place.replay.get(group_id)
-            if group is not None:
-                self._prepare(group)
-        self._check_images([self._examples[group] for group in changed if group in self._examples])
-        self._examples = {group: self._examples[group] for group in state.plan if group in self._examples}
-        self._share_out(state.settings)
-        collator.partners = find_partners(list(self._examples.values()))
+        collator.forget(self._material.refresh(changed, state.settings, state.plan))
+        self._acquaint(collator)
 
     def _detail(self, trainer: Trainer) -> dict[str, object]:
         progress = trainer.progress
@@ -295,6 +246,7 @@ class Round:
             "steps_discarded": progress.discarded,
             "discard_reasons": progress.reasons,
             "curve": curve(progress.history),
+            "reliabilities": dict(trainer.reliabilities),
         }
 
     def _finish(
@@ -313,6 +265,7 @@ class Round:
         if problem is not None:
             _close(state, "discarded", problem)
             return
+        state.reliabilities = dict(trainer.progress.reliabilities)
         files = policy.files(self._config.base_model)
         keep(files, self._place.directory.round_dir(state.number))
         self._place.at("written")
@@ -323,7 +276,7 @@ class Round:
             objective=state.settings.model_dump(),
             feed_after=state.feed_after,
             feed_upto=state.feed_upto,
-            sources=_sources(self._examples.values()),
+            sources=self._material.sources,
             groups=trainer.progress.groups,
             annotators=trainer.progress.annotators,
             fingerprint=fingerprint(evaluation.answers, policy.base.eos_ids),
@@ -358,6 +311,7 @@ class Round:
         _trim_adapters(place.directory.adapters, keep={adapter, state.parent})
         state.adapter = adapter
         place.state.last_adapter = adapter
+        place.state.reliabilities = state.reliabilities
         _close(state, "uploaded", "")
 
     def _report(self, state: RoundState) -> None:
@@ -424,14 +378,6 @@ def _schedule(state: RoundState) -> list[list[str]]:
 
 def _random(seed: str) -> random.Random:
     return random.Random(seed)  # noqa: S311 - an order that can be repeated, not a secret
-
-
-def _sources(examples: Iterable[Example]) -> dict[str, int]:
-    counts: Counter[str] = Counter()
-    for example in examples:
-        counts.update(pair.source for pair in example.pairs)
-        counts.update("thumb_up" if thumb.desirable else "thumb_down" for thumb in example.unpaired)
-    return dict(counts)
 
 
 def _trim_adapters(directory: Path, keep: set[str]) -> None:

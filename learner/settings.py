@@ -5,21 +5,53 @@ Unknown settings are refused: a learner that ignored one would train another met
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Annotated, Any, Final, Literal
+
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from learner.errors import SettingsError
-from learner.objectives import OBJECTIVES, Needs
+from learner.objectives import OBJECTIVES, Implicit, Needs, Objective
+from learner.recipe import Recipe
+from learner.weighting import WEIGHTINGS
 from server.wire.training import TrainingConfig
+
+Reference = Literal["base", "previous", "ema"]
+Weight = Annotated[float, Field(ge=0)]
+LABELLED: Final = {"pairs": Needs.PAIRS, "unpaired": Needs.UNPAIRED}
+"""Kinds of examples whose labels people give."""
+
+
+@dataclass(frozen=True, slots=True)
+class Capacity:
+    """How many groups the replay keeps."""
+
+    groups: int
+    rewarded: int
+    """Of those that have nothing but rewards."""
 
 
 class Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    objectives: dict[str, float] = {"sigmoid": 1.0, "sft": 0.3}
-    """Losses on pairs and their weights."""
-    unpaired_objective: str = "kto"
-    unpaired_weight: float = Field(0.5, ge=0)
+    objectives: dict[str, Weight] = Field({"sigmoid": 1.0, "sft": 0.3, "kto": 0.5}, min_length=1)
+    """Losses and their weights; each applies to the examples of its kind."""
+    options: dict[str, dict[str, Any]] = {}
+    """By objective, what shall differ from its own defaults."""
     beta: float = Field(0.1, gt=0)
+    """Of the implicit reward: for the objectives on it that name no other, for weightings and the pre-check."""
+    weighting: dict[Literal["pairs", "unpaired"], str] = {"unpaired": "lcpo"}
+    """How far labels are believed, by kind; "none" or nothing: entirely."""
+    reference: Reference = "base"
+    """What the preference objectives measure against."""
+    ema_decay: float = Field(0.99, gt=0, lt=1)
+    """Of the reference `ema`, a step."""
+    source_weights: dict[str, Weight] = {}
+    """By which the examples of a source are multiplied: a pair's source, `thumb` or `reward`. 0 leaves them out."""
+    max_staleness: int = Field(8, ge=0)
+    """Adapters by which a rewarded answer's own may be older than the one that is trained."""
+    success_below: float | None = None
+    """Rewarded groups that failed as a whole, with a smaller mean reward, get a stored success; None: none does."""
     rank: int = Field(16, ge=1)
     alpha: int = Field(32, ge=1)
     learning_rate: float = Field(5e-4, gt=0)
@@ -28,6 +60,9 @@ class Settings(BaseModel):
     min_new_signals: int = Field(50, ge=1)
     max_annotator_share: float = Field(0.2, gt=0, le=1)
     max_replay_groups: int = Field(2000, ge=1)
+    """Groups that somebody or some rule spoke of."""
+    max_rewarded_groups: int = Field(1000, ge=0)
+    """Groups that have nothing but rewards."""
     max_grad_norm: float = Field(1.0, gt=0)
     warmup_share: float = Field(0.1, ge=0, lt=1)
     """Share of the steps in which the learning rate rises."""
@@ -36,9 +71,32 @@ class Settings(BaseModel):
     target_modules: str = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
 
     @property
-    def weights(self) -> dict[str, float]:
-        """Weight of every objective, pairs and unpaired together."""
-        return {**self.objectives, self.unpaired_objective: self.unpaired_weight}
+    def capacity(self) -> Capacity:
+        return Capacity(self.max_replay_groups, self.max_rewarded_groups)
+
+    def recipe(self) -> Recipe:
+        """Raises `SettingsError` for an objective, option or weighting that there is not."""
+        losses = tuple((weight, self._objective(name)) for name, weight in self.objectives.items())
+        idle = self.options.keys() - self.objectives.keys()
+        if idle:
+            raise SettingsError(f"learner setting options.{min(idle)}: {min(idle)} is not among the objectives")
+        chosen = {LABELLED[kind]: name for kind, name in self.weighting.items() if name != "none"}
+        for name in chosen.values():
+            if name not in WEIGHTINGS:
+                known = ", ".join(["none", *WEIGHTINGS])
+                raise SettingsError(f"learner setting weighting: no {name!r}; there are: {known}")
+        return Recipe(losses, self.beta, {needs: WEIGHTINGS[name] for needs, name in chosen.items()})
+
+    def _objective(self, name: str) -> Objective:
+        kind = OBJECTIVES.get(name)
+        if kind is None:
+            raise SettingsError(f"no objective is called {name!r}; there are: {', '.join(OBJECTIVES)}")
+        shared = {"beta": self.beta} if issubclass(kind, Implicit) else {}
+        try:
+            return kind(**{**shared, **self.options.get(name, {})})
+        except ValidationError as error:
+            where, said = _first(error)
+            raise SettingsError(f"learner setting options.{name}.{where}: {said}") from error
 
 
 def read_settings(config: TrainingConfig) -> Settings:
@@ -46,18 +104,15 @@ def read_settings(config: TrainingConfig) -> Settings:
     try:
         settings = Settings.model_validate(config.learner)
     except ValidationError as error:
-        first = error.errors()[0]
-        name = ".".join(str(part) for part in first["loc"])
-        raise SettingsError(f"learner setting {name}: {first['msg']}") from error
-    for name in settings.objectives:
-        _check_objective(name, Needs.PAIRS)
-    _check_objective(settings.unpaired_objective, Needs.UNPAIRED)
+        where, said = _first(error)
+        raise SettingsError(f"learner setting {where}: {said}") from error
+    settings.recipe()
     if settings.rank > config.max_lora_rank:
         raise SettingsError(f"learner setting rank: {settings.rank} is above the engine's {config.max_lora_rank}")
     return settings
 
 
-def _check_objective(name: str, needs: Needs) -> None:
-    fitting = [objective.name for objective in OBJECTIVES.values() if objective.needs is needs]
-    if name not in fitting:
-        raise SettingsError(f"no objective for {needs.value} is called {name!r}; there are: {', '.join(fitting)}")
+def _first(error: ValidationError) -> tuple[str, str]:
+    """Where the first mistake is, and what it is."""
+    first = error.errors()[0]
+    return ".".join(str(part) for part in first["loc"]), first["msg"]

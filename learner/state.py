@@ -52,6 +52,8 @@ class RoundState(BaseModel):
     feed_after: int
     feed_upto: int
     skipped: dict[str, int] = {}
+    reliabilities: dict[str, float] = {}
+    """Of the annotators whom it hears: as earlier rounds found them, from phase "upload" on as this one did."""
     before: Standing | None = None
     after: Standing | None = None
     manifest: str | None = None
@@ -76,6 +78,8 @@ class State(BaseModel):
     rounds: int = 0
     round: RoundState | None = None
     last_adapter: str | None = None
+    reliabilities: dict[str, float] = {}
+    """Of the annotators whom the last uploaded round heard."""
     retraining: int = 0
     """Number of the newest order to learn again that was obeyed."""
 

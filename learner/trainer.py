@@ -1,6 +1,7 @@
 """Optimiser steps on a policy: losses of a batch, guards, clipping, schedule, and what a checkpoint holds.
 
-A step whose loss or gradient is not finite is discarded and says why; many in a row end the round.
+A step whose loss or gradient is not finite, or whose answers have moved too far from the reference, is discarded and
+says why; many in a row end the round.
 """
 
 from __future__ import annotations
@@ -18,15 +19,21 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
-from learner.batch import Collator
+from learner.batch import Collator, mean_length
 from learner.errors import RoundAborted
 from learner.examples import Example
 from learner.files import write_atomic
 from learner.model import Policy
-from learner.objectives import Batch, Options, total_loss
+from learner.objectives import Batch
+from learner.recipe import Recipe
+from learner.references import References
 from learner.settings import Settings
+from learner.weighting import Reliabilities
 
 MAX_DISCARDS_IN_A_ROW: Final = 5
+KL_SLACK: Final = 10.0
+"""A step's estimate of the KL may be this many times `max_kl`. It is that of a few answers, which training is about;
+the round's own bound is checked on the whole vocabulary when it ends."""
 
 logger = logging.getLogger(__name__)
 
@@ -55,17 +62,30 @@ class Progress:
     """Those that a step learned from."""
     annotators: list[str] = field(default_factory=list)
     """Those whose opinion a step learned from."""
+    reliabilities: dict[str, float] = field(default_factory=dict)
+    """Of annotators, where a weighting learns them."""
 
 
 class Trainer:
     """The state of one round's training. `steps` is the length of the schedule."""
 
-    def __init__(self, policy: Policy, collator: Collator, settings: Settings, steps: int, options: Options) -> None:
+    def __init__(
+        self,
+        policy: Policy,
+        collator: Collator,
+        settings: Settings,
+        steps: int,
+        *,
+        recipe: Recipe,
+        references: References,
+    ) -> None:
         self.policy = policy
         self._collator = collator
         self._settings = settings
         self._steps = steps
-        self._options = options
+        self._recipe = recipe
+        self._references = references
+        self._reliabilities = Reliabilities()
         self._parameters = policy.parameters
         self._optimizer = torch.optim.AdamW(self._parameters.values(), lr=settings.learning_rate, weight_decay=0.0)
         self.progress = Progress()
@@ -77,19 +97,26 @@ class Trainer:
             group["lr"] = rate
         self._optimizer.zero_grad(set_to_none=True)
         count = sum(example.count for example in examples)
+        length = mean_length(examples)
         measured = _Sums()
         for part in self._collator.split(examples):
-            batch = self._collator.batch(part)
-            loss = total_loss(batch, self._settings.weights, self._options, count)
+            batch = self._collator.batch(part, length)
+            loss = self._recipe.loss(batch, self._reliabilities, count)
             if not torch.isfinite(loss):
                 return self._discard("the loss is not finite")
             if loss.requires_grad:
                 torch.autograd.backward(loss)
-            measured.add(batch, loss, self._options.beta)
+            measured.add(batch, loss, self._recipe.beta)
+        distance, bound = measured.means().get("kl", 0.0), KL_SLACK * self._settings.max_kl
+        if distance > bound:
+            return self._discard(f"KL to the reference is about {distance:.3g} nats a token, above {bound:g}")
         norm = float(torch.nn.utils.clip_grad_norm_(self._parameters.values(), self._settings.max_grad_norm))
         if not math.isfinite(norm):
             return self._discard("the gradient is not finite")
         self._optimizer.step()
+        self._references.follow()
+        self._reliabilities.settle()
+        self.progress.reliabilities = self._reliabilities.values
         self._note(examples)
         metrics = {**measured.means(), "grad_norm": norm, "learning_rate": rate}
         self.progress.discarded_in_a_row = 0
@@ -102,9 +129,19 @@ class Trainer:
         partners = self._collator.partners
         groups = {example.group for example in examples}
         borrowed = {partners[group].group for group in groups if group in partners}
+        borrowed |= {answer.owner for example in examples for answer in example.answers if answer.owner}
         annotators = set[str]().union(*(example.annotators for example in examples))
         self.progress.groups = sorted(groups | borrowed | set(self.progress.groups))
         self.progress.annotators = sorted(annotators | set(self.progress.annotators))
+
+    def believe(self, reliabilities: Mapping[str, float]) -> None:
+        """Begin with what is known of annotators; a checkpoint that is restored later knows better."""
+        self._reliabilities.values = dict(reliabilities)
+
+    @property
+    def reliabilities(self) -> Mapping[str, float]:
+        """The least reliable annotators, for the report."""
+        return self._reliabilities.report()
 
     def skip(self) -> dict[str, float]:
         """A step whose groups are all gone: no metrics."""
@@ -131,6 +168,7 @@ class Trainer:
         for name, parameter in self._parameters.items():
             for key, value in self._optimizer.state.get(parameter, {}).items():
                 tensors[f"optimizer/{key}/{name}"] = value.detach().cpu().contiguous()
+        tensors |= {f"ema/{name}": value.cpu().contiguous() for name, value in self._references.tensors().items()}
         tensors["rng"] = torch.get_rng_state()
         about = {"progress": json.dumps({name: getattr(self.progress, name) for name in Progress.__slots__})}
         path = directory / f"step-{self.progress.step:08d}.safetensors"
@@ -151,6 +189,7 @@ class Trainer:
                 continue
             self._put_back(tensors)
             self.progress = progress
+            self._reliabilities.values = progress.reliabilities
             return True
         return False
 
@@ -167,6 +206,7 @@ class Trainer:
                 state[parameter] = kept
         self._optimizer.state.clear()
         self._optimizer.state.update(state)
+        self._references.restore({key[4:]: value for key, value in tensors.items() if key.startswith("ema/")})
         torch.set_rng_state(tensors["rng"])
 
 
@@ -192,6 +232,8 @@ class _Sums:
         if len(batch.unpaired):
             signs = torch.where(batch.desirable, 1.0, -1.0)
             self._put("unpaired_margin", beta * delta[batch.unpaired] * signs)
+        if batch.rewarded is not None:
+            self._put("reward", batch.rewarded.rewards)
         # (log ratio)²/2 per token: a cheap estimate that stays finite for answers that became very unlikely
         ratio = ((batch.logprobs - batch.reference) * batch.mask)[batch.mask]
         self._put("kl", ratio.square() / 2)

@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 from clients.client import PlumblineClient, PlumblineError
+from learner.augmentation import AUGMENTATIONS, changed, reader
 from learner.errors import Stopped
 from learner.examples import Limits
 from learner.model import Base
 from learner.replay import Media, Replay, apply_feed
+from learner.settings import Capacity
 from learner.state import State, StateDir
 from learner.vision import Vision
 from server.wire.training import Retraining
@@ -57,26 +59,28 @@ class Workplace:
 
     def __post_init__(self) -> None:
         media = Media(self.client, self.directory)
-        self.vision = Vision(self.base.model, self.base_dir, media.read, self.pace.feature_cache_bytes)
+        self.vision = Vision(self.base.model, self.base_dir, reader(media.read), self.pace.feature_cache_bytes)
         self.replay = Replay(self.directory, self.state.cursor, self._dropped)
 
     def _dropped(self, group: str, images: Iterable[str]) -> None:
         self.dirty.add(group)
         for image in images:
             self.vision.drop(image)
+            for name in AUGMENTATIONS:
+                self.vision.drop(changed(name, image))
 
     @property
     def limits(self) -> Limits:
         return Limits(self.base_digest, self.base.vocabulary, self.base.max_positions, self.base.image_token_id)
 
-    def follow_feed(self, max_groups: int) -> bool:
+    def follow_feed(self, capacity: Capacity) -> bool:
         return apply_feed(
             self.client,
             self.alias,
             state=self.state,
             directory=self.directory,
             replay=self.replay,
-            max_groups=max_groups,
+            capacity=capacity,
         )
 
     def save(self) -> None:

@@ -265,6 +265,8 @@ class SignalsConfig(Section):
     """Make best ≻ worst pairs from the ensemble's totals where no person has spoken."""
     ai_margin: float = Field(1.0, gt=0)
     """Smallest difference of values (weighted scores in the scorers' own units) for such a pair."""
+    reward_groups: bool = False
+    """Tell the learner of groups whose candidates have rewards, spoken of or not: for `grpo` and its kind."""
     feedback_token_ttl_s: Seconds = 7 * 24 * 3600.0
     """How long an answer's feedback token is good."""
     max_per_hour: int = Field(600, ge=1)
@@ -366,14 +368,27 @@ class RolloutConfig(Section):
 class LearnerConfig(Section):
     """What the alias's learner is told to do (`GET /v1/training/config`)."""
 
-    objectives: dict[str, float] = {"sigmoid": 1.0, "sft": 0.3}
-    """Losses on pairs and their weights."""
-    unpaired_objective: str = "kto"
-    """Loss on thumbs without a counterpart."""
-    unpaired_weight: float = Field(0.5, ge=0)
-    """Weight of the unpaired loss."""
+    objectives: dict[str, float] = {"sigmoid": 1.0, "sft": 0.3, "kto": 0.5}
+    """Losses and their weights (docs/objectives.md). Each applies to examples of its kind: pairs, thumbs or rewards."""
+    options: dict[str, dict[str, float | int | str | bool]] = {}
+    """By objective, what shall differ from its own defaults, e.g. `{simpo = {gamma = 0.5}}`."""
     beta: float = Field(0.1, gt=0)
-    """Inverse temperature of the preference objectives."""
+    """Inverse temperature of the implicit reward, for the objectives on it that name no other."""
+    weighting: dict[Literal["pairs", "unpaired"], str] = {"unpaired": "lcpo"}
+    """How far labels are believed, by kind of example: `none`, `lcpo` or `uncertainty`."""
+    reference: Literal["base", "previous", "ema"] = "base"
+    """What preference objectives measure against: the base, the adapter that the round starts from, or a moving average
+    of the policy."""
+    ema_decay: float = Field(0.99, gt=0, lt=1)
+    """Of the reference `ema`, a step."""
+    source_weights: dict[str, float] = {}
+    """By which the examples of a source are multiplied: `choice`, `ranking`, `correction`, `thumbs`, `regenerate`,
+    `safety`, `ai`, `thumb` (unpaired) or `reward`. 0 leaves them out."""
+    max_staleness: int = Field(8, ge=0)
+    """Adapters by which a rewarded answer's own may be older than the one that is trained."""
+    success_below: float | None = None
+    """A rewarded group whose rewards are alike and below this in the mean gets the best stored answer to the same
+    question in its worst one's place; not set: none does."""
     rank: int = Field(16, ge=1)
     """LoRA rank."""
     alpha: int = Field(32, ge=1)
@@ -390,7 +405,9 @@ class LearnerConfig(Section):
     """Largest share of a round's human examples that come from one annotator. Nobody is held below an equal part, nor
     below `min_new_signals` examples, so that few people can teach too; 1 switches it off."""
     max_replay_groups: int = Field(2000, ge=1)
-    """Groups kept for replay."""
+    """Groups kept for replay: the newest, and for a quarter of the places a sample of the older ones."""
+    max_rewarded_groups: int = Field(1000, ge=0)
+    """Of groups that have nothing but rewards, the newest that are kept."""
     max_grad_norm: float = Field(1.0, gt=0)
     """Gradient clipping."""
     warmup_share: float = Field(0.1, ge=0, lt=1)

@@ -8,7 +8,8 @@ One derivation serves the feed, the export and the gate. Rules, in order of `doc
 - "again" and then up → later ≻ earlier, of quarter weight, in the earlier group, which then holds a copy of the later
   answer (`server.regenerations`); the later group has its thumb;
 - a blocked candidate ≺ a clean sibling, of the pair weight that the alias sets;
-- nothing said → best ≻ worst by the ensemble, where the alias allows it and no scorer failed.
+- nothing said → best ≻ worst by the ensemble, where the alias allows it and no scorer failed;
+- candidates with rewards, said of or not → a group for policy gradients, where the alias allows it (`_is_rewarded`).
 
 A candidate whose shown text or prompt differed from what was sampled is never a positive, and one of another prompt (a
 hidden instruction) is no part of any example: it would be learned as an answer to the user's. Two answers that read the
@@ -40,15 +41,18 @@ class Examples:
 
     pairs: tuple[Pair, ...] = ()
     unpaired: tuple[Unpaired, ...] = ()
+    rewarded: bool = False
+    """The candidates' totals may label a policy gradient."""
 
     def __bool__(self) -> bool:
-        return bool(self.pairs or self.unpaired)
+        return bool(self.pairs or self.unpaired or self.rewarded)
 
 
 def derive(group: GroupRecord, signals: Sequence[SignalRecord], settings: SignalsConfig) -> Examples:
     """The group's examples. `signals` are its live ones; aborted, failed and erased groups teach nothing."""
     if group.state is not GroupState.COMPLETED:
         return Examples()
+    rewarded = settings.reward_groups and _is_rewarded(group)
     compared = [one for one in group.candidates if one.is_comparable]
     group = replace(group, candidates=tuple(one for one in compared if one.is_whole))
     known = {candidate.id: candidate for candidate in group.candidates}
@@ -82,7 +86,16 @@ def derive(group: GroupRecord, signals: Sequence[SignalRecord], settings: Signal
             pairs += _safety_pairs(siblings, settings.safety_pair_weight)
         if settings.ai_pairs and not signals and not group.degraded:
             pairs += _ai_pairs(siblings, settings.ai_margin)
-    return Examples(tuple(pairs), tuple(unpaired))
+    return Examples(tuple(pairs), tuple(unpaired), rewarded)
+
+
+def _is_rewarded(group: GroupRecord) -> bool:
+    """Whether a policy gradient may use it: drawn from the distribution whose log-probabilities are logged, no scorer
+    failed, none given up half-way (the rest would be a choice by reward), and two answers that are worth unlike much.
+    """
+    if not group.on_policy_sampling or group.degraded or not all(one.is_whole for one in group.candidates):
+        return False
+    return len({one.total for one in group.candidates if one.total is not None and one.may_be_positive}) > 1
 
 
 def _pairs(

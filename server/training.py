@@ -39,4 +39,5 @@ def to_training_group(group: GroupRecord, examples: Examples) -> TrainingGroup:
         ],
         pairs=list(examples.pairs),
         unpaired=list(examples.unpaired),
+        rewarded=examples.rewarded,
     )

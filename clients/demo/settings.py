@@ -46,16 +46,14 @@ ORDINARY: Final = Sizes()
 OVER_OPTIMISING: Final = Sizes(rounds=1, round_size=150, brevity=1.0)
 
 LEARNER: Final[dict[str, Any]] = {
-    "objectives": {"sigmoid": 1.0, "sft": 1.0},
-    "unpaired_objective": "kto",
-    "unpaired_weight": 4.0,
+    "objectives": {"sigmoid": 1.0, "sft": 1.0, "kto": 4.0},
     "beta": 0.3,
     "learning_rate": 5e-4,
     "epochs": 3,
 }
 OVER_OPTIMISING_LEARNER: Final[dict[str, Any]] = {
     **LEARNER,
-    "objectives": {"sigmoid": 1.0},
+    "objectives": {"sigmoid": 1.0, "kto": 4.0},
     "beta": 0.05,
     "learning_rate": 2e-3,
     "epochs": 10,

@@ -1,15 +1,20 @@
 """What an objective gets and gives: pure functions on log-probabilities and masks.
 
 Notation of the docstrings: Δ = log π_θ(y|x) − log π_ref(y|x), summed over the answer's tokens; Δ_w, Δ_l for
-chosen and rejected; h = Δ_w − Δ_l; σ the logistic function; β the inverse temperature.
+chosen and rejected; h = Δ_w − Δ_l; σ the logistic function; β the inverse temperature; r an answer's reward,
+A its advantage, ρ_t = exp(log π_θ − log π_old) of a token.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from enum import Enum
+from typing import ClassVar
 
+import torch
+from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 
@@ -18,24 +23,47 @@ class Needs(Enum):
 
     PAIRS = "pairs"
     UNPAIRED = "unpaired"
+    REWARDED = "rewarded"
 
 
 @dataclass(frozen=True, slots=True)
-class Options:
-    """Constants of a round."""
+class View:
+    """The chosen answers of the batch's pairs once more, under changed images. V answers of at most T tokens."""
 
-    beta: float
-    desirable_weight: float = 1.0
-    undesirable_weight: float = 1.0
+    logprobs: Tensor  # (V, T) under the policy, with gradient
+    reference: Tensor  # (V, T)
+    mask: Tensor  # (V, T)
+    pairs: Tensor  # (V,) the pair that each is of; pairs without images have none
+
+    @property
+    def delta(self) -> Tensor:
+        """Δ of every answer under the changed images, (V,)."""
+        return _masked(self.logprobs - self.reference, self.mask).sum(-1)
+
+
+@dataclass(frozen=True, slots=True)
+class Rewarded:
+    """R answers with rewards, of which those of one group compete with each other; ranked lists are this too."""
+
+    answers: Tensor  # (R,) index of an answer
+    groups: Tensor  # (R,) number of its group, 0, 1, ... without gaps
+    rewards: Tensor  # (R,)
+    weights: Tensor  # (R,)
+    sampled: Tensor  # (R, T) log-probabilities that the engine logged when it drew the answers
+    step_length: float
+    """Mean tokens of the rewarded answers of the whole optimiser step."""
+    round_length: float
+    """The same of the whole round."""
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """A answers of at most T tokens, N pairs and M unpaired examples that point to them."""
+    """A answers of at most T tokens, and N pairs, M unpaired examples and rewarded groups that point to them."""
 
     logprobs: Tensor  # (A, T) under the policy, with gradient
     reference: Tensor  # (A, T) under the reference
     mask: Tensor  # (A, T) bool, True at the answer's tokens
+    may_be_positive: Tensor  # (A,) bool, False: training never moves towards it
 
     chosen: Tensor  # (N,) index of an answer
     rejected: Tensor  # (N,)
@@ -47,10 +75,18 @@ class Batch:
     unpaired_weights: Tensor  # (M,)
     mismatched: Tensor  # (K,) indices of answers that stand under another group's prompt
 
+    pair_annotators: tuple[str, ...] = ()  # N names
+    unpaired_annotators: tuple[str, ...] = ()  # M names
+    rewarded: Rewarded | None = None
+    references: Mapping[str, Tensor] = field(default_factory=dict)
+    """(A, T) under each reference that an objective asks for by name."""
+    views: Mapping[str, View] = field(default_factory=dict)
+    """By the name of the augmentation."""
+
     @property
     def delta(self) -> Tensor:
         """Δ of every answer, (A,)."""
-        return ((self.logprobs - self.reference) * self.mask).sum(-1)
+        return _masked(self.logprobs - self.reference, self.mask).sum(-1)
 
     @property
     def margin(self) -> Tensor:
@@ -59,15 +95,55 @@ class Batch:
         return delta[self.chosen] - delta[self.rejected]
 
     @property
+    def lengths(self) -> Tensor:
+        """Tokens of every answer, (A,), 1 at least."""
+        return self.mask.sum(-1).clamp(min=1)
+
+    @property
     def mean_logprobs(self) -> Tensor:
         """Log-probability per token of every answer, (A,)."""
-        return (self.logprobs * self.mask).sum(-1) / self.mask.sum(-1).clamp(min=1)
+        return _masked(self.logprobs, self.mask).sum(-1) / self.lengths
+
+    @property
+    def reference_point(self) -> Tensor:
+        """KTO's z: mean Δ of the mismatched answers, at least 0, detached; 0 without any."""
+        mismatched = self.delta.detach()[self.mismatched]
+        return mismatched.mean().clamp(min=0) if len(mismatched) else mismatched.new_zeros(())
+
+    def flipped(self) -> Batch:
+        """The same answers with every label turned round. Nobody endorsed what was rejected."""
+        return replace(
+            self,
+            chosen=self.rejected,
+            rejected=self.chosen,
+            endorsed=torch.zeros_like(self.endorsed),
+            desirable=~self.desirable,
+            views={},
+        )
 
 
-@dataclass(frozen=True, slots=True)
-class Objective:
-    """`losses` gives (N,) for pairs or (M,) for unpaired examples, unweighted."""
+def _masked(values: Tensor, mask: Tensor) -> Tensor:
+    """Zero outside the mask, whatever stands there."""
+    return torch.where(mask, values, values.new_zeros(()))
 
-    name: str
-    needs: Needs
-    losses: Callable[[Batch, Options], Tensor]
+
+class Objective(BaseModel, ABC):
+    """A loss with its options, which are the fields. Stateless: `losses` is a function of batch and options."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    needs: ClassVar[Needs]
+    references: ClassVar[tuple[str, ...]] = ()
+    """References besides the main one that it reads in `Batch.references`."""
+    views: ClassVar[tuple[str, ...]] = ()
+    """Augmentations that it reads in `Batch.views`."""
+
+    @abstractmethod
+    def losses(self, batch: Batch) -> Tensor:
+        """One loss for each pair (N,), unpaired example (M,) or rewarded answer (R,), unweighted."""
+
+
+class Implicit(Objective):
+    """Those on the implicit reward βΔ. They take the alias's `beta`, unless their options name another."""
+
+    beta: float = Field(0.1, gt=0)

@@ -1,30 +1,43 @@
 """KTO: thumbs without a counterpart. Ethayarajh et al. 2024, https://arxiv.org/abs/2402.01306, eq. 8.
 
 The reference point z estimates KL(π_θ ‖ π_ref) from mismatched pairs, as the paper and TRL do: some groups'
-rows carry one more branch, an answer that was given to another prompt. z is their mean Δ, at least 0 and
-detached; without a mismatched answer in the micro-batch (a single group) it is 0.
+rows carry one more branch, an answer that was given to another prompt (`Batch.reference_point`).
 """
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
+from pydantic import Field
 from torch import Tensor
 
-from learner.objectives.base import Batch, Options
+from learner.objectives.base import Batch, Implicit, Needs
 
 
-def kto(batch: Batch, options: Options) -> Tensor:
-    """λ_D (1 − σ(β(Δ − z))) for desirable answers, λ_U (1 − σ(β(z − Δ))) for undesirable ones."""
-    delta = batch.delta
-    reference_point = _reference_point(delta.detach()[batch.mismatched])
-    gap = options.beta * (delta[batch.unpaired] - reference_point)
-    desirable = options.desirable_weight * (1 - torch.sigmoid(gap))
-    undesirable = options.undesirable_weight * (1 - torch.sigmoid(-gap))
-    return torch.where(batch.desirable, desirable, undesirable)
+class Kto(Implicit):
+    needs: ClassVar[Needs] = Needs.UNPAIRED
+    desirable_weight: float | None = Field(None, gt=0)
+    """λ_D; None: from the round's thumbs (`balance`)."""
+    undesirable_weight: float | None = Field(None, gt=0)
+    """λ_U; None: from the round's thumbs."""
 
+    def losses(self, batch: Batch) -> Tensor:
+        """λ_D (1 − σ(β(Δ − z))) for desirable answers, λ_U (1 − σ(β(z − Δ))) for undesirable ones."""
+        gap = self.beta * (batch.delta[batch.unpaired] - batch.reference_point)
+        desirable = (1.0 if self.desirable_weight is None else self.desirable_weight) * (1 - torch.sigmoid(gap))
+        undesirable = (1.0 if self.undesirable_weight is None else self.undesirable_weight) * torch.sigmoid(gap)
+        return torch.where(batch.desirable, desirable, undesirable)
 
-def _reference_point(mismatched: Tensor) -> Tensor:
-    return mismatched.mean().clamp(min=0) if len(mismatched) else mismatched.new_zeros(())
+    def balanced(self, desirable: float, undesirable: float) -> Kto:
+        """With the weights that were left open set for these amounts of examples."""
+        up, down = balance(desirable, undesirable)
+        return self.model_copy(
+            update={
+                "desirable_weight": up if self.desirable_weight is None else self.desirable_weight,
+                "undesirable_weight": down if self.undesirable_weight is None else self.undesirable_weight,
+            }
+        )
 
 
 def balance(desirable: float, undesirable: float, most: float = 8.0) -> tuple[float, float]:

@@ -1,4 +1,4 @@
-"""Negative log-likelihood of the chosen answer; beside `sigmoid` it makes RPO.
+"""Negative log-likelihood of the chosen answer; beside `sigmoid` it makes RPO, and its weight is RPO's α.
 
 Pang et al. 2024, https://arxiv.org/abs/2404.19733, eq. 1.
 
@@ -11,12 +11,16 @@ It keeps the chosen answers likely, where DPO alone may push both answers of a p
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from torch import Tensor
 
-from learner.objectives.base import Batch, Options
+from learner.objectives.base import Batch, Needs, Objective
 
 
-def sft(batch: Batch, options: Options) -> Tensor:
-    """−log π_θ(y_w|x) / |y_w|, and 0 for pairs that no person chose."""
-    del options
-    return -batch.mean_logprobs[batch.chosen] * batch.endorsed
+class Sft(Objective):
+    needs: ClassVar[Needs] = Needs.PAIRS
+
+    def losses(self, batch: Batch) -> Tensor:
+        """−log π_θ(y_w|x) / |y_w|, and 0 for pairs that no person chose."""
+        return -batch.mean_logprobs[batch.chosen] * batch.endorsed

@@ -70,6 +70,9 @@ class TrainingGroup(Reply):
     candidates: list[TrainingCandidate]
     pairs: list[Pair] = []
     unpaired: list[Unpaired] = []
+    rewarded: bool = False
+    """Whether the candidates' totals and log-probabilities may label a policy gradient: all that was sampled is here or
+    may not be learned from, by the distribution that was logged, and no scorer failed."""
 
 
 class FeedEntry(Reply):

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.api.conftest import Stack
+from server.config import ScorerConfig, SignalsConfig
+from tests.api.conftest import Opener, Stack, config_for
 from tests.api.saying import head, kept, say, taught
 
 
@@ -130,3 +132,22 @@ async def test_the_feed_tells_an_override_from_a_first_word(each_stack: Stack) -
         ("later", "override"),
         ("earlier", "override"),
     ]
+
+
+async def test_the_feed_tells_of_rewards_where_the_alias_says_so(open_stack: Opener, tmp_path: Path) -> None:
+    """Before anybody has spoken, once; and an erasure or an opinion later is told like any other change."""
+    signals = SignalsConfig(reward_groups=True, holdout_share=0.0)
+    stack = await open_stack(config_for(tmp_path, signals=signals, scorers=[ScorerConfig(kind="logprob")]))
+    reply = await stack.chat(best_of=4, user="ann")
+    assert await head(stack) == 1
+    group = await taught(stack, reply["id"])
+    assert group is not None and group["rewarded"] and group["on_policy_sampling"]
+    assert len({one["total"] for one in group["candidates"]}) > 1
+    assert all(len(one["logprobs"]) == len(one["token_ids"]) for one in group["candidates"])
+    assert (group["pairs"], group["unpaired"]) == ([], [])
+    cold = await stack.chat(best_of=4, temperature=0.5)
+    assert await taught(stack, cold["id"]) is None, "not the distribution whose log-probabilities are logged"
+    single = await stack.chat(best_of=1)
+    assert await taught(stack, single["id"]) is None
+    assert (await stack.client.delete("/v1/users/ann/data")).status_code == 200
+    assert await taught(stack, reply["id"]) is None and await head(stack) == 2

@@ -32,7 +32,15 @@ pytestmark = [pytest.mark.engine, pytest.mark.slow, pytest.mark.timeout(1800)]
 THUMBS = 640
 LIARS = 0.8
 """Share of the poisoned round's thumbs that say the opposite of what is true."""
-EAGER = {**LEARNER, "objectives": {"sft": 0.1}, "beta": 0.2, "learning_rate": 1e-3, "epochs": 4, "max_kl": 100.0}
+EAGER = {
+    **LEARNER,
+    "objectives": {"sft": 0.1, "kto": 4.0},
+    "weighting": {},
+    "beta": 0.2,
+    "learning_rate": 1e-3,
+    "epochs": 4,
+    "max_kl": 100.0,
+}
 """A learner that follows whatever it is told: only the server is left to notice."""
 
 

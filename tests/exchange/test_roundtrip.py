@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from clients.cli import app
 from clients.client import PlumblineClient
-from learner.examples import Limits, prepare
+from learner.examples import Limits, Wanted, prepare
 from server.engine.fake import IMAGE_PAD
 from server.wire.exchange import ImportGroup, ImportRequest
 from tests.api.conftest import data_url
@@ -111,7 +111,7 @@ def test_what_is_imported_reaches_the_learner(open_site: OpenSite, new_url: Call
         assert not group.on_policy_sampling
         assert {one.adapter for one in group.candidates} == {"import"}
         assert all(one.token_ids and not one.logprobs for one in group.candidates)
-        prepared = prepare(group, limits)
+        prepared = prepare(group, limits, Wanted())
         assert prepared.example is not None, prepared.skipped
         assert not prepared.skipped
 

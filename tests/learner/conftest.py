@@ -16,7 +16,7 @@ from tests.learner.fake_server import ALIAS, FakeServer, make_group
 from tests.learner.tiny import TARGETS, save_tiny
 
 SETTINGS = {
-    "objectives": {"sigmoid": 1.0, "sft": 0.3},
+    "objectives": {"sigmoid": 1.0, "sft": 0.3, "kto": 0.5},
     "rank": 4,
     "alpha": 8,
     "learning_rate": 1e-2,

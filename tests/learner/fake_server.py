@@ -149,6 +149,7 @@ class FakeServer:
             ("POST", "/v1/adapters/([^/]+)/commit", self._commit),
             ("GET", "/v1/adapters", self._list),
             ("GET", "/v1/adapters/([^/]+)", lambda _, name: self._adapter(name)),
+            ("GET", "/v1/adapters/([^/]+)/lineage", lambda _, name: self._lineage(name)),
             ("GET", "/v1/adapters/([^/]+)/files/([^/]+)", self._file),
         ]
 
@@ -222,6 +223,14 @@ class FakeServer:
 
     def _adapter(self, name: str) -> httpx.Response:
         return httpx.Response(200, json=self._describe(name)) if name in self.adapters else error(404, "no adapter")
+
+    def _lineage(self, name: str) -> httpx.Response:
+        ancestors = []
+        parent = self.adapters[name][0].parent
+        while parent in self.adapters:
+            ancestors.append(parent)
+            parent = self.adapters[parent][0].parent
+        return httpx.Response(200, json={"adapter": name, "ancestors": [*ancestors, parent], "descendants": []})
 
     def _list(self, request: httpx.Request) -> httpx.Response:
         listed = [{**self._describe(name), "manifest": None} for name in self.adapters]

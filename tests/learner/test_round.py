@@ -408,6 +408,16 @@ def test_a_round_that_runs_away_is_discarded(server: FakeServer, make_learner: M
     assert not server.adapters
 
 
+def test_a_policy_that_runs_away_is_stopped_on_the_way(server: FakeServer, make_learner: MakeLearner) -> None:
+    """Steps far beyond the bound are discarded by name, and after five the round ends: no time is spent on the rest."""
+    server.config["learner"] |= {"max_kl": 1e-3, "learning_rate": 0.1, "epochs": 40}
+    assert make_learner().run() == 1
+    (report,) = server.reports
+    assert report.outcome == "discarded" and "KL to the reference" in report.reason
+    assert report.detail["steps_discarded"] >= 5 and report.detail["steps"] < 60
+    assert any("KL to the reference" in reason for reason in report.detail["discard_reasons"])
+
+
 def test_steps_that_are_not_finite_are_discarded_and_end_the_round(
     server: FakeServer, make_learner: MakeLearner
 ) -> None:

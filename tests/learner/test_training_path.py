@@ -17,6 +17,7 @@ from learner.batch import find_partners
 from learner.evaluation import objection
 from learner.examples import Answer, Example, UnpairedExample
 from learner.replay import Replay, apply_feed
+from learner.settings import Capacity
 from learner.state import Standing, StateDir
 from learner.trainer import learning_rate
 from tests.learner.fake_server import ALIAS, FakeServer, make_group, pair
@@ -104,6 +105,9 @@ def test_help_helps_at_once() -> None:
     assert "argparse" in imported and imported.isdisjoint({"torch", "transformers"})
 
 
+ROOM = Capacity(groups=100, rewarded=100)
+
+
 def followed(server: FakeServer, tmp_path: Path) -> tuple[StateDir, Replay, list[str]]:
     directory = StateDir(tmp_path / "state")
     dropped: list[str] = []
@@ -116,8 +120,8 @@ def test_the_feed_replaces_and_drops(server: FakeServer, tmp_path: Path) -> None
     state = directory.load()
     client = server.client()
 
-    def follow(max_groups: int = 100) -> None:
-        apply_feed(client, ALIAS, state=state, directory=directory, replay=replay, max_groups=max_groups)
+    def follow() -> None:
+        apply_feed(client, ALIAS, state=state, directory=directory, replay=replay, capacity=ROOM)
 
     follow()
     assert (len(replay), state.cursor, state.new_signals, dropped) == (12, 12, 12, [])
@@ -133,9 +137,32 @@ def test_the_feed_replaces_and_drops(server: FakeServer, tmp_path: Path) -> None
     follow()
     assert replay.get("g003") is None and not (directory.replay / "g003.json").exists()
     reread = Replay(directory, state.cursor, lambda group, images: None)
-    assert [group.id for group in reread.newest(100)] == [group.id for group in replay.newest(100)]
-    follow(max_groups=4)
-    assert [group.id for group in replay.newest(100)] == ["g009", "g010", "g011", "g000"]
+    assert [group.id for group in reread.all()] == [group.id for group in replay.all()]
+
+
+def test_the_replay_keeps_the_newest_and_a_sample_of_the_older(server: FakeServer, tmp_path: Path) -> None:
+    """Six places of eight for the newest; the other two are the same however often it was trimmed on the way."""
+    kept = []
+    for name, page_size in (("at-once", 100), ("bit-by-bit", 3)):
+        directory, replay, _ = followed(server, tmp_path / name)
+        server.page_size = page_size
+        state = directory.load()
+        apply_feed(server.client(), ALIAS, state=state, directory=directory, replay=replay, capacity=Capacity(8, 0))
+        kept.append([group.id for group in replay.all()])
+    assert kept[0] == kept[1] and len(kept[0]) == 8
+    assert kept[0][2:] == [f"g{number:03d}" for number in range(6, 12)] and set(kept[0][:2]) <= set(server.groups)
+
+
+def test_groups_with_rewards_alone_have_room_of_their_own(server: FakeServer, tmp_path: Path) -> None:
+    """They push out no group that somebody spoke of, only older ones of their kind; and they are no signals."""
+    for number in range(20, 30):
+        group = make_group(number, server.base_digest, server, pairs=[], unpaired=[], rewarded=True)
+        server.tell(group)
+    directory, replay, _ = followed(server, tmp_path)
+    state = directory.load()
+    apply_feed(server.client(), ALIAS, state=state, directory=directory, replay=replay, capacity=Capacity(100, 3))
+    assert [group.id for group in replay.all()][12:] == ["g027", "g028", "g029"]
+    assert (len(replay), state.new_signals) == (15, 12)
 
 
 def test_a_crash_between_files_and_cursor_counts_no_signal_twice(server: FakeServer, tmp_path: Path) -> None:
@@ -146,7 +173,7 @@ def test_a_crash_between_files_and_cursor_counts_no_signal_twice(server: FakeSer
     again = Replay(directory, directory.load().cursor, lambda group, images: None)
     assert len(again) == 0
     state = directory.load()
-    apply_feed(server.client(), ALIAS, state=state, directory=directory, replay=again, max_groups=100)
+    apply_feed(server.client(), ALIAS, state=state, directory=directory, replay=again, capacity=ROOM)
     assert (state.new_signals, len(again)) == (12, 12)
 
 
@@ -154,11 +181,11 @@ def test_another_servers_feed_starts_from_its_beginning(server: FakeServer, tmp_
     """A head behind our cursor: that is a fresh store, and what we hold is not its."""
     directory, replay, dropped = followed(server, tmp_path)
     state = directory.load()
-    apply_feed(server.client(), ALIAS, state=state, directory=directory, replay=replay, max_groups=100)
+    apply_feed(server.client(), ALIAS, state=state, directory=directory, replay=replay, capacity=ROOM)
     server.entries.clear()
     server.tell(make_group(40, server.base_digest, server))
-    apply_feed(server.client(), ALIAS, state=state, directory=directory, replay=replay, max_groups=100)
-    assert [group.id for group in replay.newest(100)] == ["g040"]
+    apply_feed(server.client(), ALIAS, state=state, directory=directory, replay=replay, capacity=ROOM)
+    assert [group.id for group in replay.all()] == ["g040"]
     assert (state.cursor, state.new_signals, len(dropped)) == (1, 1, 12)
 
 

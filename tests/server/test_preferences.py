@@ -127,3 +127,57 @@ def test_what_is_to_be_revised_is_below_a_clean_one() -> None:
     revise = {"tone": ["1", "critique_and_revise", "a listed word occurs"]}
     answers = [candidate("g", 0, is_blocked=True, verdicts=revise), candidate("g", 1)]
     assert pairs(*answers) == [("g.1", "g.0", "safety", "rules")]
+
+
+WITH_REWARDS = SignalsConfig(reward_groups=True, safety_pairs=False)
+
+
+def is_rewarded(*candidates: Any, **changes: Any) -> bool:
+    record = dataclasses.replace(group("g", **changes), candidates=candidates)
+    examples = derive(record, [], WITH_REWARDS)
+    assert bool(examples) == examples.rewarded == to_training_group(record, examples).rewarded
+    return examples.rewarded
+
+
+def test_candidates_with_rewards_teach_before_anybody_speaks() -> None:
+    """Where the alias allows it; what the engine drew, how likely it was and what it was worth go along."""
+    assert is_rewarded(*two())
+    assert not derive(group("g"), [], SETTINGS)
+    told = to_training_group(group("g"), derive(group("g"), [], WITH_REWARDS))
+    assert [(one.total, len(one.logprobs)) for one in told.candidates] == [(0.0, 3), (1.0, 3)]
+
+
+@pytest.mark.parametrize(
+    ("first", "changes"),
+    [
+        ({"total": None}, {}),
+        ({"total": 1.0}, {}),
+        ({"is_blocked": True}, {}),
+        ({"shown_text": "redacted"}, {}),
+        ({"variant": "hint"}, {}),
+        ({"finish_reason": "rejected"}, {}),
+        ({}, {"on_policy_sampling": False}),
+        ({}, {"degraded": ("logprob",)}),
+        ({}, {"state": GroupState.ABORTED}),
+    ],
+    ids=[
+        "no reward",
+        "alike",
+        "blocked",
+        "redacted",
+        "another prompt",
+        "given up half-way",
+        "another distribution",
+        "a scorer failed",
+        "aborted",
+    ],
+)
+def test_only_eligible_groups_are_rewarded(first: dict[str, Any], changes: dict[str, Any]) -> None:
+    """A policy gradient needs two answers of one logged distribution that are worth unlike much."""
+    assert not is_rewarded(*two(**first), **changes)
+
+
+def test_an_answer_given_up_half_way_spoils_its_group() -> None:
+    """Those that are left were chosen by their reward: no fair sample of the policy."""
+    assert is_rewarded(*(candidate("g", place) for place in range(3)))
+    assert not is_rewarded(*(candidate("g", place) for place in range(3)), candidate("g", 3, finish_reason="rejected"))

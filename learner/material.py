@@ -1,0 +1,130 @@
+"""What a round learns from: the replay's groups as examples, checked, and held to what each may contribute.
+
+Prepared when the round is planned or resumed, and again for what changes on the way. What is left out is counted with
+its reason.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+
+from learner.examples import Example, Wanted, prepare
+from learner.objectives import Needs
+from learner.replay import MissingImage
+from learner.settings import Settings
+from learner.shares import bounded
+from learner.successes import with_contrast
+from learner.vision import IMAGES_PER_PASS, UnreadableImage, Vision
+from learner.workplace import Workplace
+from server.wire.base import BASE
+from server.wire.training import TrainingGroup
+
+
+class Material:
+    """`examples` by group, in the order of their arrival. `check` raises when the round has to end."""
+
+    def __init__(self, place: Workplace, check: Callable[[], None]) -> None:
+        self._place = place
+        self._check = check
+        self._wanted = Wanted()
+        self.examples: dict[str, Example] = {}
+        self.skipped: Counter[str] = Counter()
+
+    def gather(self, groups: Iterable[TrainingGroup], settings: Settings, parent: str) -> None:
+        """Make examples of these groups for a round that starts from `parent`."""
+        self._wanted = self._what_is_wanted(settings, parent)
+        for group in groups:
+            self._prepare(group)
+        self._check_images(list(self.examples.values()))
+        self._settle(settings)
+
+    def refresh(self, changed: set[str], settings: Settings, order: Sequence[str]) -> set[str]:
+        """Make the changed groups' examples anew, and those that borrowed from them; which groups that were."""
+        changed = changed | {
+            one.group for one in self.examples.values() if any(answer.owner in changed for answer in one.answers)
+        }
+        for group_id in changed:
+            self.examples.pop(group_id, None)
+            group = self._place.replay.get(group_id)
+            if group is not None:
+                self._prepare(group)
+        self._check_images([self.examples[group] for group in changed if group in self.examples])
+        self.examples = {group: self.examples[group] for group in order if group in self.examples}
+        self._settle(settings)
+        return changed
+
+    @property
+    def annotators(self) -> set[str]:
+        return set[str]().union(*(example.annotators for example in self.examples.values()))
+
+    @property
+    def sources(self) -> dict[str, int]:
+        """How many examples there are of each source."""
+        counts: Counter[str] = Counter()
+        for example in self.examples.values():
+            counts.update(pair.source for pair in example.pairs)
+            counts.update("thumb_up" if thumb.desirable else "thumb_down" for thumb in example.unpaired)
+            counts.update("reward" for _ in example.rewarded)
+        return dict(counts)
+
+    def thumbs(self, *, desirable: bool) -> float:
+        """Sum of the weights of the thumbs of one kind."""
+        every = (thumb for example in self.examples.values() for thumb in example.unpaired)
+        return sum(thumb.weight for thumb in every if thumb.desirable is desirable)
+
+    def _what_is_wanted(self, settings: Settings, parent: str) -> Wanted:
+        kinds = settings.recipe().needs
+        lineage = [parent]
+        if Needs.REWARDED in kinds and parent != BASE:
+            reply = self._place.patiently(lambda: self._place.client.adapter_lineage(parent), self._check)
+            lineage += reply.ancestors
+        return Wanted(kinds, settings.source_weights, tuple(lineage), settings.max_staleness)
+
+    def _prepare(self, group: TrainingGroup) -> None:
+        prepared = prepare(group, self._place.limits, self._wanted)
+        self.skipped.update(prepared.skipped)
+        if prepared.example is not None:
+            self.examples[group.id] = prepared.example
+
+    def _settle(self, settings: Settings) -> None:
+        """Leave out rewards that teach nothing, and hold every annotator within their share."""
+        kept, alike = with_contrast(list(self.examples.values()), settings.success_below)
+        self.skipped["rewards are all alike"] += alike
+        held = bounded(kept, settings.max_annotator_share, settings.min_new_signals)
+        left_out = sum(one.count for one in kept) - sum(one.count for one in held)
+        self.skipped["beyond one annotator's share"] += left_out
+        self.examples = {one.group: one for one in held}
+
+    def _check_images(self, examples: Sequence[Example]) -> None:
+        """Compute vision features; take out examples whose images are missing, broken or of another token count."""
+        for first in range(0, len(examples), IMAGES_PER_PASS):
+            self._check()
+            part = examples[first : first + IMAGES_PER_PASS]
+            if self._problem(part) is not None:  # find out which
+                for example in part:
+                    problem = self._problem([example])
+                    if problem is not None:
+                        self.skipped[problem] += 1
+                        del self.examples[example.group]
+
+    def _problem(self, examples: Sequence[Example]) -> str | None:
+        place = self._place
+        return place.patiently(lambda: image_problem(place.vision, examples, place.base.image_token_id), self._check)
+
+
+def image_problem(vision: Vision, examples: Sequence[Example], image_token_id: int) -> str | None:
+    """What is wrong with the images of these examples, or None. Their features are computed on the way."""
+    try:
+        vision.load([image for example in examples for image in example.images])
+        for example in examples:
+            counts = [len(vision.features(image).tokens) for image in example.images]
+            runs = [len(list(run)) for token, run in itertools.groupby(example.prompt) if token == image_token_id]
+            if counts != runs:
+                return "image tokens differ from the placeholders"
+    except MissingImage:
+        return "image missing"
+    except UnreadableImage:
+        return "image unreadable"
+    return None
