@@ -81,7 +81,7 @@ def register() -> None:
     AttentionMaskInterface.register(SHARED_PREFIX, sdpa_mask)
 
 
-def attend(
+def attend(  # noqa: PLR0917 - the order is transformers'
     module: torch.nn.Module,
     query: Tensor,  # (1, heads, N, size)
     key: Tensor,  # (1, key heads, N, size)

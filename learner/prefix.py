@@ -140,9 +140,7 @@ class PrefixModel:
         islands = None
         if self._family.sees_images_both_ways and row.images:
             islands = self._islands(row.prompt, row.length).to(self._device)
-        return Block(
-            start, behind, start + row.length, places.to(self._device), segments.to(self._device), islands
-        )
+        return Block(start, behind, start + row.length, places.to(self._device), segments.to(self._device), islands)
 
     def _islands(self, prompt: Sequence[int], length: int) -> Tensor:
         """(length,) which unbroken run of placeholders a token is in, -1 for none."""

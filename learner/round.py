@@ -25,6 +25,7 @@ from learner.batch import Collator, find_partners
 from learner.errors import LeaseLost, RoundAborted, Stopped
 from learner.evaluation import Evaluation, evaluate, fingerprint, objection
 from learner.examples import Example, prepare
+from learner.families import fits
 from learner.lease import LOST_STATUSES, Heart
 from learner.metrics import Bar, Board, curve
 from learner.model import Policy, check_modules
@@ -158,9 +159,8 @@ class Round:
         try:
             self._place.patiently(lambda: vision.load(digests), self._heart.check)
             for example in examples:
-                counts = [len(vision.features(image).tokens) for image in example.images]
                 runs = [len(list(run)) for token, run in itertools.groupby(example.prompt) if token == image_token_id]
-                if counts != runs:
+                if not fits(runs, [vision.features(image) for image in example.images]):
                     return "image tokens differ from the placeholders"
         except MissingImage:
             return "image missing"
@@ -179,7 +179,7 @@ class Round:
         policy = self._policy = self._start_policy(state)
         check_modules(policy, self._config.lora_modules)
         start = policy.tensors()
-        engine = PrefixModel(policy.model)
+        engine = PrefixModel(policy.model, checkpointing=place.pace.gradient_checkpointing)
         collator = Collator(policy, engine, place.vision, place.pace.max_tokens)
         collator.partners = find_partners(list(self._examples.values()))
         self._prepare_reference(collator)

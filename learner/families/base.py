@@ -53,8 +53,8 @@ class Family:
         """The placeholder, or None when there are no images."""
         return None
 
-    def encode(self, body: Any, processor: Any, pictures: Sequence[Image.Image]) -> list[ImageFeatures]:
-        """Run the frozen tower. Called without gradient, on `body`'s device."""
+    def encode(self, body: Any, to_pixels: Any, pictures: Sequence[Image.Image]) -> list[ImageFeatures]:
+        """Run the frozen tower on what `to_pixels`, the image processor, makes of pictures. Called without gradient."""
         raise NotImplementedError
 
     def encoder_outputs(self, images: Sequence[ImageFeatures]) -> Mapping[str, Any]:
@@ -74,6 +74,11 @@ class VisionFamily(Family):
 
     def image_token_id(self, config: Any) -> int | None:
         return int(config.image_token_id)
+
+
+def hand_in(pooled: Any, deepstack: Any = None) -> Mapping[str, Any]:
+    """Keyword arguments of `body` for the tower's outputs of several images, pooled as its family pools them."""
+    return {"mm_encoder_outputs": {"image": EncoderOutputs(pooler_output=pooled, deepstack_features=deepstack)}}
 
 
 def device_of(body: Any) -> torch.device:

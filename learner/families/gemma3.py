@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from PIL import Image
 
-from learner.families.base import EncoderOutputs, Family, ImageFeatures, VisionFamily, device_of
+from learner.families.base import Family, ImageFeatures, VisionFamily, device_of, hand_in
 
 
 class Gemma3Text(Family):
@@ -24,8 +24,8 @@ class Gemma3Text(Family):
 class Gemma3(VisionFamily):
     sees_images_both_ways = True
 
-    def encode(self, body: Any, processor: Any, pictures: Sequence[Image.Image]) -> list[ImageFeatures]:
-        inputs = processor(images=list(pictures), return_tensors="pt")
+    def encode(self, body: Any, to_pixels: Any, pictures: Sequence[Image.Image]) -> list[ImageFeatures]:
+        inputs = to_pixels(images=list(pictures), return_tensors="pt")
         output = body.get_image_features(pixel_values=inputs["pixel_values"].to(device_of(body)), return_dict=True)
         counts = [1 + int(crops) for crops in inputs["num_crops"]]
         return [
@@ -34,5 +34,4 @@ class Gemma3(VisionFamily):
         ]
 
     def encoder_outputs(self, images: Sequence[ImageFeatures]) -> Mapping[str, Any]:
-        views = torch.cat([image.tokens.unflatten(0, (len(image.runs), -1)) for image in images])
-        return {"mm_encoder_outputs": {"image": EncoderOutputs(pooler_output=views)}}
+        return hand_in(torch.cat([image.tokens.view(len(image.runs), -1, image.tokens.shape[-1]) for image in images]))

@@ -8,19 +8,19 @@ from typing import Any
 import torch
 from PIL import Image
 
-from learner.families.base import EncoderOutputs, ImageFeatures, VisionFamily, device_of
+from learner.families.base import ImageFeatures, VisionFamily, device_of, hand_in
 
 
 class Idefics(VisionFamily):
     def language_model(self, body: Any) -> Any:
         return body.text_model
 
-    def encode(self, body: Any, processor: Any, pictures: Sequence[Image.Image]) -> list[ImageFeatures]:
+    def encode(self, body: Any, to_pixels: Any, pictures: Sequence[Image.Image]) -> list[ImageFeatures]:
         # One by one: images of a batch would be padded to the same number of tiles.
-        return [self._encode_one(body, processor, picture) for picture in pictures]
+        return [self._encode(body, to_pixels, picture) for picture in pictures]
 
-    def _encode_one(self, body: Any, processor: Any, picture: Image.Image) -> ImageFeatures:
-        inputs = processor(images=[[picture]], return_tensors="pt")
+    def _encode(self, body: Any, to_pixels: Any, picture: Image.Image) -> ImageFeatures:
+        inputs = to_pixels(images=[[picture]], return_tensors="pt")
         device = device_of(body)
         output = body.get_image_features(
             pixel_values=inputs["pixel_values"].to(device),
@@ -31,5 +31,4 @@ class Idefics(VisionFamily):
         return ImageFeatures(tiles.flatten(0, 1), (tiles.shape[1],) * tiles.shape[0])
 
     def encoder_outputs(self, images: Sequence[ImageFeatures]) -> Mapping[str, Any]:
-        tiles = torch.cat([image.tokens.unflatten(0, (len(image.runs), -1)) for image in images])
-        return {"mm_encoder_outputs": {"image": EncoderOutputs(pooler_output=tiles)}}
+        return hand_in(torch.cat([image.tokens.view(len(image.runs), -1, image.tokens.shape[-1]) for image in images]))

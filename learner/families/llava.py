@@ -7,7 +7,7 @@ from typing import Any
 
 from PIL import Image
 
-from learner.families.base import EncoderOutputs, ImageFeatures, VisionFamily, device_of
+from learner.families.base import ImageFeatures, VisionFamily, device_of, hand_in
 
 
 class Llava(VisionFamily):
@@ -16,12 +16,10 @@ class Llava(VisionFamily):
             return "its Pixtral tower takes images of any size, which is not done here"
         return super().problem(config)
 
-    def encode(self, body: Any, processor: Any, pictures: Sequence[Image.Image]) -> list[ImageFeatures]:
-        pixels = processor(images=list(pictures), return_tensors="pt")["pixel_values"].to(device_of(body))
+    def encode(self, body: Any, to_pixels: Any, pictures: Sequence[Image.Image]) -> list[ImageFeatures]:
+        pixels = to_pixels(images=list(pictures), return_tensors="pt")["pixel_values"].to(device_of(body))
         output = body.get_image_features(pixel_values=pixels, return_dict=True)
         return [ImageFeatures(tokens.clone(), (len(tokens),)) for tokens in output.pooler_output]
 
     def encoder_outputs(self, images: Sequence[ImageFeatures]) -> Mapping[str, Any]:
-        tokens = [image.tokens for image in images]
-        outputs = EncoderOutputs(pooler_output=tokens)  # type: ignore[arg-type] # as the tower gives it
-        return {"mm_encoder_outputs": {"image": outputs}}
+        return hand_in([image.tokens for image in images])

@@ -9,12 +9,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from learner.families.base import EncoderOutputs, ImageFeatures, VisionFamily, device_of
+from learner.families.base import ImageFeatures, VisionFamily, device_of, hand_in
 
 
 class QwenVl(VisionFamily):
-    def encode(self, body: Any, processor: Any, pictures: Sequence[Image.Image]) -> list[ImageFeatures]:
-        inputs = processor(images=list(pictures), return_tensors="pt")
+    def encode(self, body: Any, to_pixels: Any, pictures: Sequence[Image.Image]) -> list[ImageFeatures]:
+        inputs = to_pixels(images=list(pictures), return_tensors="pt")
         grids, device = inputs["image_grid_thw"], device_of(body)
         output = body.get_image_features(
             pixel_values=inputs["pixel_values"].to(device), image_grid_thw=grids.to(device), return_dict=True
@@ -28,11 +28,7 @@ class QwenVl(VisionFamily):
 
     def encoder_outputs(self, images: Sequence[ImageFeatures]) -> Mapping[str, Any]:
         layers = zip(*(image.deepstack for image in images), strict=True)
-        outputs = EncoderOutputs(
-            pooler_output=tuple(image.tokens for image in images),  # type: ignore[arg-type] # as the tower gives it
-            deepstack_features=[list(layer) for layer in layers],
-        )
-        return {"mm_encoder_outputs": {"image": outputs}}
+        return hand_in(tuple(image.tokens for image in images), [list(layer) for layer in layers])
 
     def positions(self, body: Any, prompt: Tensor, images: Sequence[ImageFeatures]) -> Tensor:
         is_image = (prompt == body.config.image_token_id).int()
