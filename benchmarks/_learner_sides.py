@@ -1,4 +1,4 @@
-"""One side of `benchmarks.learner` in a process of its own: train some steps, print times, losses, memory as JSON.
+"""One side of the learner's benchmarks in a process of its own: train some steps, print times, losses, memory as JSON.
 
 TRL is used as its users would: `DPOTrainer` on a data set with an image column, which refuses
 `precompute_ref_log_probs` for images, so the reference runs in every step; `GRPOTrainer` with its own training step,
@@ -7,6 +7,8 @@ whose generation is replaced by the prepared batch that generation would have ha
 default, is off unless `--checkpointing`: that makes TRL faster.
 
 Our side is the learner's own code: `Trainer.step` for DPO; for GRPO `PrefixModel.logprobs` under the same loss.
+
+Memory on the CPU is the resident set's; on CUDA what torch has allocated.
 """
 
 from __future__ import annotations
@@ -27,8 +29,10 @@ from torch import Tensor
 from transformers import AutoModelForImageTextToText, AutoProcessor, TrainerCallback
 from trl import DPOConfig, DPOTrainer, GRPOConfig, GRPOTrainer
 
+from benchmarks import _learner_flex as flex
 from benchmarks import _learner_world as world_of
-from benchmarks._learner_world import ANSWER_TOKENS, GROUP, World
+from benchmarks._learner_world import GROUP, World
+from learner.attention import SHARED_PREFIX
 from learner.batch import Collator
 from learner.examples import Answer, Example, PairExample
 from learner.model import Base, Policy
@@ -54,16 +58,23 @@ def forget_peak() -> None:
 
 
 class Clock:
-    """Seconds of every step; memory above what was resident at `start`."""
+    """Seconds of every step; memory above what was held at the start."""
 
-    def __init__(self) -> None:
+    def __init__(self, device: str) -> None:
         self.seconds: list[float] = []
         self.losses: list[float] = []
-        forget_peak()
-        self._resident_mib = status_mib("VmRSS")
+        self._cuda = device == "cuda"
+        if self._cuda:
+            torch.cuda.reset_peak_memory_stats()
+            self._held_mib = torch.cuda.memory_allocated() / 2**20
+        else:
+            forget_peak()
+            self._held_mib = status_mib("VmRSS")
         self._last = time.perf_counter()
 
     def tick(self, loss: float | None = None) -> None:
+        if self._cuda:
+            torch.cuda.synchronize()
         now = time.perf_counter()
         self.seconds.append(now - self._last)
         self._last = now
@@ -71,8 +82,8 @@ class Clock:
             self.losses.append(loss)
 
     def result(self) -> dict[str, Any]:
-        peak = status_mib("VmHWM") - self._resident_mib
-        return {"seconds": self.seconds, "losses": self.losses, "peak_mib": peak}
+        peak = torch.cuda.max_memory_allocated() / 2**20 if self._cuda else status_mib("VmHWM")
+        return {"seconds": self.seconds, "losses": self.losses, "peak_mib": peak - self._held_mib}
 
 
 class Ticks(TrainerCallback):
@@ -80,8 +91,11 @@ class Ticks(TrainerCallback):
 
     clock: Clock
 
+    def __init__(self, device: str) -> None:
+        self._device = device
+
     def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
-        self.clock = Clock()
+        self.clock = Clock(self._device)
 
     def on_step_end(self, *args: Any, **kwargs: Any) -> None:
         self.clock.tick()
@@ -99,18 +113,18 @@ def trl_arguments(args: argparse.Namespace, rows: int) -> dict[str, Any]:
         "logging_steps": 1,
         "save_strategy": "no",
         "report_to": [],
-        "use_cpu": True,
-        "bf16": False,
+        "use_cpu": args.device == "cpu",
+        "bf16": args.device == "cuda",
         "gradient_checkpointing": args.checkpointing,
         "train_sampling_strategy": "sequential",  # the order in which our side takes them
         "disable_tqdm": True,
     }
 
 
-def finish_trl(trainer: Any, world: World) -> dict[str, Any]:
+def finish_trl(trainer: Any, args: argparse.Namespace, world: World) -> dict[str, Any]:
     """Put the common adapter in behind the trainer's back: given before, TRL would make it the reference."""
     set_peft_model_state_dict(trainer.model, world.adapter())
-    ticks = Ticks()
+    ticks = Ticks(args.device)
     trainer.add_callback(ticks)
     trainer.train()
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
@@ -128,13 +142,13 @@ def dpo_trl(args: argparse.Namespace, world: World) -> dict[str, Any]:
     text = Value("string")
     kinds = Features({"images": ListFeature(ImageFeature()), "prompt": text, "chosen": text, "rejected": text})
     trainer = DPOTrainer(
-        model=AutoModelForImageTextToText.from_pretrained(world.model, dtype=torch.float32),
+        model=AutoModelForImageTextToText.from_pretrained(world.model, dtype=world_of.dtype_on(args.device)),
         args=DPOConfig(**trl_arguments(args, args.rows or args.batch), beta=BETA, max_length=None),
         train_dataset=Dataset.from_dict(columns, features=kinds),
         processing_class=AutoProcessor.from_pretrained(world.model),
         peft_config=world_of.lora(),
     )
-    return finish_trl(trainer, world)
+    return finish_trl(trainer, args, world)
 
 
 class Prepared(GRPOTrainer):
@@ -174,19 +188,24 @@ def grpo_trl(args: argparse.Namespace, world: World) -> dict[str, Any]:
     steps = args.warmup + args.steps
     prompts = [{"prompt": world.prompt_text(number)} for number in range(args.batch * steps)]
     trainer = Prepared(
-        model=AutoModelForImageTextToText.from_pretrained(world.model, dtype=torch.float32),
+        model=AutoModelForImageTextToText.from_pretrained(world.model, dtype=world_of.dtype_on(args.device)),
         reward_funcs=lambda completions, **_: [0.0] * len(completions),
         args=GRPOConfig(
-            **trl_arguments(args, rows), num_generations=GROUP, max_completion_length=ANSWER_TOKENS, epsilon=EPSILON
+            **trl_arguments(args, rows),
+            num_generations=GROUP,
+            max_completion_length=world.shape.answer_tokens,
+            epsilon=EPSILON,
         ),
         train_dataset=Dataset.from_list(prompts),
         processing_class=processor,
         peft_config=world_of.lora(),
     )
+    batches = [grpo_batch(world, processor, range(step * args.batch, (step + 1) * args.batch)) for step in range(steps)]
     trainer.batches = [
-        grpo_batch(world, processor, range(step * args.batch, (step + 1) * args.batch)) for step in range(steps)
+        {name: value.to(args.device) if isinstance(value, Tensor) else value for name, value in batch.items()}
+        for batch in batches
     ]
-    return finish_trl(trainer, world)
+    return finish_trl(trainer, args, world)
 
 
 # --- ours -----------------------------------------------------------------------------------------------------
@@ -196,14 +215,15 @@ class Ours:
     """The learner's parts on the world's model, with the common adapter."""
 
     def __init__(self, args: argparse.Namespace, world: World) -> None:
-        base = Base(world.model, "cpu")
+        base = Base(world.model, args.device)
         settings = Settings(
             objectives={"sigmoid": 1.0}, beta=BETA, rank=world_of.RANK, alpha=world_of.ALPHA, learning_rate=RATE
         )
         self.settings = settings
         self.policy = Policy.fresh(base, settings, seed=0)
         self.policy.load(world.adapter())
-        self.engine = PrefixModel(self.policy.model)
+        flex.register()
+        self.engine = PrefixModel(self.policy.model, checkpointing=args.checkpointing, attention=args.attention)
         self.vision = Vision(base.model, world.model, lambda name: world.image(int(name)).read_bytes(), 2**31)
 
 
@@ -223,7 +243,7 @@ def dpo_ours(args: argparse.Namespace, world: World) -> dict[str, Any]:
     trainer = Trainer(ours.policy, collator, ours.settings, 10**6, Options(BETA))
     count = args.batch * (args.warmup + args.steps)
     examples = [example(world, number) for number in range(count)]
-    clock = Clock()
+    clock = Clock(args.device)
     for epoch in range(2):
         for first in range(0 if epoch == 0 else args.warmup * args.batch, count, args.batch):
             metrics = trainer.step(examples[first : first + args.batch])
@@ -244,7 +264,7 @@ def grpo_ours(args: argparse.Namespace, world: World) -> dict[str, Any]:
     parameters = list(ours.policy.parameters.values())
     optimizer = torch.optim.AdamW(parameters, lr=RATE, weight_decay=0.0)
     count = args.batch * (args.warmup + args.steps)
-    clock = Clock()
+    clock = Clock(args.device)
     for epoch in range(2):
         for first in range(0 if epoch == 0 else args.warmup * args.batch, count, args.batch):
             numbers = range(first, first + args.batch)
@@ -258,8 +278,9 @@ def grpo_ours(args: argparse.Namespace, world: World) -> dict[str, Any]:
                 for number in numbers
             ]
             logprobs = torch.stack(ours.engine.logprobs(rows))
-            old = world.old_logprobs[numbers.start : numbers.stop].flatten(0, 1)
-            loss = clipped_loss(logprobs, old, world.advantages[numbers.start : numbers.stop].flatten())
+            old = world.old_logprobs[numbers.start : numbers.stop].flatten(0, 1).to(args.device)
+            advantages = world.advantages[numbers.start : numbers.stop].flatten().to(args.device)
+            loss = clipped_loss(logprobs, old, advantages)
             loss.backward()
             torch.nn.utils.clip_grad_norm_(parameters, 1.0)
             optimizer.step()
@@ -281,8 +302,14 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=0, help="TRL's rows of a forward pass; the whole batch by default")
     parser.add_argument("--tokens", type=int, default=8192, help="our tokens of a forward pass")
     parser.add_argument("--checkpointing", action="store_true")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--attention", default=SHARED_PREFIX, help="ours")
+    parser.add_argument("--memory-share", type=float, default=1.0, help="of the GPU's memory, as beside an engine")
     args = parser.parse_args()
-    torch.set_num_threads(2)
+    if args.device == "cuda":
+        torch.cuda.set_per_process_memory_fraction(args.memory_share)
+    else:
+        torch.set_num_threads(2)
     print("SIDE " + json.dumps(SIDES[args.side](args, world_of.read(args.world))))
 
 
