@@ -6,8 +6,8 @@ restart behind the prompt, so each log-probability (and its gradient) equals tha
 `[prompt][answer g]`; the tests compare the two for every family (`learner.families`). The last token of an answer
 predicts nothing and is not fed; logits are computed at completion positions only, in chunks.
 
-With `checkpointing`, decoder layers keep their inputs only and run again in the backward pass: about a third more
-time, a fraction of the memory, the same numbers.
+With `checkpointing`, decoder layers keep their inputs only and run again in the backward pass: more time, less memory,
+the same numbers.
 """
 
 from __future__ import annotations
