@@ -1,0 +1,132 @@
+"""Whom `benchmarks.best_of_n` asks: the service, with the noisy scorer and with a judge, and a plain script."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import aiohttp
+
+from benchmarks import _best_of_n_scorer as noisy
+from clients.demo.language import Question
+from clients.stack import HOST, Command, Stack, free_port
+from reward.types import Candidate, Image, Message, Prompt
+from server.config_scorers import JudgeConfig
+from server.json_endpoint import JsonEndpoint
+from server.scorers.judge import JudgeScorer
+
+SHAPES: Final = Path("clients/demo/shapes_vlm").resolve()
+MAX_TOKENS: Final = 64
+COUNT: Final = 8
+TIMEOUT_S: Final = 120.0
+AUTO: Final = {"cost": 0.1}
+EARLY: Final = {"checkpoints": [6, 12], "keep": 0.5}
+"""Answers of this model have 16 tokens: the service's own checkpoints are for longer ones."""
+NOISY, JUDGED = "noisy", "judged"
+"""Aliases."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sides:
+    """Who runs, by URL."""
+
+    service: str
+    engine: str
+
+
+@contextmanager
+def running(directory: Path, seeds: range) -> Iterator[Sides]:
+    """The service, its engine, and the noisy scorer, which knows the scenes of these seeds."""
+    engine_port, scorer_port = free_port(), free_port()
+    module = [sys.executable, "-m", noisy.__name__, str(scorer_port), str(seeds.start), str(seeds.stop)]
+    scorer = Command("noisy scorer", module, directory / "scorer.log")
+    engine = f"http://{HOST}:{engine_port}"
+    settings = {
+        "engine": {"model": SHAPES, "dtype": "float32", "port": engine_port},
+        "chat": {"max_best_of": 64},
+        "aliases": [noisy_alias(f"http://{HOST}:{scorer_port}"), judged_alias(engine)],
+    }
+    scorer.start()
+    try:
+        with Stack(directory, settings) as stack:
+            stack.wait_ready()
+            scorer.require_running()
+            yield Sides(stack.url, engine)
+    finally:
+        scorer.stop()
+
+
+def noisy_alias(scorer_url: str) -> dict[str, Any]:
+    pooling = {"url": scorer_url, "model": noisy.MODEL, "route": "score"}
+    scorer = {"kind": "pooling", "name": noisy.MODEL, "pooling": pooling}
+    return {"name": NOISY, "scorers": [scorer], "auto": AUTO, "early_reject": EARLY}
+
+
+def judged_alias(engine_url: str) -> dict[str, Any]:
+    return {"name": JUDGED, "scorers": [{"kind": "judge", "judge": judge_settings(engine_url)}]}
+
+
+def judge_settings(engine_url: str) -> dict[str, Any]:
+    return {"url": f"{engine_url}/v1", "model": str(SHAPES)}
+
+
+def body(model: str, asked: Question, *, has_image: bool = True, **fields: Any) -> dict[str, Any]:
+    """A request to describe a scene."""
+    text = {"type": "text", "text": asked.prompt}
+    image = {"type": "image_url", "image_url": {"url": asked.scene.data_url()}}
+    content = [image, text] if has_image else asked.prompt
+    messages = [{"role": "user", "content": content}]
+    return {"model": model, "messages": messages, "max_tokens": MAX_TOKENS, **fields}
+
+
+async def ask(session: aiohttp.ClientSession, url: str, asked: dict[str, Any]) -> dict[str, Any]:
+    """The reply; a refused request ends the benchmark."""
+    async with session.post(f"{url}/v1/chat/completions", json=asked) as reply:
+        data = await reply.json()
+        if reply.status != 200:
+            sys.exit(f"{url} answered {reply.status}: {str(data)[:300]}")
+    if degraded := data.get("plumbline", {}).get("degraded"):
+        sys.exit(f"scorers failed: {', '.join(degraded)}")
+    return dict(data)
+
+
+def texts(reply: dict[str, Any]) -> list[str]:
+    return [choice["message"]["content"] or "" for choice in reply["choices"]]
+
+
+class PlainScript:
+    """Eight answers of the engine in one request, then the judge's mark for one after the other; the best is kept."""
+
+    def __init__(self, engine_url: str) -> None:
+        config = JudgeConfig.model_validate(judge_settings(engine_url))
+        self._url = engine_url
+        self._endpoint = JsonEndpoint(config.url, "", max_connections=1, timeout_s=TIMEOUT_S)
+        self._judge = JudgeScorer(config, self._endpoint)
+
+    async def aclose(self) -> None:
+        await self._endpoint.close()
+
+    async def answer(self, session: aiohttp.ClientSession, asked: Question) -> str:
+        made = texts(await ask(session, self._url, body(str(SHAPES), asked, n=COUNT)))
+        image = Image(str(asked.scene.seed), asked.scene.mime, asked.scene.render())
+        prompt = Prompt((Message("user", (image, asked.prompt)),))
+        marks = [await self._mark(prompt, at, text) for at, text in enumerate(made)]
+        return made[marks.index(max(marks))]
+
+    async def _mark(self, prompt: Prompt, at: int, text: str) -> float:
+        (mark,) = await self._judge.score(prompt, [Candidate(at, "", text, (), (), "stop")])
+        return mark or 0.0
+
+
+def scores_of(reply: dict[str, Any]) -> tuple[Sequence[str], Sequence[float], Sequence[float]]:
+    """Texts, scores and totals of all candidates of an explained reply, in order."""
+    found = reply["plumbline"]["explanation"]["candidates"]
+    return (
+        [one["text"] for one in found],
+        [one["scores"][noisy.MODEL] for one in found],
+        [one["total"] for one in found],
+    )
