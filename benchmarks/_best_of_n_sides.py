@@ -1,4 +1,4 @@
-"""Whom `benchmarks.best_of_n` asks: the service, with the noisy scorer and with a judge, and a plain script."""
+"""What `benchmarks.best_of_n` asks: the service before its engine, with the noisy scorer and with a judge."""
 
 from __future__ import annotations
 
@@ -14,10 +14,6 @@ import aiohttp
 from benchmarks import _best_of_n_scorer as noisy
 from clients.demo.language import Question
 from clients.stack import HOST, Command, Stack, free_port
-from reward.types import Candidate, Image, Message, Prompt
-from server.config_scorers import JudgeConfig
-from server.json_endpoint import JsonEndpoint
-from server.scorers.judge import JudgeScorer
 
 SHAPES: Final = Path("clients/demo/shapes_vlm").resolve()
 MAX_TOKENS: Final = 64
@@ -96,30 +92,6 @@ async def ask(session: aiohttp.ClientSession, url: str, asked: dict[str, Any]) -
 
 def texts(reply: dict[str, Any]) -> list[str]:
     return [choice["message"]["content"] or "" for choice in reply["choices"]]
-
-
-class PlainScript:
-    """Eight answers of the engine in one request, then the judge's mark for one after the other; the best is kept."""
-
-    def __init__(self, engine_url: str) -> None:
-        config = JudgeConfig.model_validate(judge_settings(engine_url))
-        self._url = engine_url
-        self._endpoint = JsonEndpoint(config.url, "", max_connections=1, timeout_s=TIMEOUT_S)
-        self._judge = JudgeScorer(config, self._endpoint)
-
-    async def aclose(self) -> None:
-        await self._endpoint.close()
-
-    async def answer(self, session: aiohttp.ClientSession, asked: Question) -> str:
-        made = texts(await ask(session, self._url, body(str(SHAPES), asked, n=COUNT)))
-        image = Image(str(asked.scene.seed), asked.scene.mime, asked.scene.render())
-        prompt = Prompt((Message("user", (image, asked.prompt)),))
-        marks = [await self._mark(prompt, at, text) for at, text in enumerate(made)]
-        return made[marks.index(max(marks))]
-
-    async def _mark(self, prompt: Prompt, at: int, text: str) -> float:
-        (mark,) = await self._judge.score(prompt, [Candidate(at, "", text, (), (), "stop")])
-        return mark or 0.0
 
 
 def scores_of(reply: dict[str, Any]) -> tuple[Sequence[str], Sequence[float], Sequence[float]]:

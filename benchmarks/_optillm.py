@@ -2,6 +2,9 @@
 
 Its package asks for torch, transformers and much else that its best-of-n never imports. So it is installed without its
 dependencies, beside those that its server does import; plugins that miss theirs are left out by optillm itself.
+
+It asks the model for a rating in at most 256 tokens and expects a number. A model that follows no instructions talks on
+until then, and all that time would count for us. `short_ratings` ends each rating as if the model had said a number.
 """
 
 from __future__ import annotations
@@ -11,8 +14,13 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final
+
+import aiohttp
+from aiohttp import web
 
 from clients.stack import HOST, Command, StackError, free_port
 
@@ -24,6 +32,10 @@ IMPORTED: Final = (
 )  # fmt: skip
 """What `optillm.server` imports."""
 START_TIMEOUT_S: Final = 120.0
+RATING_TOKENS: Final = 256
+"""What optillm asks for when it asks for a rating; nothing else that it sends has this limit here."""
+NUMBER_TOKENS: Final = 3
+"""Of a number up to 10, and the end."""
 SETTINGS: Final = {"OPENAI_API_KEY": "none"}
 
 
@@ -94,3 +106,26 @@ class OptiLlm:
                 return bool(reply.status == 200)
         except (urllib.error.URLError, OSError):
             return False
+
+
+@asynccontextmanager
+async def short_ratings(port: int, engine_url: str) -> AsyncIterator[None]:
+    """On this port the engine, but for ratings: they end after `NUMBER_TOKENS`."""
+    async with aiohttp.ClientSession() as session:
+
+        async def relay(request: web.Request) -> web.Response:
+            body = await request.json()
+            if body.get("max_tokens") == RATING_TOKENS:
+                body["max_tokens"] = NUMBER_TOKENS
+            async with session.post(f"{engine_url}{request.path}", json=body) as reply:
+                return web.Response(body=await reply.read(), status=reply.status, content_type="application/json")
+
+        app = web.Application()
+        app.router.add_post("/v1/chat/completions", relay)
+        runner = web.AppRunner(app)
+        await runner.setup()
+        try:
+            await web.TCPSite(runner, HOST, port).start()
+            yield
+        finally:
+            await runner.cleanup()

@@ -26,9 +26,11 @@ Part `early`: each prompt twice with eight candidates and the same seeds, with e
 Part `latency`, one request at a time: the service's best of 8, with a judge (the same model on the same engine gives a
 mark to each answer); optillm's best of 8, which rates by the same model too; and a plain script that asks the engine
 for eight answers in one request and then our scorer for one mark after the other. Medians over rounds in which each
-side has a scene of its own. optillm takes no images: it is asked in words alone, which spares it their tokens.
+side has a scene of its own. optillm takes no images: it is asked in words alone, which spares it their tokens. Our
+marks are held to a schema; optillm's model may say what it likes for 256 tokens, and this one does.
 
 - `vs_optillm_latency`, `vs_naive_latency`: the service / them.
+- `vs_optillm_brief_latency`: the same, as if optillm's model had said a number each time.
 """
 
 from __future__ import annotations
@@ -39,9 +41,8 @@ import json
 import os
 import statistics
 import tempfile
-import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from contextlib import ExitStack, aclosing
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -54,11 +55,13 @@ from rich.table import Table
 
 from benchmarks import _best_of_n_scorer as noisy
 from benchmarks import _best_of_n_sides as sides
+from benchmarks._best_of_n_latency import Peers, Rounds, latency
 from benchmarks._best_of_n_plot import draw
 from benchmarks._best_of_n_pool import Adaptive, Floats, Pool, adaptive, interval, quality
 from benchmarks._optillm import NotInstalled, OptiLlm, install
 from clients.demo.language import Question, description_question, repeated_objects
 from clients.demo.scenes import EVALUATION_SEEDS, USER_SEEDS
+from clients.stack import HOST, free_port
 from reward.selection import STRATEGIES
 from server.config import AliasConfig
 
@@ -90,13 +93,12 @@ class Plan:
     auto_rounds: int
     early: int
     """Prompts, from the pool's last one on."""
-    latency: int
-    """Rounds."""
+    latency: Rounds
 
 
-FULL = Plan(EVALUATION_SEEDS, pool=500, auto_rounds=16, early=1000, latency=40)
-QUICK = Plan(EVALUATION_SEEDS, pool=80, auto_rounds=16, early=80, latency=10)
-DEVELOPMENT = Plan(USER_SEEDS[500_000:], pool=250, auto_rounds=16, early=250, latency=10)
+FULL = Plan(EVALUATION_SEEDS, pool=500, auto_rounds=16, early=1000, latency=Rounds(40, 8))
+QUICK = Plan(EVALUATION_SEEDS, pool=80, auto_rounds=16, early=80, latency=Rounds(10, 2))
+DEVELOPMENT = Plan(USER_SEEDS[500_000:], pool=250, auto_rounds=16, early=250, latency=Rounds(10, 2))
 
 
 async def all_of(
@@ -237,55 +239,18 @@ async def early(session: aiohttp.ClientSession, url: str, asked: Sequence[Questi
     }
 
 
-# --- part 3: latency --------------------------------------------------------------------------------------
-
-
-async def latency(
-    session: aiohttp.ClientSession, running: sides.Sides, peer: str | None, seeds: range, rounds: int
-) -> Figures:
-    """`peer`: optillm's URL. Sides take turns, and each begins as often as the others."""
-    script = sides.PlainScript(running.engine)
-
-    async def service(asked: Question) -> object:
-        return await sides.ask(session, running.service, sides.body(sides.JUDGED, asked, best_of=sides.COUNT))
-
-    async def optillm(asked: Question) -> object:
-        assert peer is not None
-        return await sides.ask(session, peer, sides.body(str(sides.SHAPES), asked, has_image=False))
-
-    asked_of: dict[str, Callable[[Question], Awaitable[object]]] = {
-        "service": service,
-        "naive": lambda asked: script.answer(session, asked),
-    }
-    if peer is not None:
-        asked_of["optillm"] = optillm
-    taken: dict[str, list[float]] = {name: [] for name in asked_of}
-    questions = iter(described(seeds))
-    async with aclosing(script):
-        for number in track(range(-3, rounds), description="latency"):  # the first warm up
-            order = list(asked_of)
-            for name in (*order[number % len(order) :], *order[: number % len(order)]):
-                question = next(questions)
-                started = time.perf_counter()
-                await asked_of[name](question)
-                if number >= 0:
-                    taken[name].append(time.perf_counter() - started)
-    medians = {name: statistics.median(seconds) for name, seconds in taken.items()}
-    result = {f"{name}_ms": 1000 * seconds for name, seconds in medians.items()}
-    others = [name for name in medians if name != "service"]
-    return result | {f"vs_{name}_latency": medians["service"] / medians[name] for name in others}
-
-
 # --- together ---------------------------------------------------------------------------------------------
 
 
-async def measure(running: sides.Sides, peer: str | None, plan: Plan, parts: Sequence[str], plot: Path) -> Figures:
+async def measure(running: sides.Sides, peers: Peers | None, plan: Plan, parts: Sequence[str], plot: Path) -> Figures:
     seeds, result = plan.seeds, Figures()
     timeout = aiohttp.ClientTimeout(sides.TIMEOUT_S)
     async with aiohttp.ClientSession(timeout=timeout) as session:
         await sides.ask(session, running.service, noisy_body(description_question(seeds[0]), best_of=8))  # compiles
         if "latency" in parts:
-            result |= await latency(session, running, peer, seeds[plan.pool + plan.early :], plan.latency)
+            result |= await latency(
+                session, running, peers, map(description_question, seeds[plan.pool + plan.early :]), plan.latency
+            )
         if "pool" in parts:
             asked = described(seeds[: plan.pool])
             pool = await collect(session, running.service, asked)
@@ -318,7 +283,7 @@ def report(console: Console, result: Figures) -> None:
 
 
 def run(directory: Path, plan: Plan, parts: Sequence[str], plot: Path, console: Console) -> Figures:
-    command = peer = None
+    command, peers = None, None
     if "latency" in parts:
         with console.status("optillm in an environment of its own (a minute, the first time)"):
             try:
@@ -329,8 +294,13 @@ def run(directory: Path, plan: Plan, parts: Sequence[str], plot: Path, console: 
         with console.status("starting the engine"):
             running = stack.enter_context(sides.running(directory, plan.seeds[: plan.pool + plan.early]))
         if command is not None:
-            peer = stack.enter_context(OptiLlm(command, directory, running.engine, sides.COUNT)).url
-        return asyncio.run(measure(running, peer, plan, parts, plot))
+            port = free_port()
+            optillm, brief = (
+                stack.enter_context(OptiLlm(command, directory, url, sides.COUNT)).url
+                for url in (running.engine, f"http://{HOST}:{port}")
+            )
+            peers = Peers(optillm, brief, port)
+        return asyncio.run(measure(running, peers, plan, parts, plot))
 
 
 def main() -> int:
