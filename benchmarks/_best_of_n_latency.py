@@ -1,4 +1,8 @@
-"""The part `latency` of `benchmarks.best_of_n`: the service, optillm and a plain script, one request at a time."""
+"""The part `latency` of `benchmarks.best_of_n`: the service, optillm and a plain script, one request at a time.
+
+The shapes model is no judge: it gives every answer the same mark, and after 64 of them the service counts the judge as
+failed. It has asked it nevertheless, and waited for every mark, so the time is that of a judge that works.
+"""
 
 from __future__ import annotations
 
@@ -15,10 +19,10 @@ from rich.progress import track
 from benchmarks import _best_of_n_sides as sides
 from benchmarks._optillm import short_ratings
 from clients.demo.language import Question
-from reward.types import Candidate, Image, Message, Prompt
+from reward.types import Image, Message, Prompt
 from server.config_scorers import JudgeConfig
 from server.json_endpoint import JsonEndpoint
-from server.scorers.judge import JudgeScorer
+from server.scorers.judging import mark_from, pointwise_body
 
 WARM_UP: Final = 2
 """Rounds."""
@@ -52,7 +56,8 @@ async def latency(
     script = PlainScript(running.engine)
 
     async def service(asked: Question) -> object:
-        return await sides.ask(session, running.service, sides.body(sides.JUDGED, asked, best_of=sides.COUNT))
+        body = sides.body(sides.JUDGED, asked, best_of=sides.COUNT)
+        return await sides.ask(session, running.service, body, may_degrade=True)
 
     def optillm(url: str) -> Callable[[Question], Awaitable[object]]:
         return lambda asked: sides.ask(session, url, sides.body(str(sides.SHAPES), asked, has_image=False))
@@ -91,24 +96,27 @@ async def take_turns(
 
 
 class PlainScript:
-    """Eight answers of the engine in one request, then the judge's mark for one after the other; the best is kept."""
+    """Eight answers of the engine in one request, then the judge's mark for one after the other; the best is kept.
+
+    It asks what the service's judge asks, word for word; it does not notice that some answers are equal.
+    """
 
     def __init__(self, engine_url: str) -> None:
-        config = JudgeConfig.model_validate(sides.judge_settings(engine_url))
+        self._config = JudgeConfig.model_validate(sides.judge_settings(engine_url))
         self._url = engine_url
-        self._endpoint = JsonEndpoint(config.url, "", max_connections=1, timeout_s=sides.TIMEOUT_S)
-        self._judge = JudgeScorer(config, self._endpoint)
+        self._judge = JsonEndpoint(self._config.url, "", max_connections=1, timeout_s=sides.TIMEOUT_S)
 
     async def aclose(self) -> None:
-        await self._endpoint.close()
+        await self._judge.close()
 
     async def answer(self, session: aiohttp.ClientSession, asked: Question) -> str:
         made = sides.texts(await sides.ask(session, self._url, sides.body(str(sides.SHAPES), asked, n=sides.COUNT)))
         image = Image(str(asked.scene.seed), asked.scene.mime, asked.scene.render())
         prompt = Prompt((Message("user", (image, asked.prompt)),))
-        marks = [await self._mark(prompt, at, text) for at, text in enumerate(made)]
+        marks = [
+            mark_from(
+                await self._judge.post("/chat/completions", pointwise_body(self._config, prompt, text)), self._config
+            )
+            for text in made
+        ]
         return made[marks.index(max(marks))]
-
-    async def _mark(self, prompt: Prompt, at: int, text: str) -> float:
-        (mark,) = await self._judge.score(prompt, [Candidate(at, "", text, (), (), "stop")])
-        return mark or 0.0

@@ -7,6 +7,7 @@ runs through the server's own waves (`server.pipeline.waves`), with the pool in 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -84,12 +85,19 @@ class Adaptive:
     quality: Floats
     fixed: Floats
 
-    def gap_closed(self, prompts: NDArray[np.int64]) -> float:
-        """How far `auto` gets from the quality of as many candidates as it makes, spent evenly, to that of eight."""
-        numbers = np.arange(1, len(self.fixed) + 1)
+    def evenly(self, prompts: NDArray[np.int64]) -> tuple[float, float]:
+        """The quality of as many candidates as `auto` makes, the same number for everybody, and that of eight."""
         by_number = self.fixed[:, prompts].mean(axis=1)
-        same = np.interp(self.candidates[prompts].mean(), numbers, by_number)
-        return float((self.quality[prompts].mean() - same) / (by_number[7] - same))
+        same = np.interp(self.candidates[prompts].mean(), np.arange(1, len(by_number) + 1), by_number)
+        return float(same), float(by_number[7])
+
+    def gap_closed(self, prompts: NDArray[np.int64]) -> float:
+        """How far `auto` gets from the one to the other. Where eight are no better there is no
+        gap: infinite, with the sign of what `auto` gains.
+        """
+        same, eight = self.evenly(prompts)
+        gain, gap = float(self.quality[prompts].mean()) - same, eight - same
+        return gain / gap if gap > 0 else math.copysign(math.inf, gain)
 
 
 async def adaptive(
