@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable
 from itertools import pairwise
+from typing import Any
 
+import aiohttp
 import numpy as np
 import pytest
+from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 from benchmarks._best_of_n_pool import Adaptive, Pool, adaptive, interval, quality
@@ -19,8 +23,10 @@ from benchmarks._best_of_n_scorer import (
     pairwise_accuracy,
 )
 from benchmarks._best_of_n_sides import noisy_alias
+from benchmarks._optillm import short_ratings
 from clients.demo.language import description_question, teacher_answer
 from clients.demo.scenes import scene
+from clients.stack import HOST, free_port
 from reward.selection import STRATEGIES
 from reward.types import Candidate, Image, Message, Prompt
 from server.config import AliasConfig
@@ -149,6 +155,43 @@ def test_the_gap_is_measured_from_as_many_candidates_to_eight() -> None:
     by_number = np.array([[0.1 * number] * 4 for number in range(1, 11)])
     found = Adaptive(candidates=np.array([4.0, 4.0, 4.0, 6.0]), quality=np.full(4, 0.7), fixed=by_number)
     assert found.gap_closed(np.arange(4)) == pytest.approx((0.7 - 0.45) / (0.8 - 0.45))
+
+
+def test_where_eight_are_no_better_there_is_no_gap() -> None:
+    """No finite figure, whichever way the tiny difference falls."""
+    falling = np.array([[0.5 - 0.01 * number] * 4 for number in range(1, 11)])
+    for gained in (0.7, 0.1):
+        found = Adaptive(candidates=np.full(4, 4.0), quality=np.full(4, gained), fixed=falling)
+        assert math.isinf(found.gap_closed(np.arange(4)))
+
+
+async def test_only_ratings_are_cut_short() -> None:
+    """What optillm asks for with its own limit of a rating; answers go on as they were asked for."""
+    asked: list[dict[str, Any]] = []
+
+    async def engine(request: web.Request) -> web.Response:
+        asked.append(await request.json())
+        return web.json_response({"choices": []}, status=200 if len(asked) < 3 else 400)
+
+    app = web.Application()
+    app.router.add_post("/v1/chat/completions", engine)
+    server = TestServer(app)
+    await server.start_server()
+    port = free_port()
+    try:
+        async with (
+            short_ratings(port, str(server.make_url("")).rstrip("/")),
+            aiohttp.ClientSession(f"http://{HOST}:{port}") as session,
+        ):
+            statuses = []
+            for limit in (64, 256, 64):
+                async with session.post("/v1/chat/completions", json={"max_tokens": limit, "n": 8}) as reply:
+                    statuses.append(reply.status)
+    finally:
+        await server.close()
+    assert [body["max_tokens"] for body in asked] == [64, 3, 64]
+    assert all(body["n"] == 8 for body in asked)
+    assert statuses == [200, 200, 400]
 
 
 def test_the_interval_holds_the_mean_and_narrows_with_prompts() -> None:
