@@ -278,28 +278,32 @@ async def early(session: aiohttp.ClientSession, url: str, asked: Sequence[Questi
 
 
 async def measure(
-    running: sides.Sides, peers: Peers | None, plan: Plan, parts: Sequence[str], plot: Path
-) -> tuple[Figures, Shares]:
-    seeds, result, shares = plan.seeds, Figures(), Shares()
+    running: sides.Sides, peers: Peers | None, plan: Plan, parts: Sequence[str]
+) -> tuple[Figures, Pool | None]:
+    """All that needs the engine."""
+    seeds, result, pool = plan.seeds, Figures(), None
     timeout = aiohttp.ClientTimeout(sides.TIMEOUT_S)
     async with aiohttp.ClientSession(timeout=timeout) as session:
         await sides.ask(session, running.service, noisy_body(description_question(seeds[0]), best_of=8))  # compiles
         if "latency" in parts:
             questions = map(description_question, seeds[plan.pool + plan.early :])
             result |= await latency(session, running, peers, questions, plan.latency)
+        if "early" in parts:
+            result |= await early(session, running.service, described(seeds[plan.pool : plan.pool + plan.early]))
         if "pool" in parts:
             asked = described(seeds[: plan.pool])
             pool = await collect(session, running.service, asked)
             result |= await served_waves(session, running.service, asked)
-            by_strategy, found = curves(pool), await waves(pool, plan.auto_rounds)
-            without = await waves(seen_soundly(pool, asked), plan.auto_rounds)
-            result |= about_scorer(pool) | from_curves(by_strategy) | from_waves(found, without)
-            shares = with_intervals(by_strategy)
-            draw(plot, by_strategy, found)
-        if "early" in parts:
-            asked = described(seeds[plan.pool : plan.pool + plan.early])
-            result |= await early(session, running.service, asked)
-    return result, shares
+    return result, pool
+
+
+def resample(pool: Pool, plan: Plan, plot: Path) -> tuple[Figures, Shares]:
+    """All that is found about the pool, without the engine."""
+    asked, by_strategy = described(plan.seeds[: plan.pool]), curves(pool)
+    found = asyncio.run(waves(pool, plan.auto_rounds))
+    without = asyncio.run(waves(seen_soundly(pool, asked), plan.auto_rounds))
+    draw(plot, by_strategy, found)
+    return about_scorer(pool) | from_curves(by_strategy) | from_waves(found, without), with_intervals(by_strategy)
 
 
 def report(console: Console, result: Figures, shares: Shares) -> None:
@@ -332,7 +336,11 @@ def run(directory: Path, plan: Plan, parts: Sequence[str], plot: Path, console: 
                 for url in (running.engine, f"http://{HOST}:{port}")
             )
             peers = Peers(optillm, brief, port)
-        return asyncio.run(measure(running, peers, plan, parts, plot))
+        result, pool = asyncio.run(measure(running, peers, plan, parts))
+    if pool is None:
+        return result, {}
+    figures, shares = resample(pool, plan, plot)
+    return result | figures, shares
 
 
 def main() -> int:
