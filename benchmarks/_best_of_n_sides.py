@@ -19,7 +19,7 @@ SHAPES: Final = Path("clients/demo/shapes_vlm").resolve()
 MAX_TOKENS: Final = 64
 COUNT: Final = 8
 TIMEOUT_S: Final = 120.0
-AUTO: Final = {"first_wave": 2, "wave": 2, "cost": 0.1}
+AUTO: Final = {"cost": 0.1}
 EARLY: Final = {"checkpoints": [6, 12], "keep": 0.5}
 """Answers of this model have 16 tokens: the service's own checkpoints are for longer ones."""
 NOISY, JUDGED = "noisy", "judged"
