@@ -54,8 +54,8 @@ class Habits:
         """(candidates, mean, variance) of each."""
 
     def observe(self, totals: Sequence[float]) -> None:
-        """One prompt's totals, of equal answers once; fewer than two tell nothing. All of the first wave: later ones came
-        of a choice.
+        """One prompt's totals, of equal answers once; fewer than two tell nothing. All of the first wave: later ones
+        came of a choice.
         """
         if len(totals) > 1:
             variance = max(SMALLEST_VARIANCE, statistics.variance(totals))
