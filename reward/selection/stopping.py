@@ -9,6 +9,10 @@ totals, moderated by what earlier prompts were like (`Habits`): their means, the
 prompt to prompt (empirical Bayes; the spread as in Smyth 2004, Linear Models and Empirical Bayes Methods). So four
 candidates that happen to lie close together do not end the search where prompts usually spread more.
 
+A candidate that repeats an earlier one's text is an empty box: it holds nothing new. So what is estimated is the total
+of an answer that is new, from the answers that differ, and its gain counts only as often as one more answer is new
+(`novelty`). Short answers repeat themselves; where all differ, nothing changes.
+
 Candidates come in waves, since an engine makes several in nearly the time of one; the rule is asked between waves.
 """
 
@@ -16,7 +20,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -50,7 +54,9 @@ class Habits:
         """(candidates, mean, variance) of each."""
 
     def observe(self, totals: Sequence[float]) -> None:
-        """One prompt's totals; fewer than two tell nothing. All of the first wave: later ones came of a choice."""
+        """One prompt's totals, of equal answers once; fewer than two tell nothing. All of the first wave: later ones
+        came of a choice.
+        """
         if len(totals) > 1:
             variance = max(SMALLEST_VARIANCE, statistics.variance(totals))
             self._prompts.append((len(totals), statistics.fmean(totals), variance))
@@ -81,11 +87,21 @@ class Pandora:
     cost: float
     prior: Prior
 
-    def wants_more(self, totals: Sequence[float]) -> bool:
-        """Whether one more candidate is worth its cost. `totals`: of the candidates so far that may be chosen."""
+    def wants_more(self, totals: Sequence[float], new: float = 1.0) -> bool:
+        """Whether one more candidate is worth its cost. `totals`: of the answers so far that may be chosen, each once;
+        `new`: the chance that one more is none of them.
+        """
         if not totals:
             return True
-        return expected_gain(max(totals), *predicted(totals, self.prior)) > self.cost
+        return new * expected_gain(max(totals), *predicted(totals, self.prior)) > self.cost
+
+
+def novelty(answers: Sequence[str]) -> float:
+    """The chance that one more answer is a new one: the share of those that came once (Good 1953), as if one more had.
+    1 where all differ, 1 / (n + 1) where all n are equal.
+    """
+    once = sum(count == 1 for count in Counter(answers).values())
+    return (once + 1) / (len(answers) + 1)
 
 
 def predicted(totals: Sequence[float], prior: Prior) -> tuple[float, float]:

@@ -10,9 +10,9 @@ from __future__ import annotations
 import dataclasses
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
-from reward.selection.stopping import Habits, Pandora
+from reward.selection.stopping import Habits, Pandora, novelty
 from reward.types import Judgement
 from server.engine.port import Generation
 from server.errors import EngineUnavailable
@@ -57,7 +57,7 @@ class Waves:
             judgements = self._judges.compared(all_waves.judgements, all_waves.degraded)
             all_waves = dataclasses.replace(all_waves, judgements=judgements)
             if not so_far:
-                self._habits.observe([one.total for one in judgements if one.total is not None])
+                self._habits.observe(_totals(judgements))
             is_late = time.monotonic() - started_s > self._timeout_s
             if is_late or not _wants_more(rule, judgements, task.choices_wanted):
                 break
@@ -73,7 +73,17 @@ def _wave(task: ChatTask, so_far: int, size: int) -> ChatTask:
 
 def _wants_more(rule: Pandora, judgements: tuple[Judgement, ...], choices: int) -> bool:
     feasible = [one for one in judgements if one.is_feasible]
-    totals = [one.total for one in feasible if one.total is not None]
     if len(feasible) < choices:
         return True
-    return bool(totals) and rule.wants_more(totals)  # without a scorer nothing tells them apart: more is no better
+    totals = _totals(feasible)
+    # Without a scorer nothing tells them apart: more is no better.
+    return bool(totals) and rule.wants_more(totals, novelty([one.candidate.text for one in feasible]))
+
+
+def _totals(judgements: Sequence[Judgement]) -> list[float]:
+    """Of equal answers one, the highest."""
+    found: dict[str, float] = {}
+    for one in judgements:
+        if one.total is not None:
+            found[one.candidate.text] = max(one.total, found.get(one.candidate.text, one.total))
+    return list(found.values())

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reward.selection.stopping import Habits, Pandora, Prior, expected_gain, predicted
+from reward.selection.stopping import Habits, Pandora, Prior, expected_gain, novelty, predicted
 
 MEAN = st.floats(-5, 5)
 STD = st.floats(0.05, 5)
@@ -57,6 +57,44 @@ def test_nothing_to_choose_from_asks_on_and_agreement_ends_it() -> None:
     assert rule.wants_more([0.0, 0.5])
     assert not rule.wants_more([1.0] * 8)
     assert not rule.wants_more([0.0, 0.1, -0.2, 5.0])
+
+
+def test_an_answer_that_was_there_before_gains_nothing() -> None:
+    """Where answers repeat themselves one more is seldom new, and its gain counts as seldom."""
+    assert novelty(["a", "b", "c", "d"]) == 1
+    assert novelty(["a", "a", "a", "a"]) == 1 / 5
+    assert novelty(["a", "a", "a", "b"]) == 2 / 5
+    totals, rule = [0.0, 1.0], Pandora(0.02, Prior())
+    assert rule.wants_more(totals)
+    assert not rule.wants_more(totals, novelty(["a", "b"] * 8))
+
+
+@pytest.mark.parametrize("cost", [0.05, 0.1])
+def test_repeating_answers_are_searched_better_for_it(cost: float) -> None:
+    """Prompts with few possible answers and prompts with many: the best total less what was paid is higher than if
+    every repetition were taken for something new.
+    """
+    rng = random.Random(3)
+    worth = {True: 0.0, False: 0.0}
+    habits = {True: Habits(), False: Habits()}
+    for _ in range(1500):
+        kinds = rng.choice((2, 3, 40))
+        answers = [(f"{kind}", rng.gauss(0, 1)) for kind in range(kinds)]
+        drawn = [rng.choice(answers) for _ in range(24)]
+        for is_aware, known in habits.items():
+            rule, count = Pandora(cost, known.prior()), 4
+            while count < len(drawn):
+                totals = [total for _, total in drawn[:count]]
+                if is_aware:
+                    asked = rule.wants_more(list(dict(drawn[:count]).values()), novelty([a for a, _ in drawn[:count]]))
+                else:
+                    asked = rule.wants_more(totals)
+                if not asked:
+                    break
+                count += 2
+            known.observe(list(dict(drawn[:4]).values()) if is_aware else [total for _, total in drawn[:4]])
+            worth[is_aware] += max(total for _, total in drawn[:count]) - cost * count
+    assert worth[True] > worth[False]
 
 
 def pools(*spreads: float, count: int = 1500) -> list[list[float]]:

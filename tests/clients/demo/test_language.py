@@ -15,6 +15,7 @@ from clients.demo.language import (
     missed_objects,
     named_objects,
     question,
+    repeated_objects,
     skill_question,
     teacher_answer,
 )
@@ -45,6 +46,11 @@ VIEW = Scene(
 def test_named_objects_reads_free_wordings(text: str, named: tuple[str, ...]) -> None:
     """Every claimed object is found once, in order; denied ones are not claimed."""
     assert named_objects(text) == named
+
+
+def test_repeated_objects_are_named_as_if_there_were_two() -> None:
+    assert repeated_objects("a red circle, a blue square and a red circle") == ("red circle",)
+    assert repeated_objects("a red circle, no red circle and a red square") == ()
 
 
 def test_absent_and_missed_objects_are_told_apart() -> None:
