@@ -83,7 +83,7 @@ class Collator:
         }
 
     def split(self, examples: Sequence[Example]) -> list[list[Example]]:
-        """Micro-batches that fit the budget of padded tokens; only rows of like cost share one (sorted by length)."""
+        """Micro-batches that fit the budget of tokens; the longest rows come last."""
         ordered = sorted(examples, key=lambda example: (self._length(example), example.group))
         parts = split_rows([self._length(example) for example in ordered], self._max_tokens)
         return [[ordered[index] for index in part] for part in parts]

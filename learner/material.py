@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 
 from learner.examples import Example, Wanted, prepare
+from learner.families import fits
 from learner.objectives import Needs
 from learner.replay import MissingImage
 from learner.settings import Settings
@@ -119,9 +120,8 @@ def image_problem(vision: Vision, examples: Sequence[Example], image_token_id: i
     try:
         vision.load([image for example in examples for image in example.images])
         for example in examples:
-            counts = [len(vision.features(image).tokens) for image in example.images]
             runs = [len(list(run)) for token, run in itertools.groupby(example.prompt) if token == image_token_id]
-            if counts != runs:
+            if not fits(runs, [vision.features(image) for image in example.images]):
                 return "image tokens differ from the placeholders"
     except MissingImage:
         return "image missing"

@@ -21,9 +21,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
-from transformers import AutoModelForImageTextToText
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
 
 from learner.errors import BaseMismatch, LearnerError, SettingsError
+from learner.families import family_of
 from learner.settings import Settings
 from server.wire.identity import directory_digest
 
@@ -54,19 +55,26 @@ def check_base(directory: Path, digest: str) -> None:
         )
 
 
+NO_IMAGES: Final = -1
+"""`Base.image_token_id` of a text-only model: no token."""
+
+
 class Base:
-    """The frozen vision-language model: float32 on the CPU, bfloat16 on CUDA."""
+    """The frozen model: float32 on the CPU, bfloat16 on CUDA. Raises `LearnerError` for an unknown family."""
 
     def __init__(self, directory: Path, device: str = "auto") -> None:
         cuda = device == "cuda" or (device == "auto" and torch.cuda.is_available())
         self.device = torch.device("cuda" if cuda else "cpu")
         dtype = torch.bfloat16 if cuda else torch.float32
-        model: Any = AutoModelForImageTextToText.from_pretrained(directory, dtype=dtype, attn_implementation="sdpa")
+        config = AutoConfig.from_pretrained(directory)
+        placeholder = family_of(config).image_token_id(config)
+        kind: Any = AutoModelForCausalLM if placeholder is None else AutoModelForImageTextToText
+        model: Any = kind.from_pretrained(directory, dtype=dtype, attn_implementation="sdpa")
         self.model = model.to(self.device).eval().requires_grad_(False)
         text = self.model.config.get_text_config()
         self.vocabulary: int = self.model.get_input_embeddings().weight.shape[0]
         self.max_positions: int = getattr(text, "max_position_embeddings", 2**31)
-        self.image_token_id: int = self.model.config.image_token_id
+        self.image_token_id = NO_IMAGES if placeholder is None else placeholder
         self.eos_ids = _eos_ids(self.model)
 
 

@@ -1,28 +1,30 @@
 """Shared-prefix log-probabilities: a prompt with its images runs once, all its answers branch off it.
 
-One row of a forward pass is `[prompt and images][answer 1]...[answer G]`. A 4-D boolean mask lets every answer
-see the prompt and itself only, and every answer's positions restart behind the prompt, so each log-probability
-(and its gradient) equals that of a separate row `[prompt][answer g]`; the tests compare the two. The last token
-of an answer predicts nothing and is not fed; logits are computed at completion positions only, in chunks.
+A pass lays the tokens of several groups one behind the other, `[prompt and images][answer 1]...[answer G]`, without
+padding. Attention (`learner.attention`) lets every answer see its prompt and itself only, and every answer's positions
+restart behind the prompt, so each log-probability (and its gradient) equals that of a separate row
+`[prompt][answer g]`; the tests compare the two for every family (`learner.families`). The last token of an answer
+predicts nothing and is not fed; logits are computed at completion positions only, in chunks.
 
-Padding of rows to one length is cheaper than running them one by one while rows are short (measured; see
-`max_tokens` of `split_rows`), so several groups share a forward pass up to a budget of padded tokens.
-
-Left out: sliding-window attention, and prefixes in which image tokens see each other both ways.
+With `checkpointing`, decoder layers keep their inputs only and run again in the backward pass: about a third more
+time, a fraction of the memory, the same numbers.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any, Final
 
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.checkpoint import checkpoint
+from transformers.modeling_layers import GradientCheckpointingLayer
 
-from learner.vision import ImageFeatures, encoder_outputs
+from learner.attention import SHARED_PREFIX, Block, PrefixPlan, register
+from learner.families import ImageFeatures, family_of
 
 LOGITS_PER_CHUNK: Final = 2**24
 """Logits alive at once: 64 MiB in float32."""
@@ -44,41 +46,60 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Packed:
-    """Rows as tensors. B rows of L tokens, N predicted tokens in all."""
+    """Rows as tensors: N tokens in all, T of them predicted."""
 
-    input_ids: Tensor  # (B, L)
-    attention_mask: Tensor  # (B, 1, L, L), True = may see
-    position_ids: Tensor  # (3, B, L) with M-RoPE, else (B, L)
+    input_ids: Tensor  # (1, N)
+    position_ids: Tensor  # (3, 1, N) with M-RoPE, else (1, N)
+    plan: PrefixPlan
     images: tuple[ImageFeatures, ...]
-    sources: Tensor  # (N,) index into B*L of the hidden state that predicts each token
-    targets: Tensor  # (N,)
+    sources: Tensor  # (T,) index into N of the hidden state that predicts each token
+    targets: Tensor  # (T,)
     lengths: tuple[int, ...]  # tokens of each answer, rows in order
 
 
 def split_rows(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
-    """Cut row indices, in order, into micro-batches of at most `max_tokens` padded tokens (one row at least)."""
+    """Cut row indices, in order, into micro-batches of at most `max_tokens` tokens (one row at least)."""
     parts: list[list[int]] = []
-    longest = 0
+    total = 0
     for index, length in enumerate(lengths):
-        longest = max(longest, length)
-        if parts and longest * (len(parts[-1]) + 1) <= max_tokens:
+        total += length
+        if parts and total <= max_tokens:
             parts[-1].append(index)
         else:
             parts.append([index])
-            longest = length
+            total = length
     return parts
 
 
 class PrefixModel:
-    """Log-probabilities of answers under a vision-language model. `model` may be wrapped by PEFT."""
+    """Log-probabilities of answers under a language model that may see images. `model` may be wrapped by PEFT.
 
-    def __init__(self, model: Any, logits_per_chunk: int = LOGITS_PER_CHUNK) -> None:
+    Takes the attention of the language model over. Raises `LearnerError` for a family that is not known.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        logits_per_chunk: int = LOGITS_PER_CHUNK,
+        *,
+        checkpointing: bool = False,
+        attention: str = SHARED_PREFIX,
+    ) -> None:
         core = model.get_base_model() if hasattr(model, "get_base_model") else model
+        self._family = family_of(core.config)
         self._body = core.model
         self._head = core.get_output_embeddings()
-        self._image_token_id = core.config.image_token_id
+        self._image_token_id = self._family.image_token_id(core.config)
         self._device = self._head.weight.device
         self._chunk = max(1, logits_per_chunk // self._head.weight.shape[0])
+        register()
+        language_model = self._family.language_model(self._body)
+        language_model.set_attn_implementation(attention)
+        if checkpointing:
+            core.gradient_checkpointing_enable({"use_reentrant": False})
+        for layer in language_model.modules():
+            if isinstance(layer, GradientCheckpointingLayer):
+                layer.training = checkpointing  # of the layer alone: what is in it stays without dropout
 
     def logprobs(self, rows: Sequence[Row]) -> list[Tensor]:
         """Per-token log-probabilities, one tensor (tokens,) for each answer, rows in order."""
@@ -87,62 +108,71 @@ class PrefixModel:
         return list(torch.split(flat, list(packed.lengths)))
 
     def pack(self, rows: Sequence[Row]) -> Packed:
-        width = max(row.length for row in rows)
-        pad = 0 if self._image_token_id != 0 else 1
-        ids: list[list[int]] = []
-        segments: list[list[int]] = []
+        tokens: list[int] = []
         positions: list[Tensor] = []
+        blocks: list[Block] = []
         sources: list[int] = []
         targets: list[int] = []
-        for index, row in enumerate(rows):
-            tokens, segment = list(row.prompt), [0] * len(row.prompt)
-            for number, answer in enumerate(row.answers, 1):
+        for row in rows:
+            start, behind = len(tokens), len(tokens) + len(row.prompt)
+            tokens += row.prompt
+            for answer in row.answers:
                 first = len(tokens)
                 tokens += answer[:-1]
-                segment += [number] * (len(answer) - 1)
-                sources.append(index * width + len(row.prompt) - 1)
-                sources += range(index * width + first, index * width + len(tokens))
+                sources += [behind - 1, *range(first, len(tokens))]
                 targets += answer
-            missing = width - len(tokens)
-            ids.append(tokens + [pad] * missing)
-            segments.append(segment + [-1] * missing)
-            positions.append(self._positions(row, missing))
+            positions.append(self._positions(row))
+            blocks.append(self._block(row, start, behind))
         return Packed(
-            input_ids=torch.tensor(ids, device=self._device),
-            attention_mask=_mask(torch.tensor(segments, device=self._device)),
-            position_ids=torch.stack(positions, dim=-2).to(self._device),
+            input_ids=torch.tensor([tokens], device=self._device),
+            position_ids=torch.cat(positions, dim=-1).unsqueeze(-2).to(self._device),
+            plan=PrefixPlan(tuple(blocks)),
             images=tuple(image for row in rows for image in row.images),
             sources=torch.tensor(sources, device=self._device),
             targets=torch.tensor(targets, device=self._device),
             lengths=tuple(len(answer) for row in rows for answer in row.answers),
         )
 
-    def _positions(self, row: Row, missing: int) -> Tensor:
+    def _block(self, row: Row, start: int, behind: int) -> Block:
+        fed = [len(answer) - 1 for answer in row.answers]
+        places = torch.cat([torch.arange(len(row.prompt)), *(torch.arange(count) + len(row.prompt) for count in fed)])
+        segments = torch.arange(len(fed) + 1).repeat_interleave(torch.tensor([len(row.prompt), *fed]))
+        islands = None
+        if self._family.sees_images_both_ways and row.images:
+            islands = self._islands(row.prompt, row.length).to(self._device)
+        return Block(start, behind, start + row.length, places.to(self._device), segments.to(self._device), islands)
+
+    def _islands(self, prompt: Sequence[int], length: int) -> Tensor:
+        """(length,) which unbroken run of placeholders a token is in, -1 for none."""
+        result = torch.full((length,), -1)
+        first = 0
+        for number, (token, run) in enumerate(groupby(prompt)):
+            count = len(list(run))
+            if token == self._image_token_id:
+                result[first : first + count] = number
+            first += count
+        return result
+
+    def _positions(self, row: Row) -> Tensor:
         """Positions of one row, (3, L) or (L,): every answer restarts behind the prompt."""
-        prompt = torch.tensor([row.prompt])
-        if hasattr(self._body, "get_rope_index"):
-            is_image = (prompt == self._image_token_id).int()
-            grids = torch.stack([image.grid for image in row.images]) if row.images else None
-            start, _ = self._body.get_rope_index(prompt, mm_token_type_ids=is_image, image_grid_thw=grids)
-            start = start[:, 0]  # (3, P)
-        else:
-            start = torch.arange(len(row.prompt))
+        start = self._family.positions(self._body, torch.tensor(row.prompt), row.images)
         behind = int(start.max()) + 1
-        steps = [torch.arange(len(answer) - 1) + behind for answer in row.answers]
-        rest = torch.cat([*steps, torch.zeros(missing, dtype=torch.long)])
-        return torch.cat([start, rest.expand(*start.shape[:-1], -1)], dim=-1)
+        steps = torch.cat([torch.arange(len(answer) - 1) + behind for answer in row.answers])
+        return torch.cat([start, steps.expand(*start.shape[:-1], -1)], dim=-1)
 
     def hidden(self, packed: Packed) -> Tensor:
-        """Last hidden states that predict each target, (N, hidden)."""
+        """Last hidden states that predict each target, (T, hidden)."""
         output = self._body(
             input_ids=packed.input_ids,
-            attention_mask=packed.attention_mask,
+            # Four-dimensional masks are handed through untouched; ours is in the plan.
+            attention_mask=torch.ones((1, 1, 1, 1), dtype=torch.bool, device=self._device),
             position_ids=packed.position_ids,
-            mm_encoder_outputs=encoder_outputs(packed.images) if packed.images else None,
             use_cache=False,
+            prefix_plan=packed.plan,
+            **(self._family.encoder_outputs(packed.images) if packed.images else {}),
         )
         states: Tensor = output.last_hidden_state
-        return states.flatten(0, 1)[packed.sources]
+        return states[0, packed.sources]
 
     def log_distributions(self, hidden: Tensor) -> Tensor:
         """(N, hidden) → (N, vocabulary), in float32 at least."""
@@ -159,15 +189,6 @@ class PrefixModel:
 
     def _chosen(self, hidden: Tensor, targets: Tensor) -> Tensor:
         return self.log_distributions(hidden).gather(-1, targets[:, None])[:, 0]
-
-
-def _mask(segments: Tensor) -> Tensor:
-    """(B, L) segment numbers → (B, 1, L, L). Segment 0 is the prompt, -1 padding, which sees only itself."""
-    length = segments.shape[1]
-    causal = torch.ones(length, length, dtype=torch.bool, device=segments.device).tril()
-    seen, seeing = segments[:, None, :], segments[:, :, None]
-    allowed = causal & ((seen == 0) | (seen == seeing)) & (seeing >= 0)
-    return (allowed | torch.eye(length, dtype=torch.bool, device=segments.device))[:, None]
 
 
 def padded(logprobs: Sequence[Tensor]) -> tuple[Tensor, Tensor]:

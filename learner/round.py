@@ -130,7 +130,7 @@ class Round:
         policy = self._policy = self._start_policy(state)
         check_modules(policy, self._config.lora_modules)
         start = policy.tensors()
-        engine = PrefixModel(policy.model)
+        engine = PrefixModel(policy.model, checkpointing=place.pace.gradient_checkpointing)
         recipe = self._recipe(state)
         settings = state.settings
         references = References(

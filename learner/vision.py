@@ -9,15 +9,14 @@ from __future__ import annotations
 import io
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import torch
 from PIL import Image, UnidentifiedImageError
-from torch import Tensor
 from transformers import AutoImageProcessor
-from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+from learner.families import ImageFeatures, family_of
 
 IMAGES_PER_PASS: Final = 16
 
@@ -26,41 +25,14 @@ class UnreadableImage(Exception):
     """The bytes are not an image that Pillow can decode."""
 
 
-@dataclass(frozen=True, slots=True)
-class ImageFeatures:
-    """What the language model gets of one image."""
-
-    grid: Tensor  # (3,) patches in time, height, width, before merging
-    tokens: Tensor  # (image tokens, hidden)
-    deepstack: tuple[Tensor, ...]  # each (image tokens, hidden); empty for models without DeepStack
-
-    @property
-    def size_bytes(self) -> int:
-        return sum(part.numel() * part.element_size() for part in (self.tokens, *self.deepstack))
-
-
-@dataclass
-class EncoderOutputs(BaseModelOutputWithPooling):
-    """The tower's outputs of several images in the form that `forward(mm_encoder_outputs=...)` takes."""
-
-    deepstack_features: Any = None
-
-
-def encoder_outputs(images: Sequence[ImageFeatures]) -> dict[str, EncoderOutputs]:
-    layers = zip(*(image.deepstack for image in images), strict=True)
-    outputs = EncoderOutputs(
-        pooler_output=tuple(image.tokens for image in images),  # type: ignore[arg-type] # as the tower gives it
-        deepstack_features=[list(layer) for layer in layers],
-    )
-    return {"image": outputs}
-
-
 class Vision:
     """The frozen tower with its cache. `read` gives an image's bytes by their sha256."""
 
     def __init__(self, model: Any, directory: Path, read: Callable[[str], bytes], budget_bytes: int) -> None:
-        self._model = model
-        self._processor = AutoImageProcessor.from_pretrained(directory)  # type: ignore[no-untyped-call]
+        self._family = family_of(model.config)
+        self._body = model.base_model
+        self._directory = directory
+        self._processor: Any = None
         self._read = read
         self._budget_bytes = budget_bytes
         self._cache: OrderedDict[str, ImageFeatures] = OrderedDict()
@@ -95,18 +67,9 @@ class Vision:
 
     @torch.no_grad()
     def _encode(self, contents: Sequence[bytes]) -> list[ImageFeatures]:
-        inputs = self._processor(images=[_decode(content) for content in contents], return_tensors="pt")
-        grids = inputs["image_grid_thw"]
-        device = next(self._model.parameters()).device
-        output = self._model.get_image_features(
-            pixel_values=inputs["pixel_values"].to(device), image_grid_thw=grids.to(device), return_dict=True
-        )
-        deepstack = getattr(output, "deepstack_features", None) or []
-        # Cloned: a slice would keep the whole pass alive behind the cache's back.
-        return [
-            ImageFeatures(grids[i], output.pooler_output[i].clone(), tuple(layer[i].clone() for layer in deepstack))
-            for i in range(len(contents))
-        ]
+        if self._processor is None:  # late: a model without images has none
+            self._processor = AutoImageProcessor.from_pretrained(self._directory)  # type: ignore[no-untyped-call]
+        return self._family.encode(self._body, self._processor, [_decode(content) for content in contents])
 
 
 def _decode(content: bytes) -> Image.Image:

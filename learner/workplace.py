@@ -32,7 +32,9 @@ class Pace:
     """Bounds of a process, not of a method."""
 
     max_tokens: int = 8192
-    """Padded tokens in one forward pass."""
+    """Tokens in one forward pass."""
+    gradient_checkpointing: bool = False
+    """Layers run again in the backward pass: more time, less memory."""
     checkpoint_steps: int = 20
     lease_ttl_s: float = 60.0
     feature_cache_bytes: int = 2 * 1024**3

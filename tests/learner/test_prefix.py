@@ -130,11 +130,11 @@ def test_features_are_dropped_under_the_budget_and_come_back_equal(directory: Pa
     assert read == ["small", "wide", "small"]
 
 
-def test_rows_are_split_by_padded_tokens() -> None:
-    """A micro-batch is bounded by its longest row times its rows; a row that is too long stands alone."""
+def test_rows_are_split_by_tokens() -> None:
+    """A micro-batch is bounded by the sum of its rows; a row that is too long stands alone."""
     assert split_rows([10, 10, 10], 20) == [[0, 1], [2]]
     assert split_rows([5, 30, 5], 20) == [[0], [1], [2]]
-    assert split_rows([4, 4, 4, 4], 16) == [[0, 1, 2, 3]]
+    assert split_rows([1, 7, 8, 4], 16) == [[0, 1, 2], [3]]
 
 
 def test_answers_are_padded_with_a_mask() -> None:
