@@ -110,8 +110,9 @@ def attend(  # noqa: PLR0917 - the order is transformers'
         )
         return output, None
     # Split, not sliced: the gradient of every slice would be a tensor of the whole pass.
-    queries = iter(query.split(prefix_plan.phases, dim=2))
-    groups = zip(key.split(prefix_plan.sizes, dim=2), value.split(prefix_plan.sizes, dim=2), strict=True)
+    queries = iter(torch.split(query, prefix_plan.phases, dim=2))
+    sizes = prefix_plan.sizes
+    groups = zip(torch.split(key, sizes, dim=2), torch.split(value, sizes, dim=2), strict=True)
     parts = []
     for block, (keys, values) in zip(prefix_plan.blocks, groups, strict=True):
         prompt = block.behind - block.start
