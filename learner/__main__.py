@@ -44,7 +44,7 @@ def parser() -> argparse.ArgumentParser:
     add("--lease-ttl", type=float, default=60.0, metavar="S", help="seconds a lease lasts (default: %(default)s)")
     add("--checkpoint-steps", type=int, default=20, metavar="N", help="steps between checkpoints (default: 20)")
     add("--max-tokens", type=int, default=8192, metavar="N", help="tokens in one forward pass (default: 8192)")
-    add("--gradient-checkpointing", action="store_true", help="less memory, about a third more time")
+    add("--gradient-checkpointing", action="store_true", help="less memory: layers run again in the backward pass")
     add("--feature-cache-mb", type=int, default=2048, metavar="MB", help="memory for vision features (default: 2048)")
     add("--verbose", action="store_true", help="log every HTTP request too")
     return made

@@ -74,6 +74,16 @@ class PrefixPlan:
 
     blocks: tuple[Block, ...]
 
+    @property
+    def sizes(self) -> list[int]:
+        """Tokens of each group."""
+        return [block.end - block.start for block in self.blocks]
+
+    @property
+    def phases(self) -> list[int]:
+        """Tokens of each group's prompt and of its answers."""
+        return [size for block in self.blocks for size in (block.behind - block.start, block.end - block.behind)]
+
 
 def register() -> None:
     """Make the function known to transformers under `SHARED_PREFIX`."""
@@ -99,30 +109,30 @@ def attend(  # noqa: PLR0917 - the order is transformers'
             module, query, key, value, attention_mask, scaling=scaling, dropout=dropout, **options
         )
         return output, None
+    # Split, not sliced: the gradient of every slice would be a tensor of the whole pass.
+    queries = iter(torch.split(query, prefix_plan.phases, dim=2))
+    sizes = prefix_plan.sizes
+    groups = zip(torch.split(key, sizes, dim=2), torch.split(value, sizes, dim=2), strict=True)
     parts = []
-    for block in prefix_plan.blocks:
-        prompt, everything = slice(block.start, block.behind), slice(block.start, block.end)
+    for block, (keys, values) in zip(prefix_plan.blocks, groups, strict=True):
+        prompt = block.behind - block.start
         prompt_mask, answers_mask = block.masks(sliding_window)
         parts.append(
             scaled_dot_product_attention(
-                query[:, :, prompt],
-                key[:, :, prompt],
-                value[:, :, prompt],
+                next(queries),
+                keys[:, :, :prompt],
+                values[:, :, :prompt],
                 attn_mask=prompt_mask,
                 is_causal=prompt_mask is None,
                 scale=scaling,
                 enable_gqa=True,
             )
         )
+        answers = next(queries)
         if answers_mask is not None:
             parts.append(
                 scaled_dot_product_attention(
-                    query[:, :, block.behind : block.end],
-                    key[:, :, everything],
-                    value[:, :, everything],
-                    attn_mask=answers_mask,
-                    scale=scaling,
-                    enable_gqa=True,
+                    answers, keys, values, attn_mask=answers_mask, scale=scaling, enable_gqa=True
                 )
             )
     return torch.cat(parts, dim=2).transpose(1, 2), None

@@ -6,8 +6,8 @@ restart behind the prompt, so each log-probability (and its gradient) equals tha
 `[prompt][answer g]`; the tests compare the two for every family (`learner.families`). The last token of an answer
 predicts nothing and is not fed; logits are computed at completion positions only, in chunks.
 
-With `checkpointing`, decoder layers keep their inputs only and run again in the backward pass: about a third more
-time, a fraction of the memory, the same numbers.
+With `checkpointing`, decoder layers keep their inputs only and run again in the backward pass: more time, less memory,
+the same numbers.
 """
 
 from __future__ import annotations
@@ -180,15 +180,48 @@ class PrefixModel:
         return torch.log_softmax(logits if logits.dtype == torch.float64 else logits.float(), dim=-1)
 
     def _token_logprobs(self, hidden: Tensor, targets: Tensor) -> Tensor:
-        size = self._chunk
-        if len(targets) <= size:
-            return self._chosen(hidden, targets)
-        # Chunks are recomputed in the backward pass, so that their logits never live at the same time.
-        parts = zip(torch.split(hidden, size), torch.split(targets, size), strict=True)
+        if _is_frozen(self._head):
+            chosen: Tensor = _FrozenHead.apply(hidden, targets, self._head, self._chunk)  # type: ignore[no-untyped-call]
+            return chosen
+        # An adapted head needs its own gradient: chunks are computed again in the backward pass instead.
+        parts = zip(torch.split(hidden, self._chunk), torch.split(targets, self._chunk), strict=True)
         return torch.cat([checkpoint(self._chosen, part, goal, use_reentrant=False) for part, goal in parts])
 
     def _chosen(self, hidden: Tensor, targets: Tensor) -> Tensor:
         return self.log_distributions(hidden).gather(-1, targets[:, None])[:, 0]
+
+
+def _is_frozen(head: torch.nn.Module) -> bool:
+    return type(head) is torch.nn.Linear and not head.weight.requires_grad
+
+
+class _FrozenHead(torch.autograd.Function):
+    """Log-probabilities of targets, (T, hidden) → (T,), whose logits live for one chunk only and are made once.
+
+    The gradient of log p(y) by a hidden state is W[y] − Σ_v p(v) W[v]: one vector for each token, known in the forward
+    pass. The backward pass scales it, and needs neither the logits nor a second product with the head.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, targets: Tensor, head: torch.nn.Linear, size: int) -> Tensor:
+        values, slopes = [], []
+        for part, goal in zip(torch.split(hidden, size), torch.split(targets, size), strict=True):
+            logits = head(part)
+            logits = logits if logits.dtype == torch.float64 else logits.float()
+            chosen = logits.gather(-1, goal[:, None])[:, 0]
+            total = logits.logsumexp(-1)
+            values.append(chosen - total)
+            if ctx.needs_input_grad[0]:
+                probabilities = logits.sub_(total[:, None]).exp_().to(hidden.dtype)
+                slopes.append(head.weight[goal] - probabilities @ head.weight)
+        if slopes:
+            ctx.save_for_backward(torch.cat(slopes))
+        return torch.cat(values)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
+        (slopes,) = ctx.saved_tensors
+        return gradients[0][:, None].to(slopes.dtype) * slopes, None, None, None
 
 
 def padded(logprobs: Sequence[Tensor]) -> tuple[Tensor, Tensor]:

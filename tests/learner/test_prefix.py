@@ -113,6 +113,19 @@ def test_chunked_logits_change_nothing(directory: Path) -> None:
     torch.testing.assert_close(grad_first, grad_second)
 
 
+def test_an_adapted_head_learns_too(directory: Path) -> None:
+    """A head that is not frozen takes the longer way, and its gradients are those of separate rows as well."""
+    model = get_peft_model(tiny_model(), LoraConfig(r=4, target_modules=r".*(q_proj|lm_head)", init_lora_weights=False))
+    vision = Vision(model.get_base_model().model, directory, PICTURES.__getitem__, 2**30)
+    rows = make_rows(vision)
+    heads = [parameter for name, parameter in model.named_parameters() if "lm_head.lora_" in name]
+    assert len(heads) == 2
+    engine = PrefixModel(model, logits_per_chunk=64 * 3)
+    found = torch.autograd.grad(torch.cat(engine.logprobs([row for row, _ in rows])).sum(), heads)
+    expected = torch.autograd.grad(torch.cat(naive(model, rows)).sum(), heads)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
 def test_features_are_dropped_under_the_budget_and_come_back_equal(directory: Path) -> None:
     """A cache smaller than the images costs time, not correctness."""
     model = tiny_model()
