@@ -36,8 +36,8 @@ from learner.attention import SHARED_PREFIX
 from learner.batch import Collator
 from learner.examples import Answer, Example, PairExample
 from learner.model import Base, Policy
-from learner.objectives import Options
 from learner.prefix import PrefixModel, Row
+from learner.references import References
 from learner.settings import Settings
 from learner.trainer import Trainer
 from learner.vision import Vision
@@ -239,8 +239,10 @@ def example(world: World, number: int) -> Example:
 def dpo_ours(args: argparse.Namespace, world: World) -> dict[str, Any]:
     """The first epoch caches nothing beforehand; the second takes the same batches again."""
     ours = Ours(args, world)
-    collator = Collator(ours.policy, ours.engine, ours.vision, args.tokens)
-    trainer = Trainer(ours.policy, collator, ours.settings, 10**6, Options(BETA))
+    references = References(ours.policy, "base", begins_at_base=True)
+    collator = Collator(references, ours.engine, ours.vision, args.tokens)
+    recipe = ours.settings.recipe()
+    trainer = Trainer(ours.policy, collator, ours.settings, 10**6, recipe=recipe, references=references)
     count = args.batch * (args.warmup + args.steps)
     examples = [example(world, number) for number in range(count)]
     clock = Clock(args.device)
