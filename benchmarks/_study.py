@@ -1,0 +1,217 @@
+"""One installation on which many recipes learn from the same people: signals, adapters, and what each adapter says.
+
+People of the demo chat with the base model until they have given so many signals; nothing learns meanwhile. Then each
+recipe learns from those signals in a process of its own, from the base model, and its adapter is asked through the
+server for descriptions and skills on scenes that nobody has shown. Nothing is ever promoted, so every recipe has the
+same parent and the same signals. Every person may be given their own mistakes beside those they make.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from clients.client import PlumblineClient
+from clients.demo.budget import Budget
+from clients.demo.chat import connect
+from clients.demo.crowd import Crowd
+from clients.demo.ledger import Ledger
+from clients.demo.measure import Descriptions, Meter, Tick
+from clients.demo.settings import ORDINARY, server_settings
+from clients.demo.statistics import Figure, mean_difference
+from clients.demo.users import User, make_users
+from clients.stack import Stack, StackError
+from learner.model import CONFIG_FILE
+from learner.publish import describe_files
+from server.wire.adapters import AdapterManifest
+from server.wire.base import BASE
+from server.wire.training import FeedPage, Pair, RoundReport, TrainingConfig, Unpaired
+
+USERS: Final = 24
+BEST_OF: Final = 8
+CONCURRENCY: Final = 4
+MEASURE_CONCURRENCY: Final = 16
+DECISION_TIMEOUT_S: Final = 120.0
+DECIDED: Final = frozenset({"gated", "rejected"})
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """A way to learn: the alias's `learner` settings, and what is done to the signals before."""
+
+    name: str
+    learner: dict[str, Any]
+    flips: float = 0.0
+    """Share of people's signals that are turned round."""
+    thumbs_only: bool = False
+    """Learns from people who give thumbs alone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Quality:
+    """What an adapter says. `skills_drop`: against the base model, on the same questions."""
+
+    hallucination: Figure
+    coverage: Figure
+    skills_drop: Figure
+
+
+@dataclass(frozen=True, slots=True)
+class Learned:
+    """An adapter, and the seconds that its learner's process took."""
+
+    adapter: str
+    seconds: float
+    detail: dict[str, Any] = field(default_factory=dict)
+
+
+class Study:
+    """A running installation. One alias for each crowd."""
+
+    def __init__(self, stack: Stack, directory: Path, descriptions: int, skills: int) -> None:
+        self._stack = stack
+        self._directory = directory
+        self._client = PlumblineClient(stack.url)
+        self._openai = connect(stack.url)
+        self._meter = Meter(self._openai, Ledger(), descriptions, skills, MEASURE_CONCURRENCY)
+        self._base_skills: list[bool] = []
+
+    async def collect(self, alias: str, users: Sequence[User], signals: int, tick: Tick) -> Ledger:
+        """Let people chat until they have given so many signals."""
+        budget, ledger = Budget(signals, signals), Ledger()
+        crowd = Crowd(self._openai, alias, users, ledger, budget, BEST_OF, CONCURRENCY)
+        budget.release()
+        crowd.start()
+        try:
+            while budget.is_open:
+                await asyncio.sleep(0.2)
+                crowd.check()
+                self._stack.check()
+                tick(budget.settled, signals)
+        finally:
+            await crowd.stop()
+        if ledger.failed:
+            raise StackError(f"requests failed: {list(ledger.failures)}")
+        return ledger
+
+    def learn(self, alias: str, recipe: Recipe) -> Learned:
+        """One round of the real learner; raises `StackError` where no adapter came of it."""
+        known = {one.id for one in self._client.adapters(alias).data}
+        state = self._directory / f"learner-{alias}-{recipe.name}"
+        ordered = json.dumps({"learner": recipe.learner, "flips": recipe.flips})
+        command = [sys.executable, "-m", "benchmarks._study_learner", self._stack.url, alias, str(state), ordered]
+        started = time.perf_counter()
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        seconds = time.perf_counter() - started
+        made = [one for one in self._client.adapters(alias).data if one.id not in known]
+        if done.returncode or not made:
+            raise StackError(f"{recipe.name} learned nothing:\n{done.stderr[-2000:]}")
+        self._await_decision(made[0].id)
+        return Learned(made[0].id, seconds, json.loads(done.stdout.splitlines()[-1]))
+
+    def adopt(self, alias: str, files: Mapping[str, bytes]) -> str:
+        """The id of an adapter that was trained elsewhere, PEFT's `files`, uploaded as an operator does it."""
+        config = self._client.training_config(alias)
+        described = json.loads(files[CONFIG_FILE]) | {"base_model_name_or_path": config.base_model}
+        told = {**files, CONFIG_FILE: json.dumps(described).encode()}
+        manifest = AdapterManifest(alias=alias, base_digest=config.base_digest, files=describe_files(told))
+        adapter = self._client.upload_adapter(manifest, told).id
+        self._await_decision(adapter)
+        return adapter
+
+    def _await_decision(self, adapter: str) -> None:
+        deadline = time.monotonic() + DECISION_TIMEOUT_S
+        while (found := self._client.adapter(adapter)).state not in DECIDED:
+            if time.monotonic() > deadline:
+                raise StackError(f"{adapter} is still {found.state}")
+            time.sleep(0.2)
+        if found.state == "rejected":
+            raise StackError(f"{adapter} was rejected: {self._client.adapter_report(adapter).reports[-1]}")
+
+    async def describe(self, model: str, tick: Tick) -> Descriptions:
+        return await self._meter.describe(model, 1, tick)
+
+    async def measure(self, model: str, tick: Tick) -> Quality:
+        """Through the server: descriptions at temperature 1 and skills, greedily; of `model` alone."""
+        if not self._base_skills:
+            self._base_skills = await self._meter.answer_skills(BASE, tick)
+        said = await self.describe(model, tick)
+        skills = await self._meter.answer_skills(model, tick)
+        return Quality(said.hallucination, said.coverage, mean_difference(self._base_skills, skills))
+
+
+@contextlib.contextmanager
+def open_study(crowds: Sequence[str], descriptions: int, skills: int) -> Iterator[Study]:
+    """A server with an alias for each of `crowds`, ready; the gate refuses nothing and nothing is tried on people."""
+    with tempfile.TemporaryDirectory() as name:
+        directory = Path(name)
+        settings = server_settings(ORDINARY, {}, directory)
+        template = settings["aliases"][0] | {
+            "gate": {"preference_margin": 1.0, "preference_nats": 1e6, "max_length_ratio": 1e6, "max_kl": 1e6},
+            "rollout": {"automatic": False},
+            "signals": {"holdout_share": 0.0},
+        }
+        settings["aliases"] = [template | {"name": crowd} for crowd in crowds]
+        with Stack(directory, settings) as stack:
+            stack.wait_ready()
+            yield Study(stack, directory, descriptions, skills)
+
+
+def people(seed: int, *, thumbs_only: bool = False) -> tuple[User, ...]:
+    """The demo's users, or as many who give thumbs alone."""
+    users = make_users(USERS, seed)
+    if thumbs_only:
+        users = tuple(User(one.id, gives_thumbs_only=True, seed=one.seed) for one in users)
+    return users
+
+
+class TurnedRound(PlumblineClient):
+    """A server whose alias learns as ordered, and some of whose people say the opposite of what they think.
+
+    Whose signals are turned round depends on the group and the annotator alone, so each recipe sees the same ones.
+    """
+
+    def __init__(self, url: str, learner: dict[str, Any], flips: float) -> None:
+        super().__init__(url)
+        self._learner = learner
+        self._flips = flips
+        self.report: RoundReport | None = None
+        """What the learner said of its round."""
+
+    def report_round(self, report: RoundReport) -> None:
+        self.report = report
+        super().report_round(report)
+
+    def training_config(self, alias: str) -> TrainingConfig:
+        return super().training_config(alias).model_copy(update={"learner": self._learner})
+
+    def training_feed(self, alias: str, after: int, limit: int | None = None) -> FeedPage:
+        page = super().training_feed(alias, after, limit)
+        for entry in page.entries:
+            if entry.group is not None:
+                group = entry.group
+                group.pairs = [self._pair(group.id, pair) for pair in group.pairs]
+                group.unpaired = [self._thumb(group.id, thumb) for thumb in group.unpaired]
+        return page
+
+    def _is_turned(self, group: str, annotator: str) -> bool:
+        return random.Random(f"{group} {annotator}").random() < self._flips
+
+    def _pair(self, group: str, pair: Pair) -> Pair:
+        if pair.source == "safety" or not self._is_turned(group, pair.annotator):
+            return pair
+        return pair.model_copy(update={"chosen": pair.rejected, "rejected": pair.chosen})
+
+    def _thumb(self, group: str, thumb: Unpaired) -> Unpaired:
+        turned = self._is_turned(group, thumb.annotator)
+        return thumb.model_copy(update={"desirable": not thumb.desirable}) if turned else thumb
