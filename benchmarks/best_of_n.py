@@ -105,7 +105,7 @@ class Plan:
     latency: Rounds
 
 
-FULL = Plan(EVALUATION_SEEDS, pool=500, auto_rounds=16, early=1000, latency=Rounds(40, 8))
+FULL = Plan(EVALUATION_SEEDS, pool=500, auto_rounds=16, early=600, latency=Rounds(40, 8))
 QUICK = Plan(EVALUATION_SEEDS, pool=80, auto_rounds=16, early=80, latency=Rounds(10, 2))
 DEVELOPMENT = Plan(USER_SEEDS[500_000:], pool=250, auto_rounds=16, early=250, latency=Rounds(10, 2))
 
