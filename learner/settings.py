@@ -68,7 +68,7 @@ class Settings(BaseModel):
     """Share of the steps in which the learning rate rises."""
     max_kl: float = Field(2.0, gt=0)
     """A round whose policy moved further from the base than this (nats a token, on stored answers) is discarded."""
-    target_modules: str = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
+    target_modules: str = r"(?!.*vis(ion|ual)).*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
 
     @property
     def capacity(self) -> Capacity:

@@ -414,7 +414,7 @@ class LearnerConfig(Section):
     """Share of the steps in which the learning rate rises."""
     max_kl: float = Field(2.0, gt=0)
     """The learner throws away a policy that moved further from base than this (nats a token, on stored answers)."""
-    target_modules: str = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
+    target_modules: str = r"(?!.*vis(ion|ual)).*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
     """Regular expression of the modules that get an adapter."""
 
 

@@ -15,14 +15,14 @@ from learner.errors import LearnerError
 from learner.families import FAMILIES, ImageFeatures, family_of, fits
 from learner.model import NO_IMAGES, Base
 from learner.prefix import PrefixModel, Row
+from learner.settings import Settings
 from learner.vision import Vision, _decode
 from tests.learner.tiny import VISION_END, VISION_START, png
 from tests.learner.tiny_families import IMAGE, TINY, Tiny
 
 PICTURES = {"small": png(1), "wide": png(2, 96, 64), "tall": png(3, 64, 96)}
-TARGETS = (
-    r".*(language_model|text_model|model)\.layers\.\d+\.\w+\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
-)
+TARGETS = Settings().target_modules
+"""The default fits every family."""
 
 
 class ExactNorm(nn.Module):
