@@ -330,7 +330,12 @@ class Installation:
         judges = build_all_judges(self._config, scorers)
         for name, one in judges.items():
             self._stack.push_async_callback(one.close)
-            one.ensemble.recall(await database.read(partial(groups.recent_scores, alias=name, limit=RECALLED_GROUPS)))
+            try:
+                scores = await database.read(partial(groups.recent_scores, alias=name, limit=RECALLED_GROUPS))
+            except (StorageUnavailable, ValueError):  # a damaged file is for `check` to tell of
+                log.warning("%s: the calibration starts anew", name, exc_info=True)
+            else:
+                one.ensemble.recall(scores)
         return judges
 
     async def _open_intake(self, metrics: Metrics) -> MediaIntake:

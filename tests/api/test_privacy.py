@@ -336,7 +336,7 @@ async def test_a_learner_drops_what_is_behind_a_quarantined_adapter(each_stack: 
     for user, reply in (("ann", anns), ("bob", bobs)):
         await rate(stack, reply, user=user)
     assert await follow() == {anns["id"], bobs["id"]}
-    ann, bob = (group.unpaired[0].annotator for group in replay.newest(2))
+    ann, bob = (group.unpaired[0].annotator for group in replay.all())
     known = await put_adapter(stack, 1, AdapterState.RETIRED, [anns["id"], ann], manifest={"feed_upto": 1})
     learned = [anns["id"], ann, bobs["id"], bob]
     bad = await put_adapter(stack, 2, AdapterState.RETIRED, learned, parent=known, manifest={"feed_upto": 2})
