@@ -10,10 +10,6 @@ until then, and all that time would count for us. `short_ratings` ends each rati
 from __future__ import annotations
 
 import subprocess
-import sys
-import time
-import urllib.error
-import urllib.request
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -22,7 +18,8 @@ from typing import Final
 import aiohttp
 from aiohttp import web
 
-from clients.stack import HOST, Command, StackError, free_port
+from benchmarks._peer import NotInstalled, Proxy, make_environment
+from clients.stack import HOST, Command, free_port
 
 VERSION: Final = "0.4.0"
 ENVIRONMENT: Final = Path(".venv-optillm")
@@ -39,26 +36,12 @@ NUMBER_TOKENS: Final = 3
 SETTINGS: Final = {"OPENAI_API_KEY": "none"}
 
 
-class NotInstalled(Exception):
-    """The peer cannot be had here; the message says why."""
-
-
 def install() -> Path:
     """The proxy's command; made at the first call, which takes a minute. Raises `NotInstalled`."""
     command, python = ENVIRONMENT / "bin" / "optillm", ENVIRONMENT / "bin" / "python"
     if _can_be_imported(python):
         return command
-    pip = [str(python), "-m", "pip", "install", "--quiet"]
-    try:
-        for step in (
-            [sys.executable, "-m", "venv", "--clear", str(ENVIRONMENT)],
-            [*pip, *IMPORTED],
-            [*pip, "--no-deps", f"optillm=={VERSION}"],
-        ):
-            subprocess.run(step, check=True, capture_output=True, text=True)
-    except subprocess.CalledProcessError as error:
-        lines = [line for line in error.stderr.splitlines() if line.startswith("ERROR")]
-        raise NotInstalled(f"optillm {VERSION}: {lines[-1] if lines else error}") from error
+    make_environment(f"optillm {VERSION}", ENVIRONMENT, IMPORTED, ["--no-deps", f"optillm=={VERSION}"])
     if not _can_be_imported(python):
         raise NotInstalled(f"optillm {VERSION}: installed, but {python} cannot import it")
     return command
@@ -71,41 +54,17 @@ def _can_be_imported(python: Path) -> bool:
     return subprocess.run([str(python), "-c", asked], check=False, capture_output=True).returncode == 0
 
 
-class OptiLlm:
+class OptiLlm(Proxy):
     """A running proxy before `engine_url`, on `url`, whose every answer is its best of `count`."""
 
     def __init__(self, command: Path, directory: Path, engine_url: str, count: int) -> None:
         port = free_port()
-        self.url = f"http://{HOST}:{port}"
         arguments = [
             *("--host", HOST, "--port", str(port), "--log", "error", "--base-url", f"{engine_url}/v1"),
             *("--approach", "bon", "--best-of-n", str(count)),
         ]
-        self._command = Command(
-            "optillm proxy", [str(command.resolve()), *arguments], directory / "optillm.log", SETTINGS
-        )
-
-    def __enter__(self) -> OptiLlm:
-        """Start it and wait for it; raises `StackError`."""
-        self._command.start()
-        deadline = time.monotonic() + START_TIMEOUT_S
-        while not self._is_up():
-            self._command.require_running()
-            if time.monotonic() > deadline:
-                self._command.stop()
-                raise StackError(f"not up after {START_TIMEOUT_S:.0f} s; {self._command.last_words()}")
-            time.sleep(0.5)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._command.stop()
-
-    def _is_up(self) -> bool:
-        try:
-            with urllib.request.urlopen(f"{self.url}/health", timeout=5) as reply:
-                return bool(reply.status == 200)
-        except (urllib.error.URLError, OSError):
-            return False
+        process = Command("optillm proxy", [str(command.resolve()), *arguments], directory / "optillm.log", SETTINGS)
+        super().__init__(process, port, "/health", START_TIMEOUT_S)
 
 
 @asynccontextmanager

@@ -63,7 +63,8 @@ from benchmarks import _best_of_n_sides as sides
 from benchmarks._best_of_n_latency import Peers, Rounds, latency
 from benchmarks._best_of_n_plot import draw
 from benchmarks._best_of_n_pool import Adaptive, Floats, Pool, adaptive, interval, quality
-from benchmarks._optillm import NotInstalled, OptiLlm, install
+from benchmarks._optillm import OptiLlm, install
+from benchmarks._peer import NotInstalled
 from clients.demo.language import Question, description_question, repeated_objects
 from clients.demo.scenes import EVALUATION_SEEDS, USER_SEEDS
 from clients.stack import HOST, free_port

@@ -49,8 +49,9 @@ from rich.progress import track
 from rich.table import Table
 
 from benchmarks import _noop_engine
-from benchmarks._litellm import LiteLlm, NotInstalled, install
+from benchmarks._litellm import LiteLlm, install
 from benchmarks._load import Target, ask, clients, closed_loop, open_loop, with_image
+from benchmarks._peer import NotInstalled
 from clients.demo.scenes import scene
 from clients.stack import HOST, Command, Stack, free_port
 
