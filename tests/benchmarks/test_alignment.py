@@ -6,7 +6,7 @@ import httpx
 import pytest
 
 from benchmarks._study import Quality, TurnedRound
-from benchmarks.alignment import DPO, DPO_FLIPPED, KTO, LCPO_FLIPPED, TRL, summarise
+from benchmarks.alignment import DPO, DPO_FLIPPED, KTO, LCPO_FLIPPED, TRL, Took, summarise
 from clients.demo.statistics import Figure
 from server.wire.training import FeedEntry, FeedPage, Pair, TrainingGroup, Unpaired
 
@@ -75,9 +75,10 @@ def test_no_worse_than_trl_is_counted_seed_by_seed() -> None:
         DPO_FLIPPED.name: [quality(0.34, 0.97)] * 4,
         LCPO_FLIPPED.name: [quality(0.18, 0.97)] * 4,
     }
-    figures = summarise(found, {DPO.name: [10.0] * 4, TRL: [40.0] * 4})
+    figures = summarise(found, {DPO.name: [Took(10.0, 20.0)] * 4, TRL: [Took(40.0, 50.0)] * 4})
     assert figures["quality_vs_trl"] == 0.5
     assert figures["wall_clock_vs_trl"] == 0.25
+    assert figures["process_vs_trl"] == 0.4
     assert figures["kto_thumbs_halves"] == 1.0
     assert figures["lcpo_retained"] == pytest.approx(0.32 / 0.32)
     assert figures["dpo_retained"] == pytest.approx(0.16 / 0.32)
