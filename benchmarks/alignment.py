@@ -11,9 +11,9 @@ scenes, about answers that it samples itself (`benchmarks._trl_online`).
 - `hallucination_*`, `coverage_*`, `skills_drop_*`: over all seeds, of each recipe.
 - `quality_vs_trl`: share of the seeds on which DPO's hallucination is no higher and its coverage no lower than TRL's,
   within the 95% intervals.
-- `wall_clock_vs_trl`: seconds of our round, from its plan to the upload, / of TRL's `train()`; median over the seeds. TRL
-  samples its answers in that time; ours were given to people anyway. Starting Python and loading the model is left out of
-  both: our learner does it once a day.
+- `wall_clock_vs_trl`: seconds of our round, from its plan to the upload, / of TRL's `train()`; median over the seeds.
+  TRL samples its answers in that time; ours were given to people anyway. Starting Python and loading the model is left
+  out of both: our learner does it once a day.
 - `process_vs_trl`: the same from the command to the adapter, each in a new process.
 - `kto_thumbs_halves`: 1 where thumbs alone halve the hallucination.
 - `lcpo_retained`, `dpo_retained`: where three in ten labels are wrong, the fall of the hallucination with LCPO, and
