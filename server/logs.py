@@ -17,6 +17,9 @@ SPEAKING = (OSError, PlumblineError)
 """Exceptions whose messages are the system's or our own. Any other's may quote what a user wrote."""
 
 
+_encode = json.JSONEncoder(default=str).encode
+
+
 class JsonFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         entry = {
@@ -28,7 +31,7 @@ class JsonFormatter(logging.Formatter):
         entry |= {name: value for name, value in vars(record).items() if name not in STANDARD}
         if record.exc_info and record.exc_info[1] is not None:
             entry["trace"] = trace(record.exc_info[1])
-        return json.dumps(entry, default=str)
+        return _encode(entry)
 
 
 def trace(error: BaseException) -> str:

@@ -12,6 +12,7 @@ docs/decisions/0004-a-failed-commit-reopens-the-file.md.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import queue
 import sqlite3
@@ -94,6 +95,8 @@ class SqliteDatabase(Writing):
         self._arrived: list[Job] = []
         self._queue: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self._writer = threading.Thread(target=self._write_loop, name="store-write", daemon=True)
+        self._connection: Connection | None = None
+        """The writing one, from the first commit until the file fails."""
         self.commits = 0
 
     @property
@@ -169,6 +172,7 @@ class SqliteDatabase(Writing):
             await asyncio.to_thread(self._writer.join)
         self._readers.shutdown(wait=True)
         self._reader_engine.dispose()
+        self._let_go()
         self._writer_engine.dispose()  # last: only a connection that writes clears the log away
 
     def _write_loop(self) -> None:
@@ -203,8 +207,10 @@ class SqliteDatabase(Writing):
             fail_batch(batch, self._failure)
             return
         try:
-            with self._writer_engine.begin() as connection:
-                run_batch(connection, batch)
+            if self._connection is None:
+                self._connection = self._writer_engine.connect()
+            with self._connection.begin():
+                run_batch(self._connection, batch)
                 faults.point("store.before_commit")
                 faults.point("store.sync")
             if self._present_identity() != self._identity:
@@ -214,14 +220,23 @@ class SqliteDatabase(Writing):
         except Undone:
             return
         except Exception as error:
+            self._let_go()
             fail_batch(batch, error)
             if _code(error) not in HARMLESS:
                 self._failure = error
                 log.error("the store confirms nothing until it could be opened again: %s", cause(error))
 
+    def _let_go(self) -> None:
+        """Of the writing connection; the next commit takes one anew."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            with contextlib.suppress(DBAPIError, sqlite3.Error):
+                connection.close()
+
     def _reopen(self) -> None:
         """Trust the disk alone: close everything, open again, bring the log into the database, and try a write."""
         was_damaged = _code(self._failure) in DAMAGED
+        self._let_go()
         self._reader_engine.dispose()
         self._writer_engine.dispose()
         try:
