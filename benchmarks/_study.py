@@ -3,7 +3,7 @@
 People of the demo chat with the base model until they have given so many signals; nothing learns meanwhile. Then each
 recipe learns from those signals in a process of its own, from the base model, and its adapter is asked through the
 server for descriptions and skills on scenes that nobody has shown. Nothing is ever promoted, so every recipe has the
-same parent and the same signals. Every person may be given their own mistakes beside those they make.
+same parent and the same signals. A share of what people said may be turned round on its way to the learner.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -26,7 +26,7 @@ from clients.demo.budget import Budget
 from clients.demo.chat import connect
 from clients.demo.crowd import Crowd
 from clients.demo.ledger import Ledger
-from clients.demo.measure import Descriptions, Meter, Tick
+from clients.demo.measure import Meter, Tick
 from clients.demo.settings import ORDINARY, server_settings
 from clients.demo.statistics import Figure, mean_difference
 from clients.demo.users import User, make_users
@@ -68,11 +68,11 @@ class Quality:
 
 @dataclass(frozen=True, slots=True)
 class Learned:
-    """An adapter, and the seconds that its learner's process took."""
+    """An adapter, the seconds that its learner's process took, and what the learner reported of its round."""
 
     adapter: str
     seconds: float
-    detail: dict[str, Any] = field(default_factory=dict)
+    detail: dict[str, Any]
 
 
 class Study:
@@ -86,7 +86,7 @@ class Study:
         self._meter = Meter(self._openai, Ledger(), descriptions, skills, MEASURE_CONCURRENCY)
         self._base_skills: list[bool] = []
 
-    async def collect(self, alias: str, users: Sequence[User], signals: int, tick: Tick) -> Ledger:
+    async def collect(self, alias: str, users: Sequence[User], signals: int, tick: Tick) -> None:
         """Let people chat until they have given so many signals."""
         budget, ledger = Budget(signals, signals), Ledger()
         crowd = Crowd(self._openai, alias, users, ledger, budget, BEST_OF, CONCURRENCY)
@@ -102,7 +102,6 @@ class Study:
             await crowd.stop()
         if ledger.failed:
             raise StackError(f"requests failed: {list(ledger.failures)}")
-        return ledger
 
     def learn(self, alias: str, recipe: Recipe) -> Learned:
         """One round of the real learner; raises `StackError` where no adapter came of it."""
@@ -138,14 +137,11 @@ class Study:
         if found.state == "rejected":
             raise StackError(f"{adapter} was rejected: {self._client.adapter_report(adapter).reports[-1]}")
 
-    async def describe(self, model: str, tick: Tick) -> Descriptions:
-        return await self._meter.describe(model, 1, tick)
-
     async def measure(self, model: str, tick: Tick) -> Quality:
         """Through the server: descriptions at temperature 1 and skills, greedily; of `model` alone."""
         if not self._base_skills:
             self._base_skills = await self._meter.answer_skills(BASE, tick)
-        said = await self.describe(model, tick)
+        said = await self._meter.describe(model, 1, tick)
         skills = await self._meter.answer_skills(model, tick)
         return Quality(said.hallucination, said.coverage, mean_difference(self._base_skills, skills))
 
