@@ -11,7 +11,7 @@ answers each, AdamW included. What either side does in it is said in `benchmarks
 - `dpo_first_epoch_vs_trl`: the same with nothing cached: our step reads and encodes the pictures and runs the
   reference.
 - `grpo_vs_trl`: the training step alone, generation left out on both sides; the pictures' features are cached, as they
-  are from a prompt's second visit on. `grpo_new_prompts_vs_trl`: they are computed in the step. Our step is the engine's
+  are from a prompt's second visit on. `grpo_new_prompts_vs_trl`: they are computed in the step. Our step is the
   forward and backward pass, the loss and AdamW; what `learner.trainer` does around them (a first pass for π_old,
   guards, metrics) is not in it. DPO's is the trainer's whole step.
 - `peak_memory_vs_trl`: ours / TRL's, the worse of DPO and GRPO. Peak of the resident set minus what was resident when
@@ -21,7 +21,8 @@ Every run is a process of its own, the sides take turns, ratios are formed withi
 runs with its whole batch in a forward and with one prompt at a time; the faster one is compared. Losses of the first
 step must agree to 1e-4 of themselves, else there is no result.
 
-Left out: ms-swift, whose packing is the nearest thing elsewhere. Its release 4.6 wants TRL 0.29 and CUDA's build of torch.
+Left out: ms-swift, whose packing is the nearest thing elsewhere. Its release 4.6 wants TRL 0.29 and CUDA's build of
+torch.
 """
 
 from __future__ import annotations
