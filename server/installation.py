@@ -330,12 +330,13 @@ class Installation:
         judges = build_all_judges(self._config, scorers)
         for name, one in judges.items():
             self._stack.push_async_callback(one.close)
+            if one.ensemble.calibration is None:
+                continue
             try:
                 scores = await database.read(partial(groups.recent_scores, alias=name, limit=RECALLED_GROUPS))
-            except (StorageUnavailable, ValueError):  # a damaged file is for `check` to tell of
-                log.warning("%s: the calibration starts anew", name, exc_info=True)
-            else:
                 one.ensemble.recall(scores)
+            except (StorageUnavailable, ValueError, TypeError):  # a damaged file is for `check` to tell of
+                log.warning("%s: the calibration starts anew", name, exc_info=True)
         return judges
 
     async def _open_intake(self, metrics: Metrics) -> MediaIntake:
