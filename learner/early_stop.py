@@ -17,6 +17,7 @@ from torch import Tensor
 
 from learner.examples import Example
 from learner.files import write_atomic
+from learner.settings import Settings
 from learner.state import Standing
 
 MIN_EXAMPLES: Final = 20
@@ -26,9 +27,11 @@ MAX_SHARE: Final = 0.5
 FILE: Final = "best.safetensors"
 
 
-def kept_back(examples: Collection[Example], share: float) -> set[str]:
-    """The groups to measure by, about `share` of all; the same prompt is always on the same side."""
-    held = [example for example in examples if example.lot < share]
+def kept_back(examples: Collection[Example], settings: Settings) -> set[str]:
+    """The groups to measure by, about `validation_share` of all; the same prompt is always on the same side."""
+    if settings.epochs == 1:
+        return set()  # there is nothing to choose between
+    held = [example for example in examples if example.lot < settings.validation_share]
     opinions = sum(len(one.pairs) + len(one.unpaired) + bool(one.rewarded) for one in held)
     serves = opinions >= MIN_EXAMPLES and len(held) <= MAX_SHARE * len(examples)
     return {example.group for example in held} if serves else set()

@@ -104,7 +104,7 @@ class Round:
             settings=settings,
             seed=_random(f"{place.alias} {number} {self._lease.active}").getrandbits(32),
             plan=list(material.examples),
-            kept_back=sorted(kept_back(list(material.examples.values()), settings.validation_share)),
+            kept_back=sorted(kept_back(list(material.examples.values()), settings)),
             signals=state.new_signals,
             feed_after=state.trained_upto,
             feed_upto=state.cursor,

@@ -45,11 +45,14 @@ def test_too_few_and_too_many_are_not_kept_back(server: FakeServer, monkeypatch:
     limits = Limits("0" * 64, 64, 512, IMAGE)
     found = [prepare(make_group(number, "0" * 64, server), limits, Wanted()).example for number in range(MANY)]
     examples = [one for one in found if one is not None]
-    assert kept_back(examples, SHARE) == set()  # eight or nine
+    settings = Settings(validation_share=SHARE)
+    assert kept_back(examples, settings) == set()  # eight or nine
     monkeypatch.setattr(early_stop, "MIN_EXAMPLES", 5)
-    held = kept_back(examples, SHARE)
+    held = kept_back(examples, settings)
     assert held == {one.group for one in examples if one.lot < SHARE} and len(held) > 4
-    assert kept_back(examples, 1.0) == set()
+    assert kept_back(examples, Settings(validation_share=0)) == set()
+    assert kept_back(examples, Settings(validation_share=SHARE, epochs=1)) == set()
+    assert kept_back([one for one in examples if one.lot < SHARE], settings) == set(), "nearly all would be kept back"
 
 
 @pytest.fixture
