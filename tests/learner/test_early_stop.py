@@ -10,6 +10,7 @@ import torch
 from learner import early_stop
 from learner.early_stop import BestEpoch, kept_back
 from learner.examples import Limits, Wanted, prepare
+from learner.settings import Settings
 from learner.state import Standing
 from tests.learner.conftest import MakeLearner
 from tests.learner.fake_server import FakeServer, make_group
