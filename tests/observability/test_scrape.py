@@ -1,4 +1,4 @@
-"""A real Prometheus scrapes a running server whose users chat, say what they think, and whose operators move adapters."""
+"""A real Prometheus scrapes a running server whose users chat and say what they think, and whose learner learns."""
 
 from __future__ import annotations
 
