@@ -1,5 +1,5 @@
 """The application's fixtures, for tests of what it tells about itself."""
 
-from tests.api.conftest import engine, open_stack, stack
+from tests.api.conftest import each_stack, engine, open_stack, stack, store_url
 
-__all__ = ["engine", "open_stack", "stack"]
+__all__ = ["each_stack", "engine", "open_stack", "stack", "store_url"]

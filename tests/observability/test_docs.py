@@ -8,7 +8,7 @@ from deploy import observability
 
 
 async def test_the_page_lists_every_metric_and_alert(tmp_path: Path) -> None:
-    """`python -m deploy.observability` changes nothing: the tables say what a server registers and what alerts.yml has."""
+    """`python -m deploy.observability` changes nothing: its tables hold a server's registry and alerts.yml."""
     registry = await observability.registry_of_a_server(tmp_path)
     tables = {"alerts": observability.alert_table(), "metrics": observability.metric_table(registry)}
     page = observability.PAGE.read_text()
