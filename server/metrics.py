@@ -280,7 +280,9 @@ class Metrics:
             "Age of the oldest feed entry that the learner has not read; 0: it has read all.",
             "alias",
         )
-        self.learner_heartbeat = self._gauge("learner_heartbeat_timestamp_seconds", "When the learner last read the feed or sent a heartbeat.", "alias")
+        self.learner_heartbeat = self._gauge(
+            "learner_heartbeat_timestamp_seconds", "When the learner last read the feed or sent a heartbeat.", "alias"
+        )
         self.learner_gauges = {
             name: self._gauge(f"learner_{name}", words, "alias") for name, words in LEARNER_GAUGES.items()
         }
