@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -22,7 +22,7 @@ from server.config import TracingConfig
 if TYPE_CHECKING:
     from opentelemetry.trace import Span, Tracer
 
-Value = str | int | float | bool
+Value = str | int | float | bool | Sequence[str]
 
 
 class RequestSpan(Protocol):

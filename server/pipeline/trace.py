@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Final, Literal, Self
 
 from server.metrics import Metrics
-from server.tracing import NO_SPAN, RequestSpan, error_kind
+from server.tracing import NO_SPAN, RequestSpan, Value, error_kind
 
 if TYPE_CHECKING:
     from server.pipeline.task import ChatTask, Outcome
@@ -70,7 +70,7 @@ class Trace:
             if self._metrics is not None:
                 self._metrics.first_token_seconds.labels(self._alias).observe(self._elapsed_s())
 
-    def answered(self, **attributes: str | int | float | bool) -> None:
+    def answered(self, **attributes: Value) -> None:
         """The whole answer has been made; the attributes are the request's span's."""
         self._span.set(**attributes)
         if self._metrics is not None:
@@ -93,11 +93,13 @@ class Trace:
             self._metrics.stage_seconds.labels(self._alias, name).observe(seconds)
 
 
-def traced(task: ChatTask, outcome: Outcome) -> dict[str, str | int | float]:
+def traced(task: ChatTask, outcome: Outcome) -> dict[str, Value]:
     """What the request's span says of the answer."""
-    said: dict[str, str | int | float] = {
+    reasons = [outcome.judgements[index].candidate.finish_reason for index in outcome.shown]
+    return {
         "gen_ai__response__id": task.completion_id,
         "gen_ai__response__model": outcome.assignment.adapter,
+        "gen_ai__response__finish_reasons": reasons or ["content_filter"],
         "gen_ai__request__choice__count": task.n,
         "gen_ai__request__max_tokens": task.sampling.max_tokens,
         "gen_ai__request__temperature": task.sampling.temperature,
@@ -109,6 +111,3 @@ def traced(task: ChatTask, outcome: Outcome) -> dict[str, str | int | float]:
         "plumbline__generation": outcome.assignment.generation,
         "plumbline__degraded": len(outcome.degraded),
     }
-    if outcome.shown:
-        said["gen_ai__response__finish_reasons"] = outcome.judgements[outcome.shown[0]].candidate.finish_reason
-    return said
