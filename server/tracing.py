@@ -22,6 +22,9 @@ from server.config import TracingConfig
 if TYPE_CHECKING:
     from opentelemetry.trace import Span, Tracer
 
+EXPORT_TIMEOUT_S: Final = 3.0
+"""For sending a batch, with its retries. The end of the server waits no longer for a collector that is away."""
+
 Value = str | int | float | bool | Sequence[str]
 
 
@@ -141,7 +144,7 @@ def open_tracing(config: TracingConfig, version: str) -> Tracing:
         sampler=TraceIdRatioBased(config.share),
         shutdown_on_exit=False,
     )
-    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(endpoint=config.endpoint)))
+    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(endpoint=config.endpoint, timeout=EXPORT_TIMEOUT_S)))
     return Tracing(provider.get_tracer("plumbline", version), provider.shutdown)
 
 
