@@ -1,6 +1,6 @@
 """Traces of chat requests by OpenTelemetry, sent over OTLP/HTTP; off unless `tracing.endpoint` is set.
 
-One span a request with one child for each stage of its way (`server.pipeline.trace`). Attributes are those of the GenAI
+One span a request, a child for each stage after its admission (`server.pipeline.trace`). Attributes are those of the GenAI
 semantic conventions (https://opentelemetry.io/docs/specs/semconv/gen-ai/, status Development) and a few of our own. No
 text of a prompt or an answer is among them, no user, key or tenant. A request that is refused before it is understood
 has no span. Needs `pip install plumbline[tracing]`, which is imported only where tracing is on.
@@ -144,7 +144,9 @@ def open_tracing(config: TracingConfig, version: str) -> Tracing:
         sampler=TraceIdRatioBased(config.share),
         shutdown_on_exit=False,
     )
-    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(endpoint=config.endpoint, timeout=EXPORT_TIMEOUT_S)))
+    provider.add_span_processor(
+        BatchSpanProcessor(OTLPSpanExporter(endpoint=config.endpoint, timeout=EXPORT_TIMEOUT_S))
+    )
     return Tracing(provider.get_tracer("plumbline", version), provider.shutdown)
 
 
