@@ -473,6 +473,18 @@ class AliasConfig(Section):
         return self
 
 
+class TracingConfig(Section):
+    """Traces of chat requests by OpenTelemetry (`pip install plumbline[tracing]`). They hold no texts."""
+
+    endpoint: str = Field("", pattern=r"^$|^https?://[^\s?#@]+$")
+    """Where spans are sent, OTLP over HTTP, as `http://127.0.0.1:4318/v1/traces`. Empty: off. Headers and certificates
+    are OpenTelemetry's own variables (`OTEL_EXPORTER_OTLP_*`)."""
+    share: Share = 1.0
+    """Share of the requests that are traced."""
+    service_name: str = Field("plumbline", min_length=1, max_length=128)
+    """How traces name this service."""
+
+
 class Config(BaseSettings):
     """The whole tree."""
 
@@ -491,6 +503,7 @@ class Config(BaseSettings):
     store: StoreConfig = StoreConfig()
     limits: LimitsConfig = LimitsConfig()
     shadow: ShadowConfig = ShadowConfig()
+    tracing: TracingConfig = TracingConfig()
     aliases: tuple[AliasConfig, ...] = (AliasConfig(),)
     """Aliases served by this installation; the first is the default."""
     secret: SecretStr | None = None

@@ -12,7 +12,7 @@ from typing import Final
 from sqlalchemy import Connection
 
 from reward.types import Prompt
-from server import faults, opinions, prompts, regenerations
+from server import agreement, faults, opinions, prompts, regenerations
 from server.answers import AnswerIntake
 from server.config import Config, SignalsConfig
 from server.engine.port import Engine, EngineError
@@ -215,8 +215,16 @@ class FeedbackDesk:
         await faults.async_point("feedback.after_commit")
         if answer is reply:  # and not one that was kept before
             for signal in kept:
-                self._metrics.signals.labels(self._metrics.alias(group.alias), signal.kind).inc()
+                self._count(group, signal)
         return answer
+
+    def _count(self, group: GroupRecord, signal: SignalRecord) -> None:
+        alias = self._metrics.alias(group.alias)
+        self._metrics.signals.labels(alias, signal.kind).inc()
+        settings = self._aliases.get(group.alias)
+        known = {agreement.ENSEMBLE, *(one.label for one in (settings.scorers if settings is not None else ()))}
+        for scorer, verdict in agreement.compared(group, signal.kind, signal.payload):
+            self._metrics.agreement.labels(alias, scorer if scorer in known else "other", verdict).inc()
 
 
 def _teaches(

@@ -34,10 +34,12 @@ async def remove(database: Database, blobs: BlobStore, digests: Collection[str],
     await asyncio.gather(*(delete(sha256) for sha256 in orphans))
 
 
-async def sweep(database: Database, blobs: BlobStore, now: float) -> None:
-    """Remove every image that belongs to nothing: what an erasure left, or a crash."""
+async def sweep(database: Database, blobs: BlobStore, now: float) -> int:
+    """Remove every image that belongs to nothing: what an erasure left, or a crash. How many there were of all."""
     old: list[str] = []
+    seen = 0
     async for sha256, written_at in blobs.scan():
+        seen += 1
         if written_at <= now - GRACE_S:
             old.append(sha256)
         if len(old) == PAGE:
@@ -45,3 +47,4 @@ async def sweep(database: Database, blobs: BlobStore, now: float) -> None:
             old = []
     await remove(database, blobs, old, now)
     await blobs.clear_parts(now - GRACE_S)
+    return seen

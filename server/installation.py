@@ -33,7 +33,7 @@ from server.config import AliasConfig, Config
 from server.engine.client import VllmEngine
 from server.engine.health import EngineState
 from server.engine.launcher import EngineProcess
-from server.engine.pool import EnginePool, Member, Standing
+from server.engine.pool import EnginePool, Member
 from server.engine.port import Engine, Replica
 from server.engine.supervisor import EngineSupervisor
 from server.errors import StorageUnavailable
@@ -48,11 +48,14 @@ from server.pipeline.fetch.fetcher import ImageFetcher
 from server.pipeline.judges import Judges, as_combined, build_ensemble, build_judges
 from server.pipeline.media import MediaIntake
 from server.pipeline.pipeline import Pipeline
+from server.pipeline.policies import read_rules
 from server.pipeline.sanitise import Sanitiser, special_tokens
 from server.pipeline.shadow import Shadows
 from server.pipeline.vision import takes_images
 from server.retention import Retention
+from server.sampling import Sampler
 from server.scorers.factory import ScorerFactory
+from server.scraped import Scraped
 from server.services import Services
 from server.store import groups
 from server.store.blobs import BlobStore
@@ -61,6 +64,7 @@ from server.store.opening import open_blobs, open_database, open_remote_files
 from server.store.records import AdapterState
 from server.store.remote import RemoteFiles
 from server.tokens import Signer, load_secret
+from server.tracing import Tracing, open_tracing
 from server.wire.chat import ChatMessage, ToolDefinition
 from server.wire.identity import directory_digest
 
@@ -169,10 +173,7 @@ class Installation:
             log.warning("store.url without secret: other servers on this database will refuse this one's tokens")
         secret = config.secret.get_secret_value().encode() if config.secret else load_secret(directory)
 
-        def count_move(alias: str, state: AdapterState) -> None:
-            metrics.adapter_moves.labels(alias, state).inc()
-
-        registry = build_registry(config, database, remote, base_digest=base_digest, on_move=count_move)
+        registry = build_registry(config, database, remote, base_digest=base_digest, on_move=metrics.moved)
         await registry.start()
         engine = EnginePool(self._connect(config), affinity_factor=config.engine.affinity_factor)
         self._stack.push_async_callback(engine.close)
@@ -185,13 +186,15 @@ class Installation:
             find=registry.get,
             quorum=config.engine.quorum,
         )
+
         router = Router(
             database,
             [alias.name for alias in config.aliases],
             clock=time.time,
             verify=registry.verify,
             is_intact=registry.is_intact,
-            on_move=count_move,
+            on_move=metrics.moved,
+            on_moved=metrics.followed,
             moving_to=prober.moving_to,
         )
         await router.load()
@@ -221,6 +224,7 @@ class Installation:
             aliases=config.aliases,
             engines=[engine],
             clock=time.time,
+            on_examined=metrics.examined,
         )
         intake = await self._open_intake(metrics)
         sanitiser = Sanitiser(special_tokens(Path(config.engine.model)))
@@ -299,6 +303,8 @@ class Installation:
             ),
             signer=signer,
             metrics=metrics,
+            feed_positions={},
+            tracing=self._open_tracing(),
         )
         self._watch(services)
         await self._begin(services, prober)
@@ -317,9 +323,28 @@ class Installation:
         self._stack.push_async_callback(services.lease.stop)
         await services.rollout.start()
         self._stack.push_async_callback(services.rollout.stop)
-        retention = Retention(self._config.store, services.database, services.blobs, time.time)
+        count_images = services.metrics.stored_images.set
+        retention = Retention(self._config.store, services.database, services.blobs, time.time, count_images)
         retention.start()
         self._stack.push_async_callback(retention.stop)
+        sampler = Sampler(
+            services.metrics,
+            services.database,
+            directory=self._config.store.directory,
+            aliases=[alias.name for alias in self._config.aliases],
+            positions=services.feed_positions.get,
+            clock=time.time,
+        )
+        sampler.start()
+        self._stack.push_async_callback(sampler.stop)
+
+    def _open_tracing(self) -> Tracing:
+        try:
+            tracing = open_tracing(self._config.tracing, version("plumbline"))
+        except ValueError as error:
+            raise StartError(str(error)) from None
+        self._stack.push_async_callback(asyncio.to_thread, tracing.close)
+        return tracing
 
     def _open_scorers(self, engine: Engine) -> ScorerFactory:
         scorers = ScorerFactory(engine)
@@ -372,8 +397,20 @@ class Installation:
             _watch_replica(metrics, member)
         metrics.store_healthy.set_function(lambda: float(services.database.is_healthy))
         metrics.in_flight.set_function(lambda: float(services.admission.present))
+        metrics.waiting.set_function(lambda: float(services.admission.waiting))
+        metrics.queue_limit.set(self._config.http.max_queued_requests)
+        metrics.disk_reserve_bytes.set(self._config.store.min_free_bytes)
         for alias in self._config.aliases:
             _watch_routing(metrics, services.router, services.rollout, alias.name)
+            rules = [one.name for one in (*read_rules(alias.policy), *alias.rules)]
+            metrics.begin(alias.name, rules=rules, scorers=[one.label for one in alias.scorers])
+        scraped = Scraped(
+            router=services.router,
+            rollout=services.rollout,
+            members=services.engine.members,
+            database=services.database,
+        )
+        metrics.registry.register(scraped)
 
 
 def build_registry(
@@ -445,15 +482,8 @@ def model_digest(model: str) -> str:
 def _watch_replica(metrics: Metrics, member: Member) -> None:
     number = str(member.number)
     metrics.engine_ready.labels(number).set_function(lambda: float(member.supervisor.state is EngineState.READY))
-    metrics.engine_restarts.labels(number).set_function(lambda: float(member.supervisor.restarts))
     metrics.replica_in.labels(number).set_function(lambda: float(member.is_in))
     metrics.replica_tokens.labels(number).set_function(lambda: float(member.outstanding_tokens))
-    for reason in (Standing.UNREACHABLE, Standing.CANNOT_SERVE):
-        metrics.replica_taken_out.labels(number, reason).set_function(partial(_times_out, member, reason))
-
-
-def _times_out(member: Member, reason: Standing) -> float:
-    return float(member.taken_out[reason])
 
 
 def _watch_routing(metrics: Metrics, router: Router, rollout: Rollout, alias: str) -> None:

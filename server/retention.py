@@ -28,13 +28,21 @@ DAY_S: Final = 24 * 3600.0
 
 
 class Retention:
-    """The hourly pass. `now` gives UTC seconds since the epoch."""
+    """The hourly pass. `now` gives UTC seconds since the epoch; `on_swept` is told how many images there were."""
 
-    def __init__(self, config: StoreConfig, database: Database, blobs: BlobStore, now: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        config: StoreConfig,
+        database: Database,
+        blobs: BlobStore,
+        now: Callable[[], float],
+        on_swept: Callable[[int], None] = lambda images: None,
+    ) -> None:
         self._config = config
         self._database = database
         self._blobs = blobs
         self._now = now
+        self._on_swept = on_swept
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -66,7 +74,7 @@ class Retention:
         expired = 0
         for tenant in await self._database.read(erasure.tenants):
             expired += await self._expire(tenant, now)
-        await images.sweep(self._database, self._blobs, now)
+        self._on_swept(await images.sweep(self._database, self._blobs, now))
         if expired:
             log.info("groups expired", extra={"groups": expired})
         return expired

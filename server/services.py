@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from server.pipeline.admission import Admission
     from server.pipeline.pipeline import Pipeline
     from server.tokens import Signer
+    from server.tracing import Tracing
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +56,9 @@ class Services:
     importing: ImportDesk
     signer: Signer
     metrics: Metrics
+    feed_positions: dict[str, int]
+    """Up to which entry each alias's learner had read the feed when it last asked this server."""
+    tracing: Tracing
 
     def alias(self, name: str) -> AliasConfig:
         """The alias's settings; raises `NotFound`."""

@@ -27,7 +27,9 @@ ACTOR = "rollout"
 
 
 class Examiner:
-    """Probe and gate. `on_gated` is called after each adapter that came to an end here."""
+    """Probe and gate. `on_gated` is called after each adapter that came to an end here, `on_examined` after each probe
+    and gate (alias, which, outcome, seconds).
+    """
 
     def __init__(
         self,
@@ -40,6 +42,7 @@ class Examiner:
         engines: Sequence[Engine],
         clock: Callable[[], float],
         on_gated: Callable[[], None],
+        on_examined: Callable[[str, str, str, float], None],
         retry_s: float,
         idle_s: float,
     ) -> None:
@@ -52,6 +55,7 @@ class Examiner:
         self._engines = tuple(engines)
         self._clock = clock
         self._on_gated = on_gated
+        self._on_examined = on_examined
         self._retry_s = retry_s
         self._idle_s = idle_s
         self._not_before: dict[str, tuple[float, float]] = {}
@@ -112,10 +116,12 @@ class Examiner:
         for number, engine in enumerate(self._engines):
             started = time.monotonic()
             result = await self._prober.run(engine, adapter)
+            elapsed_s = time.monotonic() - started
+            self._on_examined(adapter.alias, "probe", result.outcome, elapsed_s)
             body = {
                 "checks": [check.model_dump() for check in result.checks],
                 "replica": number,
-                "elapsed_s": round(time.monotonic() - started, 3),
+                "elapsed_s": round(elapsed_s, 3),
             }
             report = Report("probe", result.outcome, body, self._clock())
             if result.outcome == "failed":
@@ -134,11 +140,13 @@ class Examiner:
                 raise
             await self.reject(adapter, "gate: the engine refuses what the gate asks for")
             return
+        elapsed_s = time.monotonic() - started
+        self._on_examined(adapter.alias, "gate", result.outcome, elapsed_s)
         body = {
             "checks": [check.model_dump() for check in result.checks],
             "active": routing.active,
             "generation": routing.generation,
-            "elapsed_s": round(time.monotonic() - started, 3),
+            "elapsed_s": round(elapsed_s, 3),
         }
         report = Report("gate", result.outcome, body, self._clock())
         if result.outcome == "failed":

@@ -61,6 +61,7 @@ class Rollout:
         clock: Callable[[], float],
         retry_s: float = 1.0,
         idle_s: float = 30.0,
+        on_examined: Callable[[str, str, str, float], None] = lambda alias, examination, outcome, seconds: None,
     ) -> None:
         """`gates`: by alias. `retry_s`: first pause after an error. `idle_s`: longest wait without a `wake`."""
         self._database = database
@@ -83,6 +84,7 @@ class Rollout:
             engines=engines,
             clock=clock,
             on_gated=self._wakes[1].set,
+            on_examined=on_examined,
             retry_s=retry_s,
             idle_s=idle_s,
         )

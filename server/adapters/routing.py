@@ -13,6 +13,7 @@ import functools
 import hashlib
 import logging
 import random
+import time
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import asdict, dataclass, replace
@@ -69,8 +70,9 @@ class Router:
 
     `is_intact` says cheaply whether an adapter can be served: a rollback never goes to one that is not. `verify` reads
     every byte to say so: before anything new is routed to, and at the start.
-    `on_move` is told each state change that is durable. `moving_to(adapter, is_way_back)` is entered around each move
-    that gives an adapter traffic; it raises where the engines are not ready for that.
+    `on_move` is told each state change that is durable, `on_moved` what was ordered and how many seconds it took until
+    requests followed. `moving_to(adapter, is_way_back)` is entered around each move that gives an adapter traffic; it
+    raises where the engines are not ready for that.
     """
 
     def __init__(
@@ -83,6 +85,7 @@ class Router:
         is_intact: Callable[[str], bool] = lambda _: True,
         draw: Callable[[], float] = random.random,
         on_move: Callable[[str, AdapterState], None] = lambda alias, state: None,
+        on_moved: Callable[[str, float], None] = lambda action, seconds: None,
         moving_to: MovingTo = lambda adapter, is_way_back: nullcontext(),
     ) -> None:
         self._moving_to = moving_to
@@ -93,6 +96,7 @@ class Router:
         self._verify = verify
         self._draw = draw
         self._on_move = on_move
+        self._on_moved = on_moved
         self._routings: dict[str, Routing] = {}
         self._doubted: set[str] = set()
         """Aliases with a move of which the database did not say whether it was made."""
@@ -342,7 +346,7 @@ class Router:
         self, alias: str, action: str, subject: str, plan: Callable[[Connection, Routing], Plan], order: Order
     ) -> Routing:
         expected = self._expected(alias, order)
-        now = self._clock()
+        now, started_s = self._clock(), time.monotonic()
 
         def run(connection: Connection) -> tuple[Routing, Plan]:
             before = _require_generation(connection, alias, expected)
@@ -365,6 +369,7 @@ class Router:
         after, planned = await self._write(alias, run)
         await faults.async_point("move.after_commit")
         self._keep(after)
+        self._on_moved(action, time.monotonic() - started_s)
         for _, state in planned.states:
             self._on_move(alias, state)
         log.info("%s: %s of %s, now at generation %d", alias, action, subject, after.generation)

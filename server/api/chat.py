@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, Coroutine, Iterator
+from collections.abc import AsyncGenerator, Coroutine, Iterator, Mapping
 from contextlib import ExitStack, aclosing
 from dataclasses import dataclass
 from typing import Annotated, TypeVar
@@ -37,6 +37,7 @@ from server.errors import (
 from server.ids import new_id
 from server.pipeline.admission import Place
 from server.pipeline.task import Assignment, ChatTask, Piece
+from server.pipeline.trace import Trace, traced
 from server.services import Services
 from server.store import groups
 from server.wire.base import BASE
@@ -61,33 +62,35 @@ async def create_chat_completion(
 ) -> Response:
     """Candidates for a conversation, judged; the best one is returned."""
     started_s = time.monotonic()
-    building = build_task(body, caller, services)  # images are waited for before a place is taken
+    # Images are waited for before a place is taken.
+    building = build_task(body, caller, services, started_s=started_s, headers=request.headers)
     task = await (_unless_disconnected(request, building) if body.has_images_to_fetch else building)
     with ExitStack() as held:
+        held.enter_context(task.trace)
         place = held.enter_context(services.admission.join(caller.tenant))
         reserved = services.budgets.reserve(caller.key, candidates=task.best_of, max_tokens=task.sampling.max_tokens)
         shaper = Shaper(services.signer, body, task, services.config)
         if body.stream:
-            events = _stream(services, task, shaper, Admitted(started_s, place, reserved))
+            events = _stream(services, task, shaper, Admitted(place, reserved))
             return EventStream(services, task, events, shaper.early_headers() | reserved.headers, held.pop_all())
         try:
-            await place.turn()
+            with task.trace.stage("queue"):
+                await place.turn()
             outcome, record = await _unless_disconnected(request, services.pipeline.answer(task))
         except NOTHING_SPENT:
             reserved.settle(candidates=0, tokens=0)
             raise
-    reserved.settle(candidates=len(outcome.judgements), tokens=outcome.generated_tokens)
-    services.metrics.overhead_seconds.observe(time.monotonic() - started_s)
-    reply = shaper.reply(outcome, record)
+        reserved.settle(candidates=len(outcome.judgements), tokens=outcome.generated_tokens)
+        reply = shaper.reply(outcome, record).model_dump_json(exclude_none=True)
+        task.trace.answered(**traced(task, outcome))
     headers = shaper.headers(outcome) | reserved.headers
-    return Response(reply.model_dump_json(exclude_none=True), media_type="application/json", headers=headers)
+    return Response(reply, media_type="application/json", headers=headers)
 
 
 @dataclass(frozen=True, slots=True)
 class Admitted:
-    """What a request holds while it is answered, and since when (monotonic)."""
+    """What a request holds while it is answered."""
 
-    started_s: float
     place: Place
     reserved: Reservation
 
@@ -116,8 +119,15 @@ class EventStream(StreamingResponse):
                 await super().__call__(scope, receive, send)
 
 
-async def build_task(body: ChatRequest, caller: Principal, services: Services) -> ChatTask:
-    """The validated task; raises `BadRequest` or `NotFound`."""
+async def build_task(
+    body: ChatRequest,
+    caller: Principal,
+    services: Services,
+    *,
+    started_s: float | None = None,
+    headers: Mapping[str, str] = {},
+) -> ChatTask:
+    """The validated task; raises `BadRequest` or `NotFound`. `started_s`: when its request began (monotonic)."""
     limits = services.config.chat
     alias, fixed = await resolve_model(body.model, caller, services)
     best_of, is_adaptive = _candidates_wanted(body, alias, limits.max_best_of)
@@ -171,7 +181,14 @@ async def build_task(body: ChatRequest, caller: Principal, services: Services) -
         is_adaptive=is_adaptive and best_of > 1,
         rejects_early=rejects_early,
         is_stepwise=is_stepwise,
+        trace=_trace(services, alias, started_s, headers),
     )
+
+
+def _trace(services: Services, alias: AliasConfig, started_s: float | None, headers: Mapping[str, str]) -> Trace:
+    elapsed_s = 0.0 if started_s is None else time.monotonic() - started_s
+    span = services.tracing.begin(alias.name, headers, elapsed_s)
+    return Trace(services.metrics, alias.name, started_s=started_s, span=span)
 
 
 def _certainty_wanted(alias: AliasConfig) -> int:
@@ -301,26 +318,32 @@ async def _disconnected(request: Request) -> None:
 async def _stream(services: Services, task: ChatTask, shaper: Shaper, admitted: Admitted) -> AsyncGenerator[str]:
     """Server-sent events: chunks, then the alignment, then `[DONE]`; an error ends the stream as an event."""
     try:
-        await admitted.place.turn()
+        with task.trace.stage("queue"):
+            await admitted.place.turn()
         # A call is one only once it is whole.
         is_gradual = task.is_stepwise or (task.best_of == 1 and not task.calls_tools)
         stream = _stream_tokens if is_gradual else _stream_winner
         async with aclosing(stream(services, task, shaper, admitted.reserved)) as events:
             async for event in events:
                 yield event
-        services.metrics.overhead_seconds.observe(time.monotonic() - admitted.started_s)
         yield "data: [DONE]\n\n"
-    except StorageUnavailable as error:
-        services.metrics.store_errors.inc()
-        log.error("store: %s", error.cause)
-        yield f"data: {error_body(error)}\n\n"
     except PlumblineError as error:
+        if isinstance(error, StorageUnavailable):
+            services.metrics.store_errors.inc()
+            log.error("store: %s", error.cause)
         if isinstance(error, NOTHING_SPENT):
             admitted.reserved.settle(candidates=0, tokens=0)
-        yield f"data: {error_body(error)}\n\n"
-    except Exception:
+        yield _error_event(services, task, error)
+    except Exception as error:
         log.exception("a stream broke off")
-        yield f"data: {error_body(PlumblineError('Something went wrong here.'))}\n\n"
+        task.trace.failed(error)
+        yield _error_event(services, task, PlumblineError("Something went wrong here."))
+
+
+def _error_event(services: Services, task: ChatTask, error: PlumblineError) -> str:
+    services.metrics.errors.labels(error.code).inc()
+    task.trace.failed(error)
+    return f"data: {error_body(error)}\n\n"
 
 
 async def _stream_tokens(
@@ -332,10 +355,12 @@ async def _stream_tokens(
         async for item in items:
             if isinstance(item, Piece):
                 sent_anything = True
+                task.trace.spoke()
                 yield shaper.text_chunk(0, item)
                 continue
             outcome, record = item
             reserved.settle(candidates=len(outcome.judgements), tokens=outcome.generated_tokens)
+            task.trace.answered(**traced(task, outcome))
             if outcome.is_refused and not sent_anything:
                 yield shaper.text_chunk(0, Piece(task.alias.refusal))
             for chunk in shaper.closing_chunks(outcome, record):
@@ -348,6 +373,8 @@ async def _stream_winner(
     """Nothing can leave before the choice is made."""
     outcome, record = await services.pipeline.answer(task)
     reserved.settle(candidates=len(outcome.judgements), tokens=outcome.generated_tokens)
+    task.trace.answered(**traced(task, outcome))
+    task.trace.spoke()
     for index, piece in enumerate(shaper.pieces(outcome)):
         yield shaper.opening_chunk(index)
         if piece.text or piece.tokens:

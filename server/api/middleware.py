@@ -93,7 +93,9 @@ class Envelope:
             if is_open:
                 log.exception("a reply broke off", extra={"request_id": request_id})
             else:
-                await error_response(self._as_public(error, request_id))(scope, receive, send_with_id)
+                public = self._as_public(error, request_id)
+                self._metrics.errors.labels(public.code).inc()
+                await error_response(public)(scope, receive, send_with_id)
         finally:
             body.release()
             self._note(scope, status, time.monotonic() - started, request_id)

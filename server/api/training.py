@@ -31,22 +31,6 @@ from server.wire.training import (
 router = APIRouter()
 
 HEARTBEAT_EXTENDS_S = 60.0
-LEARNER_GAUGES = frozenset(
-    {
-        "accuracy",
-        "chosen_logprob",
-        "grad_norm",
-        "kl",
-        "learning_rate",
-        "loss",
-        "margin",
-        "progress",
-        "rejected_logprob",
-        "signals",
-        "unpaired_margin",
-    }
-)
-"""Gauges of the learner that become metrics; others are dropped, so label values stay bounded."""
 
 
 @router.get("/v1/training/config")
@@ -105,8 +89,8 @@ async def heartbeat(
         raise Forbidden("This lease was lost; take a new one.", param="token", code="lease_lost")
     services.metrics.learner_heartbeat.labels(lease.alias).set(time)
     for name, value in body.metrics.items():
-        if name in LEARNER_GAUGES:
-            services.metrics.learner_gauge.labels(lease.alias, name).set(value)
+        if (gauge := services.metrics.learner_gauges.get(name)) is not None:
+            gauge.labels(lease.alias).set(value)
     return HeartbeatReply(expires_at=lease.expires_at)
 
 
@@ -177,6 +161,9 @@ async def read_feed(
 
     page = await services.database.read(read)
     services.metrics.feed_head.labels(alias).set(page.head)
+    services.feed_positions[alias] = after
+    services.metrics.feed_position.labels(alias).set(after)
+    services.metrics.learner_heartbeat.labels(alias).set(now())
     return page
 
 

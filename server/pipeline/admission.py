@@ -52,6 +52,11 @@ class Admission:
         """Requests inside or waiting."""
         return self._inside + self._queue_length
 
+    @property
+    def waiting(self) -> int:
+        """Requests in the queue."""
+        return self._queue_length
+
     def join(self, tenant: str) -> Place:
         """A place inside, or in the queue; raises `Busy` when that is full."""
         if self._free:

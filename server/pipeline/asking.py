@@ -42,7 +42,8 @@ class Asking:
 
         Raises `EngineUnavailable` or `BadRequest`, as `extend` and `pieces` do.
         """
-        return await self._or_base(task, self._ask)
+        with task.trace.stage("generate"):
+            return await self._or_base(task, self._ask)
 
     async def extend(self, task: ChatTask, beginning: Beginning) -> tuple[ChatTask, Generation]:
         """How an answer may go on (`Engine.extend`); only what has not begun may be the base model's instead."""
@@ -52,7 +53,8 @@ class Asking:
             made = await self.engine.extend(model, one.prompt, beginning, one.best_of, one.sampling)
             return _named(made, one.assignment.adapter)
 
-        return await self._or_base(task, ask, may_be_base=not beginning.token_ids)
+        with task.trace.stage("generate"):
+            return await self._or_base(task, ask, may_be_base=not beginning.token_ids)
 
     async def can_extend(self, beginning: Beginning) -> bool:
         """Whether the engine can go on from there (`Engine.can_extend`)."""
@@ -62,13 +64,14 @@ class Asking:
 
     async def ask_again(self, task: ChatTask) -> Generation:
         """Raises `EngineError` or `TimeoutError`."""
-        async with asyncio.timeout(self.timeout_s):
-            return await self._ask(task)
+        with task.trace.stage("generate"):
+            async with asyncio.timeout(self.timeout_s):
+                return await self._ask(task)
 
     async def pieces(self, task: ChatTask, parts: GrowingAnswer) -> AsyncGenerator[None]:
         """Fills `parts` as pieces arrive; yields after each."""
         answer = self.engine.stream(self._model(task), task.prompt, task.sampling)
-        with _engine_errors():
+        with task.trace.stage("generate"), _engine_errors():
             async with asyncio.timeout(self.timeout_s), aclosing(answer):
                 async for delta in answer:
                     parts.add(delta)

@@ -19,6 +19,7 @@ from reward.policy import GuardDown, is_blocked
 from reward.selection import choose, ranked, rival
 from reward.types import Judgement, Selection, Verdict
 from server import faults
+from server.agreement import ENSEMBLE
 from server.engine.port import Engine, Generation
 from server.errors import BadRequest, SafetyUnavailable
 from server.inflight import InFlight
@@ -26,7 +27,7 @@ from server.metrics import Metrics
 from server.pipeline.asking import Asking
 from server.pipeline.growing import GrowingAnswer
 from server.pipeline.judges import Judges
-from server.pipeline.recording import build_record, store_groups, teaches_at_once
+from server.pipeline.recording import build_record, store_groups, taught_at_once
 from server.pipeline.second_wave import SecondWave
 from server.pipeline.shadow import Shadows
 from server.pipeline.stepwise import Stepwise
@@ -118,7 +119,8 @@ class Pipeline:
                         outcome = await self._found(search, may_try_again=not parts.sent)
                     else:
                         candidate = parts.candidate(task.assignment.adapter)
-                        judgements, degraded = await judges.judge(task.prompt, (candidate,))
+                        with task.trace.stage("judge"):
+                            judgements, degraded = await judges.judge(task.prompt, (candidate,))
                         made = Generation(parts.prompt_token_ids, (candidate,), (tuple(parts.tokens),))
                         wave = Wave(made, judgements, degraded)
                         if not parts.sent:
@@ -142,7 +144,9 @@ class Pipeline:
             task, wave = await self._waves[task.alias.name].answer(task, self._asking.generate)
         else:
             task, generation = await self._asking.generate(task)
-            wave = Wave(generation, *await self._judges[task.alias.name].judge(task.prompt, generation.candidates))
+            with task.trace.stage("judge"):
+                judged = await self._judges[task.alias.name].judge(task.prompt, generation.candidates)
+            wave = Wave(generation, *judged)
         wave = await self._second_waves[task.alias.name].after(task, wave)
         return self._select(task, wave)
 
@@ -226,11 +230,15 @@ class Pipeline:
         self._count(task, outcome)
         if task.is_stored:
             started = time.monotonic()
-            await images
-            await self._database.add(store_groups, (record, teaches_at_once(record, task.alias)))
-            self._in_flight.settle(task.tenant, task.completion_id)
-            await faults.async_point("chat.after_commit")
+            with task.trace.stage("commit"):
+                await images
+                lessons = taught_at_once(record, task.alias)
+                await self._database.add(store_groups, (record, bool(lessons)))
+                self._in_flight.settle(task.tenant, task.completion_id)
+                await faults.async_point("chat.after_commit")
             self._metrics.store_write_seconds.observe(time.monotonic() - started)
+            for pair in lessons.pairs:
+                self._metrics.automatic_pairs.labels(task.alias.name, pair.source).inc()
         return record
 
     def _kept_on_failure(self, task: ChatTask) -> _KeptOnFailure:
@@ -264,6 +272,7 @@ class Pipeline:
             self._metrics.candidates.labels(alias, "chosen").inc(len(outcome.shown))
             rest = len(outcome.judgements) - blocked - rejected - len(outcome.shown)
             self._metrics.candidates.labels(alias, "not_chosen").inc(rest)
+            self._count_answer(alias, outcome)
         for part in outcome.degraded:
             self._metrics.degraded.labels(alias, part).inc()
         for judgement in outcome.judgements:
@@ -271,6 +280,17 @@ class Pipeline:
             for verdict in judgement.verdicts:
                 if verdict.action.forbids:
                     self._metrics.rule_blocks.labels(alias, verdict.rule).inc()
+
+    def _count_answer(self, alias: str, outcome: Outcome) -> None:
+        metrics = self._metrics
+        metrics.request_candidates.labels(alias).observe(len(outcome.judgements))
+        metrics.prompt_tokens.labels(alias).inc(len(outcome.prompt_token_ids))
+        metrics.generated_tokens.labels(alias).inc(outcome.generated_tokens)
+        if outcome.reward is not None:
+            metrics.reward_score.labels(alias, ENSEMBLE).observe(outcome.reward)
+        for score in outcome.judgements[outcome.shown[0]].scores if outcome.shown else ():
+            if score.value is not None:
+                metrics.reward_score.labels(alias, score.scorer).observe(score.value)
 
     def _count_verdicts(self, task: ChatTask, verdicts: Iterable[Verdict]) -> None:
         for verdict in verdicts:

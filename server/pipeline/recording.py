@@ -14,7 +14,7 @@ from server.config import AliasConfig
 from server.engine.port import Sampling
 from server.ids import candidate_id
 from server.pipeline.task import ChatTask, Outcome
-from server.preferences import derive
+from server.preferences import Examples, derive
 from server.store import feed, groups
 from server.store.records import CandidateRecord, FeedKind, GroupRecord, GroupState
 
@@ -110,7 +110,7 @@ def may_train(group: GroupRecord, alias: AliasConfig) -> bool:
 
 
 def store_groups(connection: Connection, stored: Sequence[tuple[GroupRecord, bool]]) -> None:
-    """Keep the groups; tell the feed at once of those that already teach something (`teaches_at_once`)."""
+    """Keep the groups; tell the feed at once of those that already teach something (`taught_at_once`)."""
     faults.point("chat.before_insert")
     groups.insert_groups(connection, [group for group, _ in stored])
     faults.point("chat.after_insert")
@@ -122,6 +122,6 @@ def store_groups(connection: Connection, stored: Sequence[tuple[GroupRecord, boo
         feed.append_all(connection, alias, ids, FeedKind.SIGNAL, time.time())
 
 
-def teaches_at_once(group: GroupRecord, alias: AliasConfig) -> bool:
-    """Whether there is something to learn before anybody has said anything (safety, AI feedback)."""
-    return may_train(group, alias) and bool(derive(group, [], alias.signals))
+def taught_at_once(group: GroupRecord, alias: AliasConfig) -> Examples:
+    """What there is to learn before anybody has said anything (safety, AI feedback)."""
+    return derive(group, [], alias.signals) if may_train(group, alias) else Examples()

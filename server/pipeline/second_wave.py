@@ -79,7 +79,8 @@ class SecondWave:
             for number, one in enumerate(generation.candidates)
         )
         # Judged as answers to what the user asked: nobody else's words count.
-        judgements, degraded = await self.judges.judge(task.prompt, candidates)
+        with task.trace.stage("judge"):
+            judgements, degraded = await self.judges.judge(task.prompt, candidates)
         later = Wave(dataclasses.replace(generation, candidates=candidates), judgements, degraded)
         return wave.followed_by(later)
 

@@ -133,9 +133,10 @@ class Stepwise:
         self._prompt_token_ids = made.prompt_token_ids
         candidates = [_joined(kept, one, first, sampling.max_tokens) for one in made.candidates]
         whole = [one.is_whole for one in candidates]
-        judgements, degraded = await self._judges.judge(
-            self.task.prompt, candidates, observe=all(whole), guarded=any(whole)
-        )
+        with self.task.trace.stage("judge"):
+            judgements, degraded = await self._judges.judge(
+                self.task.prompt, candidates, observe=all(whole), guarded=any(whole)
+            )
         self._judgements += judgements
         self._tokens += (kept_tokens + one for one in made.tokens)
         self._degraded |= dict.fromkeys(degraded)

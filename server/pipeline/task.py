@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from reward.selection import Strategy
 from reward.types import Judgement, Prompt, Selection
 from server.config import AliasConfig
 from server.engine.port import Generation, Sampling, TokenAlternatives
+from server.pipeline.trace import Trace
 from server.store.records import GroupState
 
 
@@ -50,6 +51,8 @@ class ChatTask:
     """The weaker candidates are given up while they grow (`server.pipeline.early`)."""
     is_stepwise: bool = False
     """The answer is chosen sentence by sentence (`server.pipeline.stepwise`)."""
+    trace: Trace = field(default_factory=Trace, compare=False, repr=False)
+    """Where its time goes; the same of all tasks that are made from this one."""
 
     @property
     def choices_wanted(self) -> int:

@@ -51,7 +51,8 @@ class Waves:
                 break
             task = dataclasses.replace(task, assignment=answered.assignment)
             numbered = tuple(dataclasses.replace(one, index=so_far + one.index) for one in made.candidates)
-            found, failed = await self._judges.judge(task.prompt, numbered, always=True)
+            with task.trace.stage("judge"):
+                found, failed = await self._judges.judge(task.prompt, numbered, always=True)
             wave = Wave(dataclasses.replace(made, candidates=numbered), found, failed)
             all_waves = all_waves.followed_by(wave) if so_far else wave
             judgements = self._judges.compared(all_waves.judgements, all_waves.degraded)

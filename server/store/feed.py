@@ -77,6 +77,14 @@ def read_after(connection: Connection, alias: str, after: int, limit: int) -> li
     return [FeedRecord(**{**row, "kind": FeedKind(row["kind"])}) for row in rows]
 
 
+def first_after(connection: Connection, alias: str, after: int) -> float | None:
+    """When the next entry was made (UTC seconds); None when there is none."""
+    table = schema.feed
+    following = select(table.c.created_at).where(table.c.alias == alias, table.c.seq > after)
+    found: float | None = connection.execute(following.order_by(table.c.seq).limit(1)).scalar()
+    return found
+
+
 def head(connection: Connection, alias: str) -> int:
     """Seq of the newest entry of an alias; 0 when there is none."""
     table = schema.feed_heads
