@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Final
 
 from fastapi import APIRouter, Query
@@ -32,8 +33,8 @@ async def get_activity(
 ) -> ActivityReply:
     """Answers, opinions and rewards over time, agreement with people, and who trains."""
     services.alias(alias)
-    since = now() - hours * HOUR_S
     bucket_s = hours * HOUR_S / buckets
+    since = (math.floor(now() / bucket_s) + 1 - buckets) * bucket_s  # the last bucket is that of now
 
     def read(connection: Connection) -> ActivityReply:
         answers = rows.answers(connection, alias, since, MAX_ANSWERS)

@@ -53,7 +53,7 @@ export class TurnView {
       answer.error && notice(answer.error, this.#redo),
       this.#problem && notice(this.#problem),
       isOver && !answer.open && !this.#editing && this.#foot(answer),
-      isOver && explanation(answer),
+      isOver && !answer.open && explanation(answer), // before a choice it would say which one is thought to be better
     );
   }
 

@@ -8,7 +8,6 @@ const NAMES = ["A", "B"];
 
 /** The choice between an answer's two texts; `done()` once it is kept. */
 export function comparison(answer, done) {
-  const places = answer.alignment.compare.map((id) => answer.choices.findIndex((choice) => choice.candidate === id));
   const problem = el("div");
   const choose = async (verdict, said) => {
     try {
@@ -26,7 +25,7 @@ export function comparison(answer, done) {
     el(
       "div",
       { class: "sides" },
-      places.map((place, index) => side(answer.choices[place], index, () => choose(index, `Answer ${NAMES[index]} chosen. Thank you.`))),
+      answer.sides.map((place, index) => side(answer.choices[place], index, () => choose(place, `Answer ${NAMES[index]} chosen. Thank you.`))),
     ),
     el(
       "div",

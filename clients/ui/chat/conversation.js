@@ -17,7 +17,8 @@ export function addTurn(conversation, text, images) {
  * A further answer to the turn's question, which is shown from now on.
  *
  * `state`: waiting | growing | done | stopped | failed. `choices`: what the service returned, the best one first.
- * `kept`: the place of the choice that stands for the answer. `open`: somebody still has to choose between two.
+ * `kept`: the place of the choice that stands for the answer. `open`: somebody still has to choose between two, which
+ * stand in the order of `sides`.
  */
 export function addAnswer(turn) {
   const answer = {
@@ -26,6 +27,7 @@ export function addAnswer(turn) {
     choices: [],
     kept: 0,
     open: false,
+    sides: [0, 1],
     corrected: null,
     rating: null,
     verdict: null,
@@ -53,11 +55,8 @@ export function grow(answer, chunk) {
 /** The stream is over. */
 export function finish(answer) {
   answer.state = "done";
-  const ids = answer.alignment?.compare ?? [];
-  answer.choices.forEach((choice, index) => {
-    choice.candidate ??= ids[index] ?? null;
-  });
-  answer.open = ids.length > 1 && answer.choices.length > 1;
+  answer.open = (answer.alignment?.compare ?? []).length > 1 && answer.choices.length > 1;
+  if (Math.random() < 0.5) answer.sides = [1, 0]; // the one that the service thinks better is not always on the left
 }
 
 export function shown(turn) {

@@ -18,13 +18,21 @@ export function explanation(answer) {
     el(
       "ol",
       { class: "candidates" },
-      explained.candidates.map((one, index) => candidate(one, index, ranges, chosen.indexOf(one.candidate_id))),
+      explained.candidates
+        .map((one, index) => ({ one, index, place: chosen.indexOf(one.candidate_id) }))
+        .sort((a, b) => rank(a) - rank(b) || (b.one.total ?? -1e9) - (a.one.total ?? -1e9) || a.index - b.index)
+        .map(({ one, index, place }) => candidate(one, index, ranges, place)),
     ),
     el("p", {
       class: "soft small",
       text: "Bars run from the lowest to the highest candidate of this answer. Each scorer has a unit of its own.",
     }),
   );
+}
+
+/** What was chosen comes first. */
+function rank({ place }) {
+  return place < 0 ? 99 : place;
 }
 
 function reasonOf(alignment, explained) {

@@ -112,7 +112,7 @@ function drawConversation() {
 
 function drawList() {
   byId("conversations").replaceChildren(
-    ...conversations.map((one) =>
+    ...conversations.filter((one) => one.turns.length).map((one) =>
       el("li", {}, button({ class: "quiet wide", "aria-current": one === current ? "true" : null, on: { click: () => open(one) } }, one.title)),
     ),
   );

@@ -33,13 +33,12 @@ export async function correct(answer, correction) {
   answer.corrected = correction;
 }
 
-/** Which of the two answers is better, by its place; "good" or "bad" where neither is. */
+/** Which of the two choices is better, by its place; "good" or "bad" where neither is. */
 export async function prefer(answer, verdict) {
-  const ids = answer.alignment.compare;
+  const ids = answer.choices.map((choice) => choice.candidate);
   const said = typeof verdict === "string" ? { tie: verdict } : { chosen: ids[verdict], rejected: ids[1 - verdict] };
   await call("POST", "v1/preferences", { body: { completion_id: answer.id, ...said }, token: token(answer), once: true });
-  const places = answer.choices.map((choice) => choice.candidate);
-  if (typeof verdict === "number") answer.kept = places.indexOf(ids[verdict]);
+  if (typeof verdict === "number") answer.kept = verdict;
   answer.verdict = verdict;
   answer.open = false;
 }

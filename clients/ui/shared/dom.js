@@ -28,8 +28,7 @@ function fill(node, props, children) {
 }
 
 const ICONS = {
-  up: "M7 11v9H4v-9h3Zm3 9V10.5L13.6 3c1.4 0 2.4 1 2.4 2.4V9h4.2c1 0 1.8 1 1.5 2l-1.9 7.2c-.2 1-1 1.8-2 1.8H10Z",
-  down: "M17 13V4h3v9h-3Zm-3-9v9.5L10.4 21C9 21 8 20 8 18.6V15H3.8c-1 0-1.8-1-1.5-2l1.9-7.2c.2-1 1-1.8 2-1.8H14Z",
+  up: "M7 11v9H4v-9h3Zm3 9v-9.5L13.6 3c1.4 0 2.4 1 2.4 2.4V9h4.2c1 0 1.8 1 1.5 2l-1.9 7.2c-.2 1-1 1.8-2 1.8H10Z",
   edit: "M4 20v-4L15.5 4.5a2 2 0 0 1 3 0l1 1a2 2 0 0 1 0 3L8 20H4Zm9-13 4 4",
   again: "M20 5v5h-5M4 19v-5h5M5.5 9A7.5 7.5 0 0 1 19 8.5M18.5 15A7.5 7.5 0 0 1 5 15.5",
   copy: "M9 9h11v11H9zM15 9V4H4v11h5",
@@ -46,7 +45,7 @@ const ICONS = {
 
 /** A drawing beside words, or in a button that is named otherwise: it says nothing by itself. */
 export function icon(name) {
-  const shape = svg("path", { d: ICONS[name] });
+  const shape = svg("path", { d: ICONS[name] ?? ICONS.up, transform: name === "down" ? "rotate(180 12 12)" : null });
   return svg("svg", { class: "icon", viewBox: "0 0 24 24", "aria-hidden": "true", focusable: "false" }, shape);
 }
 
