@@ -17,8 +17,10 @@ from reward.types import Prompt
 from server.config import AliasConfig, RolloutConfig, RuleConfig, ScorerConfig, SignalsConfig
 from tests.api.conftest import CHAT, chat_body
 from tests.api.served import Served, served
-from tests.server.adapters.support import adapter_bytes, config_bytes, manifest_for
+from tests.engine_fixture import model_directory, write_random_adapter
+from tests.server.adapters.support import manifest_for
 
+FILES = ("adapter_config.json", "adapter_model.safetensors")
 ANSWERS = (
     "There is a red kettle on the left and a blue box to the right of it. Both stand on a light table.",
     "I can see two things: a blue box, and left of it a red kettle.",
@@ -70,7 +72,8 @@ def asked(site: Served, method: str, path: str, body: Any = None, *, who: str = 
 
 def upload(site: Served, *, seed: int, parent: str = "base") -> str:
     """An adapter, once it has passed the gate; its id."""
-    config, tensors = config_bytes(), adapter_bytes(seed=seed)
+    written = write_random_adapter(site.directory / "made", f"made-{seed}", str(model_directory()), seed=seed)
+    config, tensors = ((written / name).read_bytes() for name in FILES)
     manifest = manifest_for(
         config,
         tensors,
@@ -80,7 +83,7 @@ def upload(site: Served, *, seed: int, parent: str = "base") -> str:
         sources={"choice": 31 + seed, "thumbs": 54, "correction": 7},
     )
     place = asked(site, "POST", "/v1/adapters", manifest.model_dump(mode="json"))["upload"]
-    for name, data in (("adapter_config.json", config), ("adapter_model.safetensors", tensors)):
+    for name, data in zip(FILES, (config, tensors), strict=True):
         headers = {"x_content_sha256": hashlib.sha256(data).hexdigest(), "content_type": "application/octet-stream"}
         sent = site.ask("PUT", f"/v1/adapters/{place}/files/{name}", data, who="default-operator", **headers)
         assert sent.status == 200, sent

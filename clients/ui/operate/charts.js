@@ -115,7 +115,7 @@ export function asked({ at_least: least, at_most: most }) {
 }
 
 /** An e-value against what is asked of it, logarithmic from 1. */
-export function evidence(name, value, needed, isHarm) {
+export function evidence(metric, name, value, needed, isHarm) {
   const highest = Math.log(Math.max(10, value * 2, needed * 2));
   const x = (at) => (Math.min(1, Math.log(Math.max(at, 1)) / highest)) * 300;
   const isShown = value >= needed;
@@ -126,7 +126,7 @@ export function evidence(name, value, needed, isHarm) {
     el("p", { class: "row between" }, el("span", { text: name }), el("span", { class: "soft", text: `${number(value)} of ${number(needed)}${isShown ? " · shown" : ""}` })),
     svg(
       "svg",
-      { class: `strip ${look}`, viewBox: "0 0 300 14", role: "img", "aria-label": `${name}: evidence ${number(value)}, asked ${number(needed)}` },
+      { class: `strip ${look}`, viewBox: "0 0 300 14", role: "img", "aria-label": `${metric}, ${name}: evidence ${number(value)}, asked ${number(needed)}` },
       svg("line", { class: "grid", x1: 0, x2: 300, y1: 7, y2: 7 }),
       svg("line", { class: "interval", x1: 0, x2: x(value), y1: 7, y2: 7 }),
       svg("line", { class: "margin", x1: x(needed), x2: x(needed), y1: 0, y2: 14 }),

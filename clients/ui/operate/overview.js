@@ -47,7 +47,7 @@ export function draw({ routing, activity, moves, health, running }, reload) {
 function serving(routing, reload) {
   const share = routing.canary ? routing.canary_share : 0;
   const part = (look, size, name) => {
-    const piece = el("span", { class: look, text: size >= 0.12 ? `${name} ${percent(size)}` : "" });
+    const piece = el("span", { class: look, text: size >= 0.2 ? `${name} ${percent(size)}` : "" });
     piece.style.setProperty("--share", `${Math.max(2, size * 100)}%`);
     return piece;
   };

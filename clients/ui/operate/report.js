@@ -39,10 +39,15 @@ function check(one) {
 /** A canary's summary: evidence of harm and of being no worse, for each metric, and what it means. */
 export function runningEvidence(summary) {
   if (!summary) return [empty("The canary has just begun: no evidence yet.")];
-  const bars = Object.entries(summary.metrics ?? {}).flatMap(([name, figures]) => [
-    evidence(`${name}: no worse than the active one`, figures.evidence_of_non_inferiority, summary.non_inferiority_needed, false),
-    evidence(`${name}: harm`, figures.evidence_of_harm, summary.harm_needed, true),
-  ]);
+  const bars = Object.entries(summary.metrics ?? {}).map(([name, figures]) =>
+    el(
+      "div",
+      { class: "check" },
+      el("strong", { text: name }),
+      evidence(name, "no worse", figures.evidence_of_non_inferiority, summary.non_inferiority_needed, false),
+      evidence(name, "harm", figures.evidence_of_harm, summary.harm_needed, true),
+    ),
+  );
   const answers = `${summary.canary_answers} answers by the canary, ${summary.active_answers} by the active one.`;
   return [el("p", { class: "soft", text: answers }), el("div", { class: "checks" }, bars), ...sentences(summary.words)];
 }

@@ -24,11 +24,11 @@ export function ago(at, now = Date.now() / 1000) {
 }
 
 export function moment(at) {
-  return new Date(at * 1000).toLocaleString([], { dateStyle: "medium", timeStyle: "medium" });
+  return new Date(at * 1000).toLocaleString([], { dateStyle: "medium", timeStyle: "medium", hourCycle: "h23" });
 }
 
 export function clock(at) {
-  return new Date(at * 1000).toLocaleTimeString([], { hour: "2-digit", minute: "2-digit" });
+  return new Date(at * 1000).toLocaleTimeString([], { hour: "2-digit", minute: "2-digit", hourCycle: "h23" });
 }
 
 /** An adapter's id is long: the beginning tells it from others, the whole is in the title. */
