@@ -100,7 +100,7 @@ async def test_it_is_for_operators_and_bounded(open_stack: Opener, tmp_path: Pat
     """No app reads it, and no number of buckets fills the memory."""
     stack = await open_keyed(open_stack, tmp_path)
     for who in ("default-app", "default-learner"):
-        assert_openai_error(await call(stack, who, "GET", "/v1/activity?alias=default"), 403, "forbidden")
+        assert_openai_error(await call(stack, who, "GET", "/v1/activity?alias=default"), 403, "insufficient_scope")
     for query in ("alias=default&buckets=501", "alias=default&hours=0", "alias=default&hours=nan", "hours=1"):
         refused = await call(stack, "default-operator", "GET", f"/v1/activity?{query}")
         assert refused.status_code == 400, query
