@@ -23,9 +23,12 @@ PHONE = {"width": 390, "height": 844}
 Opener = Callable[..., Page]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def chromium() -> Iterator[Browser]:
-    """The browser; without one the tests are skipped, unless `PLUMBLINE_REQUIRE_BROWSER` asks for it."""
+    """The browser; without one the tests are skipped, unless `PLUMBLINE_REQUIRE_BROWSER` asks for it.
+
+    It ends with this package: while it runs, Playwright's event loop is that of the thread, and no other one can run.
+    """
     path = shutil.which("chromium")
     if path is None:
         if os.environ.get("PLUMBLINE_REQUIRE_BROWSER"):

@@ -207,10 +207,10 @@ def test_a_key_is_asked_for_and_not_remembered(tmp_path: Path, open_page: Opener
     with site_at(tmp_path, require_keys=True) as site:
         page = open_page(f"{site.url}/ui")
         dialog = page.get_by_role("dialog")
-        dialog.get_by_label("Key").fill("wrong")
+        dialog.get_by_role("textbox", name="Key").fill("wrong")
         page.keyboard.press("Enter")
         expect(dialog.get_by_role("alert")).to_contain_text("This API key is not known")
-        dialog.get_by_label("Key").fill("default-app")
+        dialog.get_by_role("textbox", name="Key").fill("default-app")
         page.keyboard.press("Enter")
         expect(page.locator("#model option")).to_have_count(1)
         choose(page, "#compare", "false")

@@ -34,6 +34,7 @@ async function refresh() {
     if (now !== drawn && !document.querySelector("dialog")) {
       drawn = now;
       show(PAGES[name].draw(data, refresh));
+      document.body.dataset.page = location.hash.slice(2) || "overview";
     }
     byId("state").textContent = `Read at ${new Date().toLocaleTimeString()}`;
   } catch (error) {
