@@ -20,8 +20,7 @@ export function draw({ routing, adapters }) {
   const serving = { [routing.active]: "active", ...(routing.canary && { [routing.canary]: "canary" }) };
   const rows = [...kept].reverse().map((one) => [
     adapterLink(one.id),
-    badge(one.state),
-    one.progress ?? "–",
+    el("span", {}, badge(one.state), one.progress && el("span", { class: "soft small", text: ` ${one.progress}` })),
     adapterLink(one.parent),
     when(one.created_at),
     when(one.updated_at),
@@ -30,6 +29,6 @@ export function draw({ routing, adapters }) {
     "div",
     { class: "cards" },
     card("Lineage", { wide: true }, lineageGraph(kept, serving)),
-    card("Adapters", { wide: true }, table("Adapters, newest first", ["adapter", "state", "gate", "grown out of", "published", "last change"], rows)),
+    card("Adapters", { wide: true }, table("Adapters, newest first", ["adapter", "state", "grown out of", "published", "last change"], rows)),
   );
 }

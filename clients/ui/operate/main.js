@@ -2,6 +2,7 @@
 
 import { ApiError, call, onMissingKey, setKey } from "../shared/api.js";
 import { button, byId, el, notice } from "../shared/dom.js";
+import { clock } from "../shared/format.js";
 import { makeKeyDialog } from "../shared/key.js";
 import * as adapter from "./adapter.js";
 import * as adapters from "./adapters.js";
@@ -36,7 +37,7 @@ async function refresh() {
       show(PAGES[name].draw(data, refresh));
       document.body.dataset.page = location.hash.slice(2) || "overview";
     }
-    byId("state").textContent = `Read at ${new Date().toLocaleTimeString()}`;
+    byId("state").textContent = `Read at ${clock(Date.now() / 1000)}`;
   } catch (error) {
     if (number !== reading) return;
     if (!(error instanceof ApiError)) throw error;
