@@ -14,11 +14,12 @@ const TOP = 10;
 export function lines(title, at, series) {
   const known = series.flatMap(({ values }) => values).filter((value) => value !== null);
   if (!known.length) return null;
-  const [low, high] = padded(Math.min(...known), Math.max(...known));
+  const marks = ticks(Math.min(...known), Math.max(...known));
+  const [low, high] = [marks[0], marks.at(-1)];
   const y = (value) => TOP + (1 - (value - low) / (high - low)) * (HEIGHT - TOP - BOTTOM);
   const x = (index) => LEFT + ((index + 0.5) / at.length) * (WIDTH - LEFT);
   return figure(title, series, [
-    ...frame(at, [low, (low + high) / 2, high], y),
+    ...frame(at, marks, y),
     ...series.flatMap(({ look, values }) => [
       svg("path", { class: `line ${look}`, d: path(values, x, y) }),
       ...values.map((value, index) => value !== null && svg("circle", { class: `dot ${look}`, cx: x(index), cy: y(value), r: 2 })).filter(Boolean),
@@ -145,6 +146,16 @@ function padded(low, high, share = 0.08) {
 
 function extremes(values) {
   return [Math.min(...values), Math.max(...values)];
+}
+
+/** Round numbers from below the lowest to above the highest value: three to five of them. */
+function ticks(low, high) {
+  const rough = (high - low || Math.abs(high) || 1) / 3;
+  const unit = 10 ** Math.floor(Math.log10(rough));
+  const step = [1, 2, 2.5, 5, 10].map((one) => one * unit).find((one) => one >= rough);
+  const first = Math.floor(low / step);
+  const last = Math.max(first + 1, Math.ceil(high / step));
+  return Array.from({ length: last - first + 1 }, (_, index) => (first + index) * step);
 }
 
 function niceCeiling(most) {
