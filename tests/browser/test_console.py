@@ -89,6 +89,27 @@ def test_learning_shows_whether_scorers_and_rules_agree_with_people(looked_at: S
     expect(page.get_by_role("region", name="By adapter", exact=True)).to_contain_text(adapters_of(looked_at)[0])
 
 
+def test_rounds_are_shown_where_the_service_keeps_them(looked_at: Served, open_page: Opener) -> None:
+    """What became of each, and the newest one's curves; what is no curve is left out."""
+    summary = {
+        "id": 7,
+        "alias": "default",
+        "outcome": "discarded",
+        "reason": "worse",
+        "adapter": None,
+        "created_at": 1e9,
+    }
+    detail = {"curve": {"loss": [0.7, 0.5, 0.45], "broken": [1, "x"]}, "groups_skipped": 3}
+    page = console_at(looked_at, open_page)
+    page.route("**/v1/rounds?*", lambda route: route.fulfill(json={"object": "list", "data": [summary]}))
+    page.route("**/v1/rounds/7", lambda route: route.fulfill(json={**summary, "detail": detail}))
+    page.get_by_role("link", name="Learning").click()
+    rounds = page.get_by_role("region", name="Rounds", exact=True)
+    expect(rounds.get_by_role("row").nth(1)).to_contain_text("discarded")
+    expect(rounds.get_by_role("img", name="loss: from 0.7 to 0.45")).to_be_visible()
+    expect(rounds).not_to_contain_text("broken")
+
+
 def test_the_audit_trail_can_be_searched(looked_at: Served, open_page: Opener) -> None:
     """Everything, or what was done to one subject."""
     second = adapters_of(looked_at)[1]

@@ -3,8 +3,8 @@
 import { ApiError, call } from "../shared/api.js";
 import { el } from "../shared/dom.js";
 import { number, percent, plural } from "../shared/format.js";
-import { rewardChart, signalChart } from "./overview.js";
-import { adapterLink, card, empty, factList, folded, table, when } from "./parts.js";
+import { learnerFacts, rewardChart, signalChart } from "./activity.js";
+import { adapterLink, card, empty, folded, table, when } from "./parts.js";
 import { roundCurves } from "./report.js";
 
 const HOURS = 24 * 7;
@@ -42,20 +42,6 @@ export function draw({ activity, rounds }) {
     rounds && card("Rounds", { wide: true }, ...(rounds.list.length ? roundList(rounds) : [empty("No round yet. The learner begins one when enough was said.")])),
     !activity.is_whole && el("p", { class: "soft small", text: "Of the newest 2,000 answers; older ones are left out." }),
   );
-}
-
-/** Who trains, and what it last said. */
-export function learnerFacts({ learner, feed_head: head }) {
-  if (!learner) return empty(`No learner has come yet. The training feed has ${plural(head, "entry", "entries")}.`);
-  const isHeld = learner.lease_expires_at > Date.now() / 1000;
-  const values = Object.entries(learner.values).map(([name, value]) => [name.replaceAll("_", " "), name === "progress" ? percent(value) : number(value)]);
-  return factList([
-    ["state", el("span", { class: `chip ${isHeld ? "good" : "warn"}`, text: isHeld ? "at work" : "away" })],
-    ["who", learner.owner],
-    ["last sign of life", learner.heartbeat_at ? when(learner.heartbeat_at) : "none since this server started"],
-    ["training feed", plural(head, "entry", "entries")],
-    ...values,
-  ]);
 }
 
 function byAdapter(adapters) {

@@ -3,18 +3,10 @@
 import { call } from "../shared/api.js";
 import { el } from "../shared/dom.js";
 import { percent, plural } from "../shared/format.js";
-import { lines, stacks } from "./charts.js";
-import { learnerFacts } from "./learning.js";
+import { learnerFacts, rewardChart, signalChart } from "./activity.js";
 import { adapterMoves, wayBack } from "./moves.js";
 import { adapterLink, card, empty, factList, table, when } from "./parts.js";
 import { runningEvidence } from "./report.js";
-
-export const SIGNALS = [
-  ["thumbs up", "good", ["up"]],
-  ["thumbs down", "bad", ["down"]],
-  ["choices", "one", ["choice", "ranking", "tie"]],
-  ["corrections and comments", "two", ["correction", "comment", "regenerate"]],
-];
 
 export async function load(alias) {
   const [{ data: routings }, activity, { data: audit }, health] = await Promise.all([
@@ -72,21 +64,6 @@ function serving(routing, reload) {
 
 function canary([adapter, report], routing, reload) {
   return card("Canary", { wide: true, tools: adapterMoves(adapter, ["promote", "canary", "reject"], routing, reload) }, ...runningEvidence(report.evidence));
-}
-
-export function signalChart({ buckets }) {
-  const at = buckets.map((one) => one.at);
-  const series = SIGNALS.map(([name, look, kinds]) => ({
-    name,
-    look,
-    values: buckets.map(({ signals }) => kinds.reduce((sum, kind) => sum + (signals[kind] ?? 0), 0)),
-  }));
-  return stacks("Signals over time", at, series);
-}
-
-export function rewardChart({ buckets }) {
-  const at = buckets.map((one) => one.at);
-  return lines("Mean reward over time", at, [{ name: "mean reward of the answers", look: "one", values: buckets.map((one) => one.reward ?? null) }]);
 }
 
 function healthFacts({ status, detail }) {
