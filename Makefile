@@ -64,8 +64,8 @@ test: setup litellm  ## Tests that hold the promises, real engine included (at m
 	wait $$engine; engine=$$?; cat build/test-engine.log; \
 	test $$others$$engine = 00 -o $$others$$engine = 05 -o $$others$$engine = 50
 
-test-all: setup litellm  ## All tests, crash loops and long runs included; PostgreSQL and Prometheus must be installed
-	PLUMBLINE_REQUIRE_POSTGRES=1 PLUMBLINE_REQUIRE_PROMETHEUS=1 $(BIN)/python -m pytest $(ARGS)
+test-all: setup litellm  ## All tests, crash loops and long runs included; wants PostgreSQL, Prometheus and Chromium
+	PLUMBLINE_REQUIRE_POSTGRES=1 PLUMBLINE_REQUIRE_PROMETHEUS=1 PLUMBLINE_REQUIRE_BROWSER=1 $(BIN)/python -m pytest $(ARGS)
 
 check: setup  ## Lint, format, types, layers, and that the product knows no world
 	$(BIN)/ruff check .

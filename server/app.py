@@ -22,6 +22,7 @@ from prometheus_client import start_http_server
 from starlette.exceptions import HTTPException
 from starlette.routing import Match, Route
 
+from server.api import pages
 from server.api.connection import Connection
 from server.api.elsewhere import offered_instead
 from server.api.errors import error_response
@@ -55,6 +56,7 @@ def create_app(services: Services) -> FastAPI:
     app.state.services = services
     for router in ROUTERS:
         app.include_router(router)
+    app.include_router(pages.build_router(pages.load(services.config.http.pages)))
 
     @app.exception_handler(HTTPException)
     async def on_http_exception(request: Request, error: HTTPException) -> Response:

@@ -65,6 +65,8 @@ class HttpConfig(Section):
     """A stream that has had nothing to say for so long sends a comment, so that nobody on the way hangs up."""
     shutdown_grace_s: Seconds = 10.0
     """How long open requests may finish after a termination signal."""
+    pages: Path = Path(__file__).resolve().parent.parent / "clients" / "ui"
+    """Directory of the browser pages (`/ui`); where there is none, none are served."""
 
 
 class ChatConfig(Section):

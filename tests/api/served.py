@@ -121,7 +121,7 @@ def served(
     config = Config(
         **({"http": listening, "store": StoreConfig(directory=directory), "aliases": base.aliases} | settings)
     )
-    engine = FakeEngine(base_model="clients/demo/shapes_vlm")
+    engine = FakeEngine(base_model="clients/demo/shapes_vlm", adapters_dir=directory / "adapters")
     installation = Installation(config, lambda _: [(engine, EngineSupervisor(engine, None, probe_interval_s=0.05))])
 
     async def start() -> tuple[Services, int, Any]:
