@@ -23,8 +23,8 @@ StreamedT = TypeVar("StreamedT")
 
 
 def connection(base_url: str | None, api_key: str | None, timeout_s: float, max_retries: int) -> dict[str, Any]:
-    """Arguments of either `openai` client. What is not said comes from PLUMBLINE_SERVER and PLUMBLINE_KEY."""
-    url = base_url or os.environ.get("PLUMBLINE_SERVER") or DEFAULT_SERVER
+    """Arguments of either `openai` client. What is not said comes from PLUMBLINE_URL and PLUMBLINE_KEY."""
+    url = base_url or os.environ.get("PLUMBLINE_URL") or DEFAULT_SERVER
     key = api_key or os.environ.get("PLUMBLINE_KEY") or "local"  # the `openai` client wants one; local mode reads none
     base = url.rstrip("/").removesuffix("/v1")
     return {"base_url": f"{base}/v1", "api_key": key, "timeout": timeout_s, "max_retries": max_retries}

@@ -97,8 +97,8 @@ def everything(sdk: Flavour) -> list[Any]:
     answer = sdk.got(
         sdk.client.chat(
             "What?", images=[b"\x89PNG\r\n\x1a\n"], system="Be brief.", model="pets", best_of="auto", n=2,
-            compare="auto", explain=True, selection="soft", early_reject=True, user="ann", temperature=0.5, top_p=0.9, max_tokens=4,
-            seed=1, stop="x", more={"response_format": {"type": "json_object"}},
+            compare="auto", explain=True, selection="soft", early_reject=True, user="ann", temperature=0.5,
+            top_p=0.9, max_tokens=4, seed=1, stop="x", more={"response_format": {"type": "json_object"}},
         )
     )  # fmt: skip
     stream = sdk.got(sdk.client.stream("What?"))
@@ -167,8 +167,8 @@ def test_a_stream_that_breaks_off_is_no_answer(kind: Any) -> None:
 
 @pytest.mark.parametrize("kind", CLIENTS)
 def test_server_and_key_may_come_from_the_environment(kind: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """PLUMBLINE_SERVER and PLUMBLINE_KEY, as for the command; what is said in the call counts more."""
-    monkeypatch.setenv("PLUMBLINE_SERVER", "http://elsewhere:1/v1")
+    """PLUMBLINE_URL and PLUMBLINE_KEY, as for the command; what is said in the call counts more."""
+    monkeypatch.setenv("PLUMBLINE_URL", "http://elsewhere:1/v1")
     monkeypatch.setenv("PLUMBLINE_KEY", "pk-env")
     for arguments, url, key in (
         ((), "http://elsewhere:1/v1/", "pk-env"),
