@@ -27,7 +27,7 @@ def main() -> None:
         if "\n" in message or error.ctx is None:  # the help of a group that was called alone
             error.show()
         else:
-            print(f"plumbline: {message} See: {error.ctx.command_path} --help", file=sys.stderr)
+            print(f"plumbline: {message.rstrip('.')}. See: {error.ctx.command_path} --help", file=sys.stderr)
         sys.exit(WRONG_ARGUMENTS)
     except typer.Abort:
         sys.exit(INTERRUPTED)

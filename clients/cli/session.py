@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Annotated, Any, Concatenate, Final, NoReturn, ParamSpec, get_type_hints
+from typing import Annotated, Any, Concatenate, Final, ParamSpec, get_type_hints
 
 import httpx
 import openai
@@ -27,9 +27,9 @@ REFUSED: Final = 1
 WRONG_ARGUMENTS: Final = 2
 NO_CONNECTION: Final = 3
 REMEDIES: Final = {
-    0: "; start one with `plumbline up`, or name it with --url or PLUMBLINE_URL",
-    401: "; give it with --key or PLUMBLINE_KEY",
-    403: "; `plumbline keys create --role operator`, run by an operator, makes one",
+    0: "start one with `plumbline up`, or name it with --url or PLUMBLINE_URL",
+    401: "give yours with --key or PLUMBLINE_KEY",
+    403: "`plumbline keys create --role operator`, run by an operator, makes one",
 }
 """What mends a failure of this status, where the server cannot know it."""
 
@@ -58,10 +58,11 @@ class Session:
         """The app's client, for chat. Nothing is repeated: whoever sits there sees what happens."""
         return Plumbline(self.url, self.key, max_retries=0)
 
-    def fail(self, status: int, message: str) -> NoReturn:
+    def fail(self, status: int, message: str) -> None:
         """What the server said, or that it said nothing, with what mends it."""
-        said = f"{self.url} does not answer: {message}" if status == 0 else f"{status} · {message}"
-        return fail(said + REMEDIES.get(status, ""), NO_CONNECTION if status == 0 else REFUSED)
+        said = f"{self.url} does not answer · {message}" if status == 0 else f"{status} · {message}"
+        remedy = f" · {REMEDIES[status]}" if status in REMEDIES else ""
+        fail(said + remedy, NO_CONNECTION if status == 0 else REFUSED)
 
     def show(self, reply: BaseModel, table: Callable[[], RenderableType]) -> None:
         """Print a reply: as JSON when asked to, else as people read it."""
@@ -127,7 +128,7 @@ def _words(error: openai.APIStatusError) -> str:
     return str(body.get("message", error.message)) if isinstance(body, dict) else error.message
 
 
-def fail(message: str, status: int = REFUSED) -> NoReturn:
+def fail(message: str, status: int = REFUSED) -> None:
     """One line (or a log's end) on standard error, then the end."""
     print(f"plumbline: {message}", file=sys.stderr)
     raise typer.Exit(status)

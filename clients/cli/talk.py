@@ -160,4 +160,5 @@ def _understood(model: type[RequestT], said: dict[str, Any]) -> RequestT:
     try:
         return model.model_validate({name: value for name, value in said.items() if value is not None})
     except ValidationError as error:
-        return fail(error.errors()[0]["msg"].removeprefix("Value error, "), WRONG_ARGUMENTS)
+        fail(error.errors()[0]["msg"].removeprefix("Value error, "), WRONG_ARGUMENTS)
+        raise AssertionError("fail has ended the command") from error
