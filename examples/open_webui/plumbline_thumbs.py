@@ -4,10 +4,10 @@ description: Forwards thumbs on answers of a Plumbline server to it, so that it 
 requirements: httpx
 version: 0.1.0
 license: Apache-2.0
-"""
+"""  # noqa: D212 - as Open WebUI reads it
 
-# A filter function of Open WebUI. Open WebUI calls `stream` with each chunk of an answer and has no call for ratings, so
-# those are read from its own table of feedback, a while after they were given. What is remembered lives in memory.
+# A filter function of Open WebUI. Open WebUI calls `stream` with each chunk of an answer and has no call for ratings,
+# so those are read from its own table of feedback, a while after they were given. What is remembered lives in memory.
 
 import asyncio
 import inspect
@@ -116,7 +116,7 @@ class Filter:
 
     async def ratings_of(self, user_id: str) -> list[Any]:
         """From Open WebUI's own table; it became asynchronous in newer versions."""
-        from open_webui.models.feedbacks import Feedbacks
+        from open_webui.models.feedbacks import Feedbacks  # noqa: PLC0415 - there is none where this is tested
 
         found = Feedbacks.get_feedbacks_by_user_id(user_id)
         return list(await found if inspect.isawaitable(found) else found)
