@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -23,6 +24,8 @@ from clients.client import PlumblineClient, PlumblineError
 from clients.sdk import Plumbline
 from clients.sdk.client import DEFAULT_SERVER
 
+_WORD: Final = re.compile(r"\S*|[\d-]+ [\d:]+")
+"""A cell that is one thing: an id, a state, a time."""
 REFUSED: Final = 1
 WRONG_ARGUMENTS: Final = 2
 NO_CONNECTION: Final = 3
@@ -69,7 +72,8 @@ class Session:
         if self.as_json:
             print(reply.model_dump_json(indent=2))
         else:
-            console().print(table())
+            shown = table()
+            console(at_least=_narrowest(shown)).print(shown)
 
 
 def command(app: typer.Typer, **settings: Any) -> Callable[[Callable[Concatenate[Session, P], None]], None]:
@@ -134,9 +138,16 @@ def fail(message: str, status: int = REFUSED) -> None:
     raise typer.Exit(status)
 
 
-def console() -> Console:
+def console(at_least: int = 0) -> Console:
     """Made when it is used, so that it prints to what is standard output then."""
-    return Console(soft_wrap=True)
+    made = Console(soft_wrap=True)
+    made.width = max(made.width, at_least)
+    return made
+
+
+def _narrowest(shown: RenderableType) -> int:
+    """Columns that it takes; a table that is wider than the screen is wrapped by the screen, its cells stay whole."""
+    return Console(width=1000).measure(shown).minimum if isinstance(shown, Table) else 0
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]], title: str | None = None) -> Table:
@@ -145,7 +156,8 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]], title: str |
     made = Table(title=title, box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
     said = [number for number in range(len(columns)) if not cells or any(row[number] for row in cells)]
     for number in said:
-        made.add_column(columns[number], overflow="fold")  # an id that is cut off cannot be copied
+        is_word = all(_WORD.fullmatch(row[number]) for row in cells)  # an id that is cut in two cannot be copied
+        made.add_column(columns[number], overflow="fold", no_wrap=is_word)
     for row in cells:
         made.add_row(*(row[number] for number in said))
     return made
