@@ -157,7 +157,8 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]], title: str |
     said = [number for number in range(len(columns)) if not cells or any(row[number] for row in cells)]
     for number in said:
         is_word = all(_WORD.fullmatch(row[number]) for row in cells)  # an id that is cut in two cannot be copied
-        made.add_column(columns[number], overflow="fold", no_wrap=is_word)
+        widest = max((len(row[number]) for row in cells), default=0) if is_word else 0
+        made.add_column(columns[number], overflow="fold", min_width=max(widest, len(columns[number])))
     for row in cells:
         made.add_row(*(row[number] for number in said))
     return made

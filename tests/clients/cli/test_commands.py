@@ -324,3 +324,13 @@ def test_the_shell_completes_commands_and_options() -> None:
     program = "import sys; sys.argv = ['plumbline']; from clients.cli import main; main()"
     done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=False)
     assert done.stdout.split() == ["routing", "rollback"], done.stderr
+
+
+def test_an_id_is_never_cut_in_two() -> None:
+    """On a narrow terminal the line gets longer, not the id shorter; columns that say nothing are left out."""
+    adapter, before = "a-000007-3f9c2b1d44aa55", "a-000006-9d1e0c77aabb66"
+    routing = {**ROUTING, "active": adapter, "previous": before}
+    server = Server({"GET /v1/routing": {"data": [routing]}})
+    shown = CliRunner().invoke(app, ["routing"], obj=httpx.MockTransport(server), env={"COLUMNS": "60"}).stdout
+    assert adapter in shown and before in shown
+    assert "canary" not in shown
