@@ -7,7 +7,9 @@ import os
 import re
 import subprocess
 import sys
+import threading
 import tomllib
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -265,7 +267,7 @@ def test_every_command_explains_itself(name: str) -> None:
         (["canary", "a-2", "--share", "2"], 2, "--share"),
         (["feedbak"], 2, "feedbak"),
         (["routing", "--url", "127.0.0.1:9"], 3, "plumbline up"),
-        (["config", "{directory}/bad.toml"], 2, "unknown"),
+        (["config", "{directory}/bad.toml"], 2, "unknown: there is no such setting"),
         (["chat", "what?", "--url", "http://127.0.0.1:9"], 3, "plumbline up"),
     ],
 )
@@ -324,6 +326,36 @@ def test_the_shell_completes_commands_and_options() -> None:
     program = "import sys; sys.argv = ['plumbline']; from clients.cli import main; main()"
     done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=False)
     assert done.stdout.split() == ["routing", "rollback"], done.stderr
+
+
+def test_the_shell_completes_adapters() -> None:
+    """Those of the server that the environment names; nothing, quickly, where there is none."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(json.dumps({"data": [ADAPTER, {**ADAPTER, "id": "b-1"}]}).encode())
+
+        def log_message(self, format: str, *args: Any) -> None:
+            pass
+
+    def completed(url: str) -> list[str]:
+        words = {"COMP_WORDS": "plumbline promote a", "COMP_CWORD": "2", "PLUMBLINE_URL": url}
+        environment = {**os.environ, **words, "_PLUMBLINE_COMPLETE": "complete_bash"}
+        program = "import sys; sys.argv = ['plumbline']; from clients.cli import main; main()"
+        command = [sys.executable, "-c", program]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        assert done.stderr == ""
+        return done.stdout.split()
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as http:
+        thread = threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        assert completed(f"http://127.0.0.1:{http.server_port}") == ["a-2"]
+        http.shutdown()
+        thread.join()
+    assert completed("http://127.0.0.1:9") == []
 
 
 def test_an_id_is_never_cut_in_two() -> None:
