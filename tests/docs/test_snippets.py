@@ -24,7 +24,7 @@ from tests.api.conftest import data_url
 from tests.api.served import Served, served
 from tests.docs.snippets import PAGES, ROOT, Snippet, snippets
 
-MOST_NOT_RUN = 6
+MOST_NOT_RUN = 12
 RUN = [(page, blocks) for page in PAGES if (blocks := list(snippets(page)))]
 HELD = {"[aliases.scorers.judge]": '[[aliases]]\nname = "default"\n[[aliases.scorers]]\nkind = "judge"\n'}
 """What a fragment of a configuration stands below."""
