@@ -96,7 +96,10 @@ def test_every_command_and_flag_is_documented(pages: dict[str, str]) -> None:
 
 
 def test_every_program_is_documented_as_it_describes_itself(pages: dict[str, str]) -> None:
-    """Whatever may be run with `python -m` and takes arguments of people's."""
+    """Whatever reads arguments of its own, wherever it lies."""
+    files = [path for part in ("reward", "server", "clients", "learner") for path in (ROOT / part).rglob("*.py")]
+    parsing = [path.relative_to(ROOT).with_suffix("") for path in files if "ArgumentParser(" in path.read_text()]
+    assert {".".join(path.parts).removesuffix(".__main__") for path in parsing} == set(commands.PROGRAMS)
     for module in commands.PROGRAMS:
         assert f"usage: python -m {module}" in pages["reference/commands.md"]
 
