@@ -1,4 +1,4 @@
-# The whole vocabulary: setup demo serve test test-all check bench (and demo-model, format, clean).
+# The whole vocabulary: setup demo serve test test-all check bench docs (and demo-model, format, clean).
 SHELL := /bin/bash
 PYTHON ?= python3
 VENV ?= .venv
@@ -12,7 +12,7 @@ MODEL ?= clients/demo/shapes_vlm
 # Further arguments for demo, serve, demo-model, test and bench.
 ARGS ?=
 
-.PHONY: setup litellm demo demo-model serve test test-all check bench format clean help
+.PHONY: setup litellm demo demo-model serve test test-all check bench docs format clean help
 
 help:  ## What can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -78,6 +78,9 @@ check: setup  ## Lint, format, types, layers, and that the product knows no worl
 bench: setup  ## Every benchmark, quick; ARGS= for the full runs
 	@set -e; for file in benchmarks/[a-z]*.py; do \
 		$(BIN)/python -m benchmarks.$$(basename $$file .py) $(if $(ARGS),$(ARGS),--quick); done
+
+docs: setup  ## The documentation's site, in build/docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 
 format: setup  ## Format and sort
 	$(BIN)/ruff check --fix .

@@ -1,8 +1,8 @@
-"""The Python SDK: one typed method for each route of the HTTP API, over httpx, synchronous.
+"""The client of operators and learners: one typed method for each route of the HTTP API, over httpx, synchronous.
 
 It promises that every failure is a `PlumblineError`, and that a call is repeated (transport error, 429, 503;
 with back-off) only where repeating cannot do a thing twice: reads, uploads by content, the lease, and
-feedback under an idempotency key. It leaves out chat (use the stock `openai` client) and any waiting for a
+feedback under an idempotency key. It leaves out chat (`clients.Plumbline`) and any waiting for a
 state: callers poll. One client may be shared by threads.
 """
 

@@ -57,7 +57,8 @@ def read_config(path: Path | None) -> Config:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         place = ".".join(str(part) for part in first["loc"]) or "configuration"
-        sys.exit(_bad(f"{place}: {first['msg']}"))
+        unknown = "there is no such setting; `plumbline config` prints those there are"
+        sys.exit(_bad(f"{place}: {unknown if first['type'] == 'extra_forbidden' else first['msg']}"))
     except (OSError, ValueError) as error:
         sys.exit(_bad(f"{path}: {error}"))
 

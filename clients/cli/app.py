@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import typer
 
-from clients.cli import exchange, keys, operate, privacy, reward, talk, up
+from clients.cli import configuration, exchange, keys, operate, privacy, reward, talk, up
 
 app = typer.Typer(
     name="plumbline",
     help="Run and operate Plumbline: aligned answers from a vision-language model that learns from its users.",
-    epilog="The server and the key come from --server and --key, or PLUMBLINE_SERVER and PLUMBLINE_KEY. "
+    epilog="The server and the key come from --url and --key, or PLUMBLINE_URL and PLUMBLINE_KEY. "
     "Exit status: 0 done, 1 refused or failed, 2 wrong arguments, 3 no connection.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
 
@@ -23,3 +22,4 @@ exchange.register(app)
 privacy.register(app)
 keys.register(app)
 reward.register(app)
+configuration.register(app)

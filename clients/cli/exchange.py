@@ -163,7 +163,7 @@ def import_preferences(
             task = progress.add_task(file.name, total=file.stat().st_size)
             groups = reader.groups(read_rows(file, lambda size: progress.advance(task, size)))
             if dry_run:
-                _show(groups, show)
+                _show(groups, 0 if session.as_json else show)
             else:
                 with session.client() as client:
                     name = alias or client.models().data[0].id

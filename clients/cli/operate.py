@@ -15,7 +15,8 @@ from rich.text import Text
 from rich.tree import Tree
 
 from clients.cli.session import REFUSED, WRONG_ARGUMENTS, Session, command, fail, short_json, table, when
-from clients.client import AdapterAction
+from clients.client import AdapterAction, PlumblineClient, PlumblineError
+from clients.sdk.client import DEFAULT_SERVER
 from server.wire.adapters import (
     AdapterReply,
     IntervalReply,
@@ -26,7 +27,23 @@ from server.wire.adapters import (
     ShadowReply,
 )
 
-AdapterArgument = Annotated[str, typer.Argument(metavar="ID", help="An adapter, as `plumbline adapters` lists it.")]
+COMPLETION_TIMEOUT_S: Final = 2.0
+
+
+def known_adapters(ctx: typer.Context, incomplete: str) -> list[str]:
+    """Ids for the shell's completion; none where the server cannot be asked."""
+    url, key = ctx.params.get("url") or DEFAULT_SERVER, ctx.params.get("key")
+    try:
+        with PlumblineClient(url, key, timeout_s=COMPLETION_TIMEOUT_S, max_attempts=1) as client:
+            return [one.id for one in client.adapters().data if one.id.startswith(incomplete)]
+    except PlumblineError:
+        return []
+
+
+AdapterArgument = Annotated[
+    str,
+    typer.Argument(metavar="ID", help="An adapter, as `plumbline adapters` lists it.", autocompletion=known_adapters),
+]
 PAGES: Final[dict[str, Literal["html", "markdown"]]] = {".html": "html", ".md": "markdown"}
 CHECK_TIMEOUT_S: Final = 24 * 3600.0
 CHECK_COLUMNS: Final = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())

@@ -53,10 +53,10 @@ BASE = "base"
 class Wire(BaseModel):
     """A request: strict about types (no number as text, no `true` for 1), ranges and unknown fields; NaN is refused."""
 
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, strict=True)
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, strict=True, use_attribute_docstrings=True)
 
 
 class Reply(BaseModel):
     """A reply: a client of an older version ignores fields it does not know."""
 
-    model_config = ConfigDict(extra="ignore")
+    model_config = ConfigDict(extra="ignore", use_attribute_docstrings=True)

@@ -42,7 +42,7 @@ def test_an_imported_pair_is_the_sampled_one_to_the_token(service: Service, tmp_
     assert len(chosen_in) >= 2
     file = tmp_path / "pairs.jsonl"
     for command in (["export", str(file)], ["import", str(file), "--format", "trl"]):
-        done = CliRunner().invoke(app, [*command, "--alias", ALIAS, "--server", service.url])
+        done = CliRunner().invoke(app, [*command, "--alias", ALIAS, "--url", service.url])
         assert done.exit_code == 0, done.output
     with service.operator() as operator:
         entries = operator.training_feed(ALIAS, 0, 1000).entries

@@ -49,7 +49,7 @@ def test_bad_rows_are_named_and_the_others_imported(site: Site, tmp_path: Path) 
         {**question(3), "images": ["broken.png"]},
         {**question(4), "images": ["good.png"]},
     )
-    done = run("import", file, "--format", "plain", "--server", site.url)
+    done = run("import", file, "--format", "plain", "--url", site.url)
     assert done.exit_code == 1
     assert "5 rows: 2 new" in done.stdout
     lines = done.stderr.splitlines()
@@ -63,7 +63,7 @@ def test_bad_rows_are_named_and_the_others_imported(site: Site, tmp_path: Path) 
 def test_a_dry_run_imports_nothing(site: Site, tmp_path: Path) -> None:
     """It shows what would come and what is wrong, and needs no server."""
     file = plain(tmp_path, question(1), {"prompt": "?"}, question(2))
-    done = run("import", file, "--format", "plain", "--dry-run", "--show", 1, "--server", "http://127.0.0.1:9")
+    done = run("import", file, "--format", "plain", "--dry-run", "--show", 1, "--url", "http://127.0.0.1:9")
     assert done.exit_code == 1
     assert "1: 2 answers, 1 pairs · question 1" in done.stdout
     assert "3 rows: 2 can be imported, 1 cannot" in done.stdout
@@ -75,18 +75,18 @@ def test_a_dry_run_imports_nothing(site: Site, tmp_path: Path) -> None:
 def test_results_as_json(site: Site, tmp_path: Path) -> None:
     """`--json` gives the counts and every problem for scripts."""
     file = plain(tmp_path, question(1), "[]")
-    done = run("import", file, "--format", "plain", "--server", site.url, "--json")
+    done = run("import", file, "--format", "plain", "--url", site.url, "--json")
     counts = json.loads(done.stdout)
     assert (counts["rows"], counts["new"]) == (2, 1)
     assert counts["problems"] == [{"number": 2, "reason": "it is not a JSON object"}]
-    done = run("export", tmp_path / "out.jsonl", "--server", site.url, "--json")
+    done = run("export", tmp_path / "out.jsonl", "--url", site.url, "--json")
     assert json.loads(done.stdout) == {"file": str(tmp_path / "out.jsonl"), "rows": 1}
 
 
 def test_no_server_is_said_in_one_line(tmp_path: Path) -> None:
     """Exit status 3, as for every command."""
     file = plain(tmp_path, question(1))
-    done = run("import", file, "--format", "plain", "--alias", "default", "--server", "http://127.0.0.1:9")
+    done = run("import", file, "--format", "plain", "--alias", "default", "--url", "http://127.0.0.1:9")
     assert done.exit_code == 3
     assert "Traceback" not in done.output
 
@@ -95,7 +95,7 @@ def test_a_row_that_is_too_large_is_one_bad_row(open_site: OpenSite, tmp_path: P
     """The server's limit ends no import: the row is named and the others come."""
     site = open_site(http={"max_body_bytes": 20_000})
     rows = [question(1), {**question(2), "chosen": "x" * 30_000}, question(3)]
-    done = run("import", plain(tmp_path, *rows), "--format", "plain", "--server", site.url)
+    done = run("import", plain(tmp_path, *rows), "--format", "plain", "--url", site.url)
     assert "3 rows: 2 new" in done.stdout, done.output
     assert done.stderr.startswith("2: ")
 
@@ -104,7 +104,7 @@ def test_a_row_that_is_too_large_is_one_bad_row(open_site: OpenSite, tmp_path: P
 def test_a_killed_import_is_run_again(site: Site, tmp_path: Path) -> None:
     """5,000 rows, the command killed in the middle and run again: every row is there once, its feed entry too."""
     file = plain(tmp_path, *(question(number) for number in range(ROWS)))
-    command = [sys.executable, "-m", "clients.cli", "import", str(file), "--format", "plain", "--server", site.url]
+    command = [sys.executable, "-m", "clients.cli", "import", str(file), "--format", "plain", "--url", site.url]
     first = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     head = 0
     deadline = time.monotonic() + 60

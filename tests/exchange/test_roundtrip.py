@@ -47,9 +47,9 @@ def learned(rows: list[dict[str, Any]]) -> list[str]:
 def carry(source: Site, target: Site, directory: Path, kind: str) -> None:
     """Through the command line, as an operator would."""
     file = directory / f"{kind}.jsonl"
-    done = CliRunner().invoke(app, ["export", str(file), "--kind", kind, "--server", source.url])
+    done = CliRunner().invoke(app, ["export", str(file), "--kind", kind, "--url", source.url])
     assert done.exit_code == 0, done.output
-    done = CliRunner().invoke(app, ["import", str(file), "--format", "trl", "--server", target.url])
+    done = CliRunner().invoke(app, ["import", str(file), "--format", "trl", "--url", target.url])
     assert done.exit_code == 0, done.output
 
 
@@ -121,10 +121,10 @@ def test_images_as_files_come_in_again(open_site: OpenSite, tmp_path: Path) -> N
     source, target = open_site(), open_site()
     teach(source)
     file = tmp_path / "out" / "pairs.jsonl"
-    done = CliRunner().invoke(app, ["export", str(file), "--images", "files", "--server", source.url])
+    done = CliRunner().invoke(app, ["export", str(file), "--images", "files", "--url", source.url])
     assert done.exit_code == 0, done.output
     assert sorted(path.suffix for path in (file.parent / "images").iterdir()) == [".png", ".png"]
-    done = CliRunner().invoke(app, ["import", str(file), "--format", "trl", "--server", target.url])
+    done = CliRunner().invoke(app, ["import", str(file), "--format", "trl", "--url", target.url])
     assert done.exit_code == 0, done.output
     assert learned(target.export()) == learned(source.export())
 
@@ -160,7 +160,7 @@ def test_a_broken_off_export_goes_on(site: Site, tmp_path: Path, monkeypatch: An
 
     monkeypatch.setattr(PlumblineClient, "export_preferences", breaks)
     file = tmp_path / "pairs.jsonl"
-    command = ["export", str(file), "--server", site.url]
+    command = ["export", str(file), "--url", site.url]
     assert CliRunner().invoke(app, command).exit_code != 0
     assert not file.exists()
     assert CliRunner().invoke(app, command).exit_code == 0

@@ -59,7 +59,7 @@ def load(site: Site, directory: Path, kind: str, *options: str) -> Any:
     from datasets import load_dataset
 
     file = directory / f"{kind}.jsonl"
-    done = CliRunner().invoke(app, ["export", str(file), "--kind", kind, "--server", site.url, *options])
+    done = CliRunner().invoke(app, ["export", str(file), "--kind", kind, "--url", site.url, *options])
     assert done.exit_code == 0, done.output
     return load_dataset("json", data_files=str(file), split="train", cache_dir=str(directory / "cache"))
 

@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
+import sys
+import threading
+import tomllib
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -253,3 +259,110 @@ def test_every_command_explains_itself(name: str) -> None:
     result = CliRunner().invoke(app, [name, "--help"])
     assert result.exit_code == 0
     assert "." in result.stdout.partition("Usage")[2]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "said"),
+    [
+        (["canary", "a-2", "--share", "2"], 2, "--share"),
+        (["feedbak"], 2, "feedbak"),
+        (["routing", "--url", "127.0.0.1:9"], 3, "plumbline up"),
+        (["config", "{directory}/bad.toml"], 2, "unknown: there is no such setting"),
+        (["chat", "what?", "--url", "http://127.0.0.1:9"], 3, "plumbline up"),
+    ],
+)
+def test_a_failure_is_one_line_that_says_how_to_mend(
+    arguments: list[str], status: int, said: str, tmp_path: Path
+) -> None:
+    """Through the script's own entry point, whatever failed: the arguments, the network, a configuration."""
+    (tmp_path / "bad.toml").write_text("unknown = 1\n")
+    command = [one.format(directory=tmp_path) for one in arguments]
+    done = subprocess.run([sys.executable, "-m", "clients.cli", *command], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (status, "", 1), done.stderr
+    assert said in done.stderr
+
+
+@pytest.mark.parametrize(("status", "remedy"), [(401, "--key or PLUMBLINE_KEY"), (403, "keys create --role operator")])
+def test_a_key_that_is_missing_is_asked_for(status: int, remedy: str) -> None:
+    """In the server's words, with what mends it here."""
+    error = {"error": {"message": "No.", "type": "t", "param": None, "code": "c"}}
+    result = Server({"GET /v1/routing": error}, status=status).run("routing")
+    assert (result.exit_code, result.stderr.count("\n")) == (1, 1)
+    assert "No." in result.stderr and remedy in result.stderr
+
+
+def test_a_choice_names_answers_by_their_end() -> None:
+    """`.1` is the completion's own."""
+    server = Server({"POST /v1/preferences": {"id": "sig-1", "completion_id": "cmpl-1", "trainable": True}})
+    result = server.run("feedback", "cmpl-1", "--prefer", ".1", "--over", ".0", "--over", "cmpl-1.2")
+    assert result.exit_code == 0, result.output
+    assert server.body == {
+        "completion_id": "cmpl-1", "chosen": "cmpl-1.1", "rejected": ["cmpl-1.0", "cmpl-1.2"],
+    }  # fmt: skip
+    assert server.run("feedback", "cmpl-1", "--prefer", ".1").exit_code == 2
+    assert server.run("feedback", "cmpl-1", "--up", "--tie", "good").exit_code == 2
+
+
+def test_a_configuration_is_shown_as_it_would_be(tmp_path: Path) -> None:
+    """As TOML that says every setting, environment included and secrets masked; or as JSON."""
+    file = tmp_path / "plumbline.toml"
+    file.write_text("[http]\nport = 8500\n[store]\nurl = 'postgresql://me:hidden@db/plumbline'\n")
+    env = {"PLUMBLINE_HTTP__MAX_QUEUED_REQUESTS": "7"}
+    shown = CliRunner().invoke(app, ["config", str(file)], env=env).stdout
+    tree = tomllib.loads(shown)
+    assert (tree["http"]["port"], tree["http"]["max_queued_requests"]) == (8500, 7)
+    assert "hidden" not in shown
+    assert json.loads(CliRunner().invoke(app, ["config", str(file), "--json"], env=env).stdout)["http"]["port"] == 8500
+
+
+def test_the_shell_completes_commands_and_options() -> None:
+    """As `plumbline --install-completion` sets it up."""
+    environment = {
+        **os.environ,
+        "_PLUMBLINE_COMPLETE": "complete_bash",
+        "COMP_WORDS": "plumbline ro",
+        "COMP_CWORD": "1",
+    }
+    program = "import sys; sys.argv = ['plumbline']; from clients.cli import main; main()"
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=False)
+    assert done.stdout.split() == ["routing", "rollback"], done.stderr
+
+
+def test_the_shell_completes_adapters() -> None:
+    """Those of the server that the environment names; nothing, quickly, where there is none."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(json.dumps({"data": [ADAPTER, {**ADAPTER, "id": "b-1"}]}).encode())
+
+        def log_message(self, format: str, *args: Any) -> None:
+            pass
+
+    def completed(url: str) -> list[str]:
+        words = {"COMP_WORDS": "plumbline promote a", "COMP_CWORD": "2", "PLUMBLINE_URL": url}
+        environment = {**os.environ, **words, "_PLUMBLINE_COMPLETE": "complete_bash"}
+        program = "import sys; sys.argv = ['plumbline']; from clients.cli import main; main()"
+        command = [sys.executable, "-c", program]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        assert done.stderr == ""
+        return done.stdout.split()
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as http:
+        thread = threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        assert completed(f"http://127.0.0.1:{http.server_port}") == ["a-2"]
+        http.shutdown()
+        thread.join()
+    assert completed("http://127.0.0.1:9") == []
+
+
+def test_an_id_is_never_cut_in_two() -> None:
+    """On a narrow terminal the line gets longer, not the id shorter; columns that say nothing are left out."""
+    adapter, before = "a-000007-3f9c2b1d44aa55", "a-000006-9d1e0c77aabb66"
+    routing = {**ROUTING, "active": adapter, "previous": before}
+    server = Server({"GET /v1/routing": {"data": [routing]}})
+    shown = CliRunner().invoke(app, ["routing"], obj=httpx.MockTransport(server), env={"COLUMNS": "60"}).stdout
+    assert adapter in shown and before in shown
+    assert "canary" not in shown
