@@ -119,7 +119,10 @@ class Trainer:
         distance, bound = measured.means().get("kl", 0.0), KL_SLACK * self._settings.max_kl
         if distance > bound:
             return self._discard(f"KL to the reference is about {distance:.3g} nats a token, above {bound:g}")
-        team.add_up_gradients(self._parameters.values())
+        if measured.teaches:
+            team.add_up_gradients(self._parameters.values())
+        else:  # no gradient is not a gradient of 0, by which the optimiser would go on as before
+            self._optimizer.zero_grad(set_to_none=True)
         norm = float(torch.nn.utils.clip_grad_norm_(self._parameters.values(), self._settings.max_grad_norm))
         if not math.isfinite(norm):
             return self._discard("the gradient is not finite")
@@ -229,12 +232,15 @@ class _Sums:
 
     def __init__(self) -> None:
         self.loss = 0.0
+        self.teaches = False
+        """Whether there is a gradient."""
         self._sums: dict[str, float] = {}
         self._counts: dict[str, int] = {}
 
     @torch.no_grad()
     def add(self, batch: Batch, loss: Tensor, beta: float) -> None:
         self.loss += float(loss)
+        self.teaches |= loss.requires_grad
         delta = batch.delta
         totals = (batch.logprobs * batch.mask).sum(-1)
         if len(batch.chosen):
@@ -267,6 +273,7 @@ class _Sums:
         whole = cls()
         for share in shares:
             whole.loss += share.loss
+            whole.teaches |= share.teaches
             for name, total in share._sums.items():
                 whole._sums[name] = whole._sums.get(name, 0.0) + total
                 whole._counts[name] = whole._counts.get(name, 0) + share._counts[name]
