@@ -154,7 +154,11 @@ def join(device: str) -> Team:
         if local >= torch.cuda.device_count():
             raise LearnerError(f"process {local} of this machine has no GPU: there are {torch.cuda.device_count()}")
         torch.cuda.set_device(local)
-    dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo")
+    # A store of its own for each attempt: torchrun keeps one for all, in which a restarted process would find addresses
+    # of those that are gone.
+    store, rank, size = next(dist.rendezvous("env://"))
+    store = dist.PrefixStore(f"attempt-{os.environ['TORCHELASTIC_RESTART_COUNT']}", store)
+    dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", store=store, rank=rank, world_size=size)
     return Ranks()
 
 

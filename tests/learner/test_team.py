@@ -4,16 +4,26 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
+import torch
 
 import learner
 from learner.team import Team, portions
 from tests.learner import team_worker
+from tests.learner.conftest import MakeLearner
+from tests.learner.fake_server import FakeServer
+from tests.learner.test_round import weights
 
 ROOT = Path(learner.__file__).parent.parent
 WHOLE, SHARDED = False, True
@@ -85,6 +95,87 @@ def test_examples_are_shared_out_by_their_tokens() -> None:
 def test_alone_nothing_is_exchanged() -> None:
     """The team of one process is no cost and no other code."""
     assert Team().exchange({"a": 1}) == [{"a": 1}]
+
+
+@contextmanager
+def listening(server: FakeServer) -> Iterator[str]:
+    """The server in memory on a loopback port, for other processes."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def answer(self) -> None:
+            length = int(self.headers.get("content-length", "0"))
+            url = f"http://plumbline{self.path}"
+            request = httpx.Request(self.command, url, headers=dict(self.headers), content=self.rfile.read(length))
+            response = server.handle(request)
+            self.send_response(response.status_code)
+            for name, value in response.headers.items():
+                self.send_header(name, value)
+            if "content-length" not in response.headers:
+                self.send_header("content-length", "0")
+            self.end_headers()
+            self.wfile.write(response.content)
+
+        do_GET = do_POST = do_PUT = answer
+
+        def log_message(self, *arguments: object) -> None:
+            """Quietly."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as http:
+        thread = threading.Thread(target=http.serve_forever)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{http.server_port}"
+        finally:
+            http.shutdown()
+            thread.join()
+
+
+def kill_a_follower(state: Path) -> None:
+    """Rank 1 of the learner that has this state directory."""
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            is_ours = str(state).encode() in (process / "cmdline").read_bytes()
+            if is_ours and b"RANK=1" in (process / "environ").read_bytes().split(b"\0"):
+                os.kill(int(process.name), signal.SIGKILL)
+        except (FileNotFoundError, PermissionError, ProcessLookupError):
+            continue
+
+
+@pytest.mark.parametrize("options", [(), ("--shard-base",)], ids=["whole", "sharded"])
+def test_a_round_of_two_processes_ends_in_the_adapter_of_one_though_one_is_killed(
+    options: tuple[str, ...], server: FakeServer, make_learner: MakeLearner, tmp_path: Path
+) -> None:
+    """By torchrun and the command line: the second process is killed in mid-round, both start again and resume.
+
+    Images come from the server once, to one process; nothing is learned twice. Weights in float32 to 1e-5.
+    """
+    assert make_learner("alone").run() == 0
+    (alone,) = server.adapters
+    server.owner = ""
+    looks, fetched = [0], list[str]()
+
+    def fault(method: str, path: str) -> None:
+        fetched.extend([path] if path.startswith("/v1/media/") else [])
+        looks[0] += path == "/v1/training/feed"
+        if looks[0] == 8:  # three looks before the first step
+            looks[0] += 1
+            kill_a_follower(tmp_path / "team")
+
+    server.fault = fault
+    with listening(server) as url:
+        command = ("--max-restarts", "1", "-m", "learner", "--server", url, "--state", tmp_path / "team", "--once")
+        done = torchrun(*command, "--device", "cpu", "--checkpoint-steps", "2", *options)
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert "another process of the team is gone" in done.stderr or "Signal 9" in done.stderr, done.stderr[-4000:]
+    assert "resumed at step" in done.stderr
+    assert len(fetched) == len(set(fetched)) == 5
+    (report, again) = server.reports
+    assert again.outcome == "uploaded" and again.detail["steps"] == report.detail["steps"] == 6
+    assert again.detail["after"] == pytest.approx(report.detail["after"], rel=1e-4, abs=1e-5)
+    together = next(name for name in server.adapters if name != alone)
+    for name, expected in weights(server, alone).items():
+        torch.testing.assert_close(weights(server, together)[name], expected, rtol=0, atol=1e-5)
+    assert server.adapters[together][0].groups == server.adapters[alone][0].groups
 
 
 def flattened(value: Any) -> tuple[list[str], list[float]]:
