@@ -13,11 +13,11 @@ from pathlib import Path
 
 from learner.augmentation import reader
 from learner.batch import Partner
-from learner.errors import RoundAborted
+from learner.errors import LearnerError, RoundAborted
 from learner.evaluation import evaluate
 from learner.examples import Example
 from learner.model import Base
-from learner.replay import MissingImage, kept_image
+from learner.replay import kept_image
 from learner.team import Team
 from learner.training import Job, Training, assemble
 from learner.vision import Vision
@@ -63,7 +63,7 @@ class Follower:
         def read(sha256: str) -> bytes:
             content = kept_image(media, sha256)
             if content is None:
-                raise MissingImage(f"{media / sha256} is not there; every process needs the same --state")
+                raise LearnerError(f"{media / sha256} is not there; all processes need the same --state")
             return content
 
         self._base = Base(base_dir, device, self._team if shard_base else None)

@@ -26,6 +26,7 @@ from tests.learner.fake_server import FakeServer
 from tests.learner.test_round import weights
 
 ROOT = Path(learner.__file__).parent.parent
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 WHOLE, SHARDED = False, True
 
 
@@ -33,10 +34,10 @@ def torchrun(*arguments: object, **options: Any) -> subprocess.CompletedProcess[
     """Two processes on this machine's CPU."""
     return subprocess.run(
         [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *map(str, arguments)],
-        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        env=ENVIRONMENT,
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=600,
         check=False,
         **options,
     )
@@ -141,7 +142,9 @@ def kill_a_follower(state: Path) -> None:
             continue
 
 
-@pytest.mark.parametrize("options", [(), ("--shard-base",)], ids=["whole", "sharded"])
+@pytest.mark.parametrize(
+    "options", [pytest.param((), id="whole"), pytest.param(("--shard-base",), id="sharded", marks=pytest.mark.slow)]
+)
 def test_a_round_of_two_processes_ends_in_the_adapter_of_one_though_one_is_killed(
     options: tuple[str, ...], server: FakeServer, make_learner: MakeLearner, tmp_path: Path
 ) -> None:
@@ -176,6 +179,33 @@ def test_a_round_of_two_processes_ends_in_the_adapter_of_one_though_one_is_kille
     for name, expected in weights(server, alone).items():
         torch.testing.assert_close(weights(server, together)[name], expected, rtol=0, atol=1e-5)
     assert server.adapters[together][0].groups == server.adapters[alone][0].groups
+
+
+@pytest.mark.slow
+def test_a_team_that_is_asked_to_stop_keeps_its_state(server: FakeServer, tmp_path: Path) -> None:
+    """SIGTERM to torchrun: the step is ended and kept, all processes end by themselves, the next start resumes."""
+    looks = [0]
+    running: list[subprocess.Popen[str]] = []
+
+    def fault(method: str, path: str) -> None:
+        looks[0] += path == "/v1/training/feed"
+        if looks[0] == 7:
+            looks[0] += 1
+            running[0].send_signal(signal.SIGTERM)
+
+    server.fault = fault
+    with listening(server) as url:
+        options = ("--server", url, "--state", tmp_path / "team", "--device", "cpu", "--once")
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+        command += ["-m", "learner", *map(str, options)]
+        running.append(subprocess.Popen(command, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True))
+        _, said = running[0].communicate(timeout=600)
+        assert "stopped; the state is kept" in said and "forcefully" not in said, said[-4000:]
+        assert not server.adapters
+        looks[0] = 100
+        done = torchrun("-m", "learner", *options)
+    assert done.returncode == 0 and "resumed at step" in done.stderr, done.stderr[-4000:]
+    assert server.reports[-1].detail["steps"] == 6
 
 
 def flattened(value: Any) -> tuple[list[str], list[float]]:
