@@ -27,7 +27,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.fsdp import fully_shard
+from torch.distributed.rendezvous import rendezvous
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from learner.errors import LearnerError, TeamLost
@@ -156,8 +158,8 @@ def join(device: str) -> Team:
         torch.cuda.set_device(local)
     # A store of its own for each attempt: torchrun keeps one for all, in which a restarted process would find addresses
     # of those that are gone.
-    store, rank, size = next(dist.rendezvous("env://"))
-    store = dist.PrefixStore(f"attempt-{os.environ['TORCHELASTIC_RESTART_COUNT']}", store)
+    store, rank, size = next(rendezvous("env://"))
+    store = PrefixStore(f"attempt-{os.environ['TORCHELASTIC_RESTART_COUNT']}", store)
     dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", store=store, rank=rank, world_size=size)
     return Ranks()
 
