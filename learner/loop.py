@@ -130,7 +130,7 @@ class Learner:
             except LeaseLost as error:
                 logger.warning("%s", error)
             except PlumblineError as error:
-                if error.status == 401:
+                if error.status == 401 or self._team.size > 1:  # others may be waiting in the middle of a step
                     raise
                 logger.warning("%s", error)
             self._stop.wait(self._options.poll_s)

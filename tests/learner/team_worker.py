@@ -14,6 +14,7 @@ import torch
 from torch.distributed.tensor import DTensor
 
 from learner.augmentation import reader
+from learner.batch import find_partners
 from learner.evaluation import evaluate
 from learner.examples import Example, Limits, Wanted, prepare
 from learner.follower import Follower
@@ -28,7 +29,7 @@ from tests.learner.fake_server import FakeServer, candidate, make_group
 from tests.learner.tiny import EOS, TARGETS
 
 LORA = {"rank": 4, "alpha": 8, "learning_rate": 1e-2, "target_modules": TARGETS, "max_kl": 50.0}
-STEPS = ((0, 1, 2, 3, 4), (5,), (6, 7, 8, 9), (10, 11), (1, 3, 5, 7, 9, 11))
+STEPS = ((0, 1, 2, 3, 4, 5), (11,), (6, 7, 8, 9), (10, 11), (2, 5, 8, 11), (1, 2, 5, 7, 8, 9))
 """Groups of each step; with one group the other process has none."""
 POISONED = 3
 
@@ -41,7 +42,12 @@ class Case:
 
 
 CASES = {
-    "pairs and thumbs": Case({"objectives": {"sigmoid": 1.0, "sft": 0.3, "kto": 0.5}}),
+    "pairs and thumbs": Case(
+        {
+            "objectives": {"sigmoid": 1.0, "sft": 0.3, "kto": 0.5},
+            "weighting": {"pairs": "lcpo", "unpaired": "lcpo"},
+        }
+    ),
     "views": Case({"objectives": {"mdpo": 1.0}, "weighting": {"pairs": "lcpo"}}),
     "rewards": Case({"objectives": {"grpo": 1.0, "sigmoid": 0.5}}, has_parent=True, max_tokens=24),
     "moving average": Case({"objectives": {"sigmoid": 1.0}, "reference": "ema", "ema_decay": 0.5}, max_tokens=40),
@@ -99,7 +105,7 @@ def parent_of(base: Base) -> dict[str, bytes]:
 def trained(training: Training, examples: Sequence[Example]) -> dict[str, Any]:
     """Everything that a round would see of these steps."""
     policy, collator, trainer = training.policy, training.collator, training.trainer
-    collator.acquaint(({}, 3.0))
+    collator.acquaint((find_partners(examples), 3.0))
     collator.prepare_reference(examples[:6])
     result: dict[str, Any] = {"steps": [], "gradients": []}
     for number, step in enumerate(STEPS):
