@@ -108,9 +108,7 @@ def test_alone_nothing_is_exchanged() -> None:
 
 
 class Told(Team):
-    """Rank 1 of a team; its orders are a list."""
-
-    rank = 1
+    """Its orders are a list."""
 
     def __init__(self, *orders: Order) -> None:
         self.orders = list(orders)
