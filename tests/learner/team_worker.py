@@ -32,6 +32,8 @@ LORA = {"rank": 4, "alpha": 8, "learning_rate": 1e-2, "target_modules": TARGETS,
 STEPS = ((0, 1, 2, 3, 4, 5), (11,), (6, 7, 8, 9), (10, 11), (2, 5, 8, 11), (1, 2, 5, 7, 8, 9))
 """Groups of each step; with one group the other process has none."""
 POISONED = 3
+CHANGED = 4
+"""Before this one rank 0 changes the adapter by itself and judges it, as early stop does; the others must follow."""
 
 
 @dataclass(frozen=True)
@@ -112,6 +114,9 @@ def trained(training: Training, examples: Sequence[Example]) -> dict[str, Any]:
         batch = [examples[index] for index in step]
         if number == POISONED:
             batch[0] = poisoned(batch[0])
+        if number == CHANGED:
+            next(iter(policy.parameters.values())).data.mul_(1.5)
+            evaluate(policy, training.engine, collator, examples, 0.1)
         result["steps"].append(trainer.step(batch))
         gradients = [one.grad for one in policy.parameters.values() if one.grad is not None]
         result["gradients"].append([] if number == POISONED else flat(gradients))

@@ -19,7 +19,12 @@ import pytest
 import torch
 
 import learner
-from learner.team import Team, portions
+from learner.errors import LearnerError
+from learner.follower import Follower
+from learner.settings import Settings
+from learner.team import Order, Team, portions
+from learner.training import Job
+from learner.workplace import Pace
 from tests.learner import team_worker
 from tests.learner.conftest import MakeLearner
 from tests.learner.fake_server import FakeServer
@@ -55,7 +60,10 @@ def results(base_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[tu
 @pytest.mark.parametrize("shard", [WHOLE, SHARDED], ids=["whole", "sharded"])
 @pytest.mark.parametrize("name", list(team_worker.CASES))
 def test_two_processes_make_the_steps_of_one(name: str, shard: bool, results: dict[tuple[str, bool], Any]) -> None:
-    """Losses, metrics, gradients, parameters, reliabilities and the pre-check's values, float64, to 1e-9."""
+    """Losses, metrics, gradients, parameters, reliabilities and the pre-check's values, float64, to 1e-9.
+
+    Also where a step has fewer groups than processes, and where rank 0 changed its adapter by itself.
+    """
     alone, together = results[name, shard]
     for kind in ("steps", "gradients", "parameters", "reliabilities", "standing", "answers"):
         (names, found), (expected_names, expected) = flattened(together[kind]), flattened(alone[kind])
@@ -89,13 +97,44 @@ def test_examples_are_shared_out_by_their_tokens() -> None:
     shares = portions(sizes, 4)
     assert sorted(index for share in shares for index in share) == list(range(50))
     totals = [sum(sizes[index] for index in share) for share in shares]
-    assert max(totals) - min(totals) <= min(sizes[share[0]] for share in shares)
+    fullest = shares[totals.index(max(totals))]
+    assert max(totals) - min(sizes[index] for index in fullest) <= min(totals)
     assert portions([5], 3) == [[0], [], []]
 
 
 def test_alone_nothing_is_exchanged() -> None:
     """The team of one process is no cost and no other code."""
     assert Team().exchange({"a": 1}) == [{"a": 1}]
+
+
+class Told(Team):
+    """Its orders are a list."""
+
+    def __init__(self, *orders: Order) -> None:
+        self.orders = list(orders)
+
+    def hear(self) -> Order:
+        return self.orders.pop(0) if self.orders else ("end", ())
+
+
+def test_what_is_erased_is_dropped_on_every_rank(base_dir: Path, tmp_path: Path) -> None:
+    """Images come from rank 0's files; once dropped, neither their features nor their bytes are to be had."""
+    server = FakeServer(str(base_dir), "digest")
+    example = team_worker.examples_of(server)[0]
+    file = tmp_path / example.images[0]
+    file.write_bytes(server.images[file.name])
+    job = Job(Settings.model_validate(team_worker.LORA), 1, None, (1.0, 1.0), {}, 1)
+    team = Told(("open", (base_dir, "cpu", tmp_path, 2**30, False)), ("begin", (Pace(), job)))
+    follower = Follower(team)
+    again: list[Order] = [("forget", ({example.group},)), ("prepare", ([example], ({}, 1.0)))]
+    team.orders += again
+    assert follower.run() == 0
+    file.unlink()
+    team.orders += again
+    assert follower.run() == 0, "the features were kept"
+    team.orders += [("drop", (file.name,)), *again]
+    with pytest.raises(LearnerError, match="the same --state"):
+        follower.run()
 
 
 @contextmanager
