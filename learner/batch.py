@@ -170,8 +170,8 @@ class Collator:
     def complete(self, examples: Sequence[Example]) -> None:
         """`prepare_reference` within what all ranks do already. Afterwards each holds the same values."""
         for name in self._names:
-            missing = [one for one in examples if any(key not in self._kept for key in self._keys(name, [one]))]
-            if name == "ema" or not missing:
+            missing = self._missing(name, examples) if name != "ema" else []
+            if not missing:
                 continue
             found: dict[Key, Tensor] = {}
             for part in self.own_parts(missing):
@@ -188,9 +188,15 @@ class Collator:
     def _measure_missing(self, examples: Sequence[Example]) -> None:
         """For a micro-batch that is about to be trained on: what changes with every step, and what else is missing."""
         for name in self._names:
-            missing = [one for one in examples if any(key not in self._kept for key in self._keys(name, [one]))]
-            if name == "ema" or missing:
-                self._kept.update(self._measured(name, examples if name == "ema" else missing))
+            missing = self._missing(name, examples)
+            if missing or name == "ema":
+                self._kept.update(self._measured(name, missing))
+
+    def _missing(self, name: str, examples: Sequence[Example]) -> list[Example]:
+        """Those without a value that holds; a moving average has none."""
+        return [
+            one for one in examples if name == "ema" or any(key not in self._kept for key in self._keys(name, [one]))
+        ]
 
     def _reference(self, name: str, examples: Sequence[Example]) -> list[Tensor]:
         return [self._kept[key] for key in self._keys(self._references.resolve(name), examples)]

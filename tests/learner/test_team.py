@@ -25,10 +25,11 @@ from learner.settings import Settings
 from learner.team import Order, Team, portions
 from learner.training import Job
 from learner.workplace import Pace
-from tests.learner import team_worker
+from tests.learner import shard_worker, team_worker
 from tests.learner.conftest import MakeLearner
 from tests.learner.fake_server import FakeServer
 from tests.learner.test_round import weights
+from tests.learner.tiny_families import TINY
 
 ROOT = Path(learner.__file__).parent.parent
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
@@ -87,6 +88,16 @@ def test_a_sharded_base_is_half_on_each(results: dict[tuple[str, bool], Any]) ->
     """Of the decoder layers; without sharding, everybody holds all of them."""
     assert results["held", WHOLE] == 1.0
     assert results["held", SHARDED] == pytest.approx(0.5, abs=0.01)
+
+
+@pytest.mark.slow
+def test_every_family_is_the_same_on_a_sharded_base(tmp_path: Path) -> None:
+    """Log-probabilities and gradients of every LoRA matrix, float64, with and without checkpointing."""
+    done = torchrun(shard_worker.__file__, tmp_path)
+    assert done.returncode == 0, done.stderr[-4000:]
+    worst = json.loads((tmp_path / "worst.json").read_text())
+    assert len(worst) == 2 * len(TINY)
+    assert max(worst.values()) < 1e-12, worst
 
 
 def test_examples_are_shared_out_by_their_tokens() -> None:
