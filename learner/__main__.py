@@ -16,6 +16,7 @@ The server decides what becomes of them. May be stopped or killed at any time: t
 
 EPILOG = """\
 The method (objectives, rank, learning rate, ...) is the alias's `learner` section on the server.
+Several GPUs: torchrun --nproc-per-node N -m learner --server URL ... (docs/placement.md).
 Exit status: 0 after SIGTERM or SIGINT, or with --once after an uploaded adapter; 1 otherwise."""
 
 
@@ -46,6 +47,13 @@ def parser() -> argparse.ArgumentParser:
     add("--max-tokens", type=int, default=8192, metavar="N", help="tokens in one forward pass (default: 8192)")
     add("--gradient-checkpointing", action="store_true", help="less memory: layers run again in the backward pass")
     add("--feature-cache-mb", type=int, default=2048, metavar="MB", help="memory for vision features (default: 2048)")
+    add(
+        "--memory-share",
+        type=float,
+        metavar="F",
+        help="share of the GPU's memory to stay within, e.g. beside an engine",
+    )
+    add("--shard-base", action="store_true", help="under torchrun: each process keeps a part only of a large base")
     add("--verbose", action="store_true", help="log every HTTP request too")
     return made
 
@@ -63,7 +71,10 @@ def main(arguments: list[str] | None = None) -> int:
     import torch  # noqa: PLC0415
 
     from clients.client import PlumblineClient  # noqa: PLC0415
+    from learner.follower import Follower  # noqa: PLC0415
     from learner.loop import Learner, LearnerError, Options  # noqa: PLC0415
+    from learner.placement import hold_to  # noqa: PLC0415
+    from learner.team import join  # noqa: PLC0415
     from learner.workplace import Pace  # noqa: PLC0415
 
     if options.threads:
@@ -83,16 +94,25 @@ def main(arguments: list[str] | None = None) -> int:
         state=options.state,
         base_model=options.base_model,
         once=options.once,
+        shard_base=options.shard_base,
         device=options.device,
         poll_s=options.poll,
         pace=pace,
     )
-    with PlumblineClient(options.server, options.key) as client:
+    try:
+        team = join(options.device)
         try:
-            return Learner(client, chosen, stop).run()
-        except LearnerError as error:
-            logging.getLogger("learner").error("%s", error)
-            return 1
+            if options.memory_share is not None:
+                hold_to(options.memory_share, options.device)
+            if team.rank > 0:
+                return Follower(team).run()
+            with PlumblineClient(options.server, options.key) as client:
+                return Learner(client, chosen, stop, team=team).run()
+        finally:
+            team.close()
+    except LearnerError as error:
+        logging.getLogger("learner").error("%s", error)
+        return 1
 
 
 if __name__ == "__main__":

@@ -8,7 +8,8 @@ log-probabilities under references that stay as they are, are computed once and 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Final
 
 import torch
 from torch import Tensor
@@ -18,7 +19,11 @@ from learner.examples import Answer, Example
 from learner.objectives import Batch, Rewarded, View
 from learner.prefix import PrefixModel, Row, padded, split_rows
 from learner.references import References
+from learner.team import Team, portions
 from learner.vision import Vision
+
+IDLE: Final = Row((0,), (), ((0,),))
+"""What a rank runs that has no example left while others have."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +63,10 @@ class Collator:
         *,
         others: Iterable[str] = (),
         views: Iterable[str] = (),
+        team: Team | None = None,
     ) -> None:
         """`others`: references that objectives ask for besides the main one; `views`: augmentations."""
+        self.team = team or Team()
         self._references = references
         self._engine = engine
         self._vision = vision
@@ -73,6 +80,7 @@ class Collator:
 
     def forget(self, groups: Iterable[str]) -> None:
         gone = set(groups)
+        self.team.tell("forget", gone)
         self.partners = {
             group: partner for group, partner in self.partners.items() if gone.isdisjoint((group, partner.group))
         }
@@ -82,11 +90,26 @@ class Collator:
             if key[1] not in gone and key[2].rpartition(":")[2].partition("/")[0] not in gone
         }
 
-    def split(self, examples: Sequence[Example]) -> list[list[Example]]:
-        """Micro-batches that fit the budget of tokens; the longest rows come last."""
+    def split(self, examples: Sequence[Example], ranks: int = 1) -> list[list[Example]]:
+        """Micro-batches that fit the budget of tokens of so many ranks; the longest rows come last."""
         ordered = sorted(examples, key=lambda example: (self._length(example), example.group))
-        parts = split_rows([self._length(example) for example in ordered], self._max_tokens)
+        parts = split_rows([self._length(example) for example in ordered], ranks * self._max_tokens)
         return [[ordered[index] for index in part] for part in parts]
+
+    def own_parts(self, examples: Sequence[Example]) -> list[list[Example]]:
+        """The micro-batches of this rank, as many as each has: where there are fewer, the last ones are empty."""
+        shares = portions([self._length(example) for example in examples], self.team.size)
+        parts = [self.split([examples[index] for index in share]) for share in shares]
+        own = parts[self.team.rank]
+        return own + [[] for _ in range(max(map(len, parts)) - len(own))]
+
+    def acquaintance(self, examples: Sequence[Example]) -> tuple[dict[str, Partner], float]:
+        """What `acquaint` must be told on another rank before it works on these examples."""
+        groups = [example.group for example in examples]
+        return {group: self.partners[group] for group in groups if group in self.partners}, self.round_length
+
+    def acquaint(self, acquaintance: tuple[dict[str, Partner], float]) -> None:
+        self.partners, self.round_length = acquaintance
 
     def _length(self, example: Example) -> int:
         return len(example.prompt) + sum(len(answer.token_ids) - 1 for _, answer in self._branches(example))
@@ -98,6 +121,9 @@ class Collator:
         return [*own, (partner.group, partner.answer)] if partner else own
 
     def rows(self, examples: Sequence[Example]) -> list[Row]:
+        """At least one."""
+        if not examples:
+            return [IDLE]
         self._vision.load([image for example in examples for image in example.images])
         return [
             self._row(example, example.images, [answer for _, answer in self._branches(example)])
@@ -132,28 +158,82 @@ class Collator:
             for answer in _chosen(example)
         ]
 
-    @torch.no_grad()
+    @property
+    def _names(self) -> list[str]:
+        return list(dict.fromkeys(map(self._references.resolve, [self._references.main, *self._others])))
+
     def prepare_reference(self, examples: Sequence[Example]) -> None:
-        """Compute what is missing of the references, for one micro-batch."""
-        for name in dict.fromkeys(map(self._references.resolve, [self._references.main, *self._others])):
-            changes = name == "ema"
-            missing = [
-                one for one in examples if changes or any(key not in self._kept for key in self._keys(name, [one]))
-            ]
-            if missing:
-                with self._references.standing_in(name):
-                    values = self._engine.logprobs([*self.rows(missing), *self._view_rows(missing)])
-                self._kept.update(zip(self._keys(name, missing), values, strict=True))
+        """Compute what is missing of the references that stay as they are, on all ranks together."""
+        self.team.tell("prepare", examples, self.acquaintance(examples))
+        self.complete(examples)
+
+    def complete(self, examples: Sequence[Example]) -> None:
+        """`prepare_reference` within what all ranks do already. Afterwards each holds the same values."""
+        for name in self._names:
+            missing = self._missing(name, examples) if name != "ema" else []
+            if not missing:
+                continue
+            found: dict[Key, Tensor] = {}
+            for part in self.own_parts(missing):
+                found |= self._measured(name, part)
+            for values in self.team.exchange({key: value.cpu() for key, value in found.items()}):
+                self._kept.update({key: value.to(self._engine.device) for key, value in values.items()})
+
+    @torch.no_grad()
+    def _measured(self, name: str, examples: Sequence[Example]) -> dict[Key, Tensor]:
+        with self._references.standing_in(name):
+            values = self._engine.logprobs([*self.rows(examples), *self._view_rows(examples)])
+        return dict(zip(self._keys(name, examples), values, strict=True)) if examples else {}
+
+    def _measure_missing(self, examples: Sequence[Example]) -> None:
+        """For a micro-batch that is about to be trained on: what changes with every step, and what else is missing."""
+        for name in self._names:
+            missing = self._missing(name, examples)
+            if missing or name == "ema":
+                self._kept.update(self._measured(name, missing))
+
+    def _missing(self, name: str, examples: Sequence[Example]) -> list[Example]:
+        """Those without a value that holds; a moving average has none."""
+        return [
+            one for one in examples if name == "ema" or any(key not in self._kept for key in self._keys(name, [one]))
+        ]
 
     def _reference(self, name: str, examples: Sequence[Example]) -> list[Tensor]:
         return [self._kept[key] for key in self._keys(self._references.resolve(name), examples)]
 
     def batch(self, examples: Sequence[Example], step_length: float | None = None) -> Batch:
-        """One forward pass of the policy over a micro-batch, with gradient.
+        """One forward pass of the policy over a micro-batch, with gradient; all ranks run theirs at the same time.
 
         `step_length`: mean tokens of the rewarded answers of the whole step; None: these examples are the step.
         """
-        self.prepare_reference(examples)
+        self._measure_missing(examples)
+        batch = self._batch(examples, step_length) if examples else self._idle()
+        return replace(batch, shared_point=self._shared_point(batch)) if self.team.size > 1 else batch
+
+    def _shared_point(self, batch: Batch) -> Tensor:
+        """KTO's z over the micro-batches of all ranks, as one process would have it in a batch of all of them."""
+        mismatched = batch.delta.detach()[batch.mismatched].double()
+        total = torch.stack([mismatched.sum(), mismatched.new_tensor(len(mismatched))])
+        self.team.add_up(total)
+        return (total[0] / total[1].clamp(min=1)).clamp(min=0).to(batch.logprobs.dtype)
+
+    def _idle(self) -> Batch:
+        """Of no example: one answer outside of every mask."""
+        logprobs, mask = padded(self._engine.logprobs([IDLE]))
+        none = torch.zeros_like(mask)
+        return Batch(
+            logprobs=logprobs,
+            reference=logprobs.detach(),
+            mask=none,
+            pair_annotators=(),
+            unpaired_annotators=(),
+            rewarded=None,
+            references={},
+            views={},
+            **self._indices([], logprobs.device),
+        )
+
+    def _batch(self, examples: Sequence[Example], step_length: float | None) -> Batch:
         rows = self.rows(examples)
         answers = sum(len(row.answers) for row in rows)
         values = self._engine.logprobs([*rows, *self._view_rows(examples)])

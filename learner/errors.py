@@ -3,6 +3,7 @@
 LearnerError
 ├── SettingsError    settings that cannot be used: the process ends with one line
 ├── BaseMismatch     the local base model is not the server's: the process ends with one line
+├── TeamLost        another process of the same torchrun is gone: the process ends with one line
 ├── RoundAborted     this round cannot become a good adapter: discarded, reported, the loop goes on
 │   └── LeaseLost    somebody else trains this alias now: discarded, not reported
 └── Stopped          the process was asked to end: state is kept, the round is resumed by the next start
@@ -20,6 +21,10 @@ class SettingsError(LearnerError):
 
 
 class BaseMismatch(LearnerError):
+    pass
+
+
+class TeamLost(LearnerError):
     pass
 
 

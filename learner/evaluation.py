@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Final
 
 import torch
@@ -50,19 +51,27 @@ class Evaluation:
 def evaluate(
     policy: Policy, engine: PrefixModel, collator: Collator, examples: Sequence[Example], beta: float
 ) -> Evaluation:
-    """Implicit rewards and KL to the base on these examples, by two forward passes without gradient."""
+    """Implicit rewards and KL to the base on these examples, by two forward passes without gradient.
+
+    In a team every rank looks at its part, with rank 0's weights; each gets the whole result.
+    """
+    team = collator.team
+    team.tell("evaluate", examples, collator.acquaintance(examples), beta)
+    team.spread(policy.parameters.values())
     measured: list[Measured] = []
     agreements: list[float] = []
     divergences: list[Tensor] = []
-    for part in collator.split(examples):
+    for part in collator.own_parts(examples):
         packed = engine.pack(collator.rows(part))
         hidden = engine.hidden(packed)
         with policy.reference():
             base_hidden = engine.hidden(packed)
+        if not part:
+            continue  # the passes are what the other ranks needed
         size = max(1, LOGITS_PER_CHUNK // policy.base.vocabulary)
         chunks = zip(*(torch.split(values, size) for values in (hidden, base_hidden, packed.targets)), strict=True)
         pieces = [_compare(engine, *chunk) for chunk in chunks]
-        own, base, divergence = (torch.cat(parts) for parts in zip(*pieces, strict=True))
+        own, base, divergence = (torch.cat(parts).cpu() for parts in zip(*pieces, strict=True))
         divergences.append(divergence)
         lengths = list(packed.lengths)
         values = iter(zip(torch.split(own, lengths), torch.split(base, lengths), strict=True))
@@ -72,6 +81,8 @@ def evaluate(
                 next(values)
             measured += answers
             agreements += _agreements(example, answers, beta)
+    shares = team.exchange((measured, agreements, divergences))
+    measured, agreements, divergences = (list(chain.from_iterable(kind)) for kind in zip(*shares, strict=True))
     standing = Standing(
         examples=len(agreements),
         accuracy=sum(value > 0 for value in agreements) / max(1, len(agreements)),

@@ -20,6 +20,7 @@ from learner.model import Base, check_base, find_base
 from learner.round import Round
 from learner.settings import Settings, read_settings
 from learner.state import RoundState, StateDir
+from learner.team import Team
 from learner.workplace import Pace, Workplace, abandon, learn_again
 from server.wire.training import LeaseReply, LeaseRequest, TrainingConfig
 
@@ -38,6 +39,8 @@ class Options:
     once: bool = False
     device: str = "auto"
     poll_s: float = 2.0
+    shard_base: bool = False
+    """Each process of a team keeps a part of the base only."""
     pace: Pace = field(default_factory=Pace)
 
 
@@ -48,11 +51,13 @@ class Learner:
         options: Options,
         stop: threading.Event | None = None,
         at: Callable[[str], None] = lambda point: None,
+        team: Team | None = None,
     ) -> None:
         self._client = client
         self._options = options
         self._stop = stop or threading.Event()
         self._at = at
+        self._team = team or Team()
         self._decision_polls = 0
 
     def run(self) -> int:
@@ -76,17 +81,21 @@ class Learner:
         read_settings(config)
         base_dir = find_base(self._options.base_model or config.base_model)
         check_base(base_dir, config.base_digest)
+        options, team = self._options, self._team
+        cache_bytes = options.pace.feature_cache_bytes
+        team.tell("open", base_dir, options.device, directory.media, cache_bytes, options.shard_base)
         return Workplace(
             client=self._client,
             alias=self._options.alias,
             directory=directory,
             state=state,
-            base=Base(base_dir, self._options.device),
+            base=Base(base_dir, options.device, team if options.shard_base else None),
             base_dir=base_dir,
             base_digest=config.base_digest,
             pace=self._options.pace,
             stop=self._stop,
             at=self._at,
+            team=team,
         )
 
     def _first_config(self) -> TrainingConfig:
@@ -121,7 +130,7 @@ class Learner:
             except LeaseLost as error:
                 logger.warning("%s", error)
             except PlumblineError as error:
-                if error.status == 401:
+                if error.status == 401 or self._team.size > 1:  # others may be waiting in the middle of a step
                     raise
                 logger.warning("%s", error)
             self._stop.wait(self._options.poll_s)

@@ -26,6 +26,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageText
 from learner.errors import BaseMismatch, LearnerError, SettingsError
 from learner.families import family_of
 from learner.settings import Settings
+from learner.team import Team
 from server.wire.identity import directory_digest
 
 CONFIG_FILE: Final = "adapter_config.json"
@@ -62,15 +63,20 @@ NO_IMAGES: Final = -1
 class Base:
     """The frozen model: float32 on the CPU, bfloat16 on CUDA. Raises `LearnerError` for an unknown family."""
 
-    def __init__(self, directory: Path, device: str = "auto") -> None:
+    def __init__(self, directory: Path, device: str = "auto", shards: Team | None = None) -> None:
+        """`shards`: keep a part only of the decoder layers on each process of this team."""
         cuda = device == "cuda" or (device == "auto" and torch.cuda.is_available())
         self.device = torch.device("cuda" if cuda else "cpu")
         dtype = torch.bfloat16 if cuda else torch.float32
         config = AutoConfig.from_pretrained(directory)
-        placeholder = family_of(config).image_token_id(config)
+        family = family_of(config)
+        placeholder = family.image_token_id(config)
         kind: Any = AutoModelForCausalLM if placeholder is None else AutoModelForImageTextToText
         model: Any = kind.from_pretrained(directory, dtype=dtype, attn_implementation="sdpa")
-        self.model = model.to(self.device).eval().requires_grad_(False)
+        model.eval().requires_grad_(False)
+        if shards is not None:  # before the move, so that a GPU never holds the whole
+            shards.shard(family.language_model(model.base_model), self.device)
+        self.model = model.to(self.device)
         text = self.model.config.get_text_config()
         self.vocabulary: int = self.model.get_input_embeddings().weight.shape[0]
         self.max_positions: int = getattr(text, "max_position_embeddings", 2**31)

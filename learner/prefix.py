@@ -90,7 +90,7 @@ class PrefixModel:
         self._body = core.model
         self._head = core.get_output_embeddings()
         self._image_token_id = self._family.image_token_id(core.config)
-        self._device = self._head.weight.device
+        self.device = self._head.weight.device
         self._chunk = max(1, logits_per_chunk // self._head.weight.shape[0])
         register()
         language_model = self._family.language_model(self._body)
@@ -124,12 +124,12 @@ class PrefixModel:
             positions.append(self._positions(row))
             blocks.append(self._block(row, start, behind))
         return Packed(
-            input_ids=torch.tensor([tokens], device=self._device),
-            position_ids=torch.cat(positions, dim=-1).unsqueeze(-2).to(self._device),
+            input_ids=torch.tensor([tokens], device=self.device),
+            position_ids=torch.cat(positions, dim=-1).unsqueeze(-2).to(self.device),
             plan=PrefixPlan(tuple(blocks)),
             images=tuple(image for row in rows for image in row.images),
-            sources=torch.tensor(sources, device=self._device),
-            targets=torch.tensor(targets, device=self._device),
+            sources=torch.tensor(sources, device=self.device),
+            targets=torch.tensor(targets, device=self.device),
             lengths=tuple(len(answer) for row in rows for answer in row.answers),
         )
 
@@ -139,8 +139,8 @@ class PrefixModel:
         segments = torch.arange(len(fed) + 1).repeat_interleave(torch.tensor([len(row.prompt), *fed]))
         islands = None
         if self._family.sees_images_both_ways and row.images:
-            islands = self._islands(row.prompt, row.length).to(self._device)
-        return Block(start, behind, start + row.length, places.to(self._device), segments.to(self._device), islands)
+            islands = self._islands(row.prompt, row.length).to(self.device)
+        return Block(start, behind, start + row.length, places.to(self.device), segments.to(self.device), islands)
 
     def _islands(self, prompt: Sequence[int], length: int) -> Tensor:
         """(length,) which unbroken run of placeholders a token is in, -1 for none."""
@@ -165,7 +165,7 @@ class PrefixModel:
         output = self._body(
             input_ids=packed.input_ids,
             # Four-dimensional masks are handed through untouched; ours is in the plan.
-            attention_mask=torch.ones((1, 1, 1, 1), dtype=torch.bool, device=self._device),
+            attention_mask=torch.ones((1, 1, 1, 1), dtype=torch.bool, device=self.device),
             position_ids=packed.position_ids,
             use_cache=False,
             prefix_plan=packed.plan,

@@ -196,16 +196,21 @@ class Media:
     def read(self, sha256: str) -> bytes:
         if not SAFE_SHA256.fullmatch(sha256):
             raise MissingImage(sha256)
-        file = self._directory / sha256
-        if file.exists():
-            content = file.read_bytes()
-            if hashlib.sha256(content).hexdigest() == sha256:
-                return content
+        held = kept_image(self._directory, sha256)
+        if held is not None:
+            return held
         try:
             content = self._client.media(sha256)
         except PlumblineError as error:
             if error.status in {403, 404, 410} or error.type == "integrity_error":
                 raise MissingImage(sha256) from error
             raise
-        write_atomic(file, content, sync_parent=False)  # one that is lost is fetched again
+        write_atomic(self._directory / sha256, content, sync_parent=False)  # one that is lost is fetched again
         return content
+
+
+def kept_image(directory: Path, sha256: str) -> bytes | None:
+    """What lies in the directory under this digest, if it is whole."""
+    file = directory / sha256
+    content = file.read_bytes() if file.exists() else b""
+    return content if hashlib.sha256(content).hexdigest() == sha256 else None

@@ -29,11 +29,10 @@ from learner.metrics import Bar, Board, curve
 from learner.model import Policy, check_modules
 from learner.prefix import PrefixModel
 from learner.publish import FILES, describe_files, fetch, keep, read_kept, upload_once
-from learner.recipe import Recipe
-from learner.references import References
 from learner.settings import Settings
 from learner.state import Outcome, RoundState
 from learner.trainer import Trainer
+from learner.training import Job, assemble
 from learner.workplace import Workplace, abandon
 from server.wire.adapters import AdapterManifest
 from server.wire.base import BASE
@@ -83,6 +82,7 @@ class Round:
             raise
         finally:
             if self._policy is not None:
+                place.team.tell("close")
                 self._policy.close()
         state.detail["seconds"] = round(time.monotonic() - started, 3)
         self._report(state)
@@ -130,27 +130,17 @@ class Round:
         if not self._material.examples:
             _close(state, "skipped", "there is nothing to learn from")
             return
-        policy = self._policy = self._start_policy(state)
+        made = assemble(place.base, place.vision, place.pace, place.team, self._job(state))
+        engine, collator, trainer = made.engine, made.collator, made.trainer
+        policy = self._policy = made.policy
         check_modules(policy, self._config.lora_modules)
         start = policy.tensors()
-        engine = PrefixModel(policy.model, checkpointing=place.pace.gradient_checkpointing)
-        recipe = self._recipe(state)
-        settings = state.settings
-        references = References(
-            policy, settings.reference, begins_at_base=state.parent == BASE, ema_decay=settings.ema_decay
-        )
-        collator = Collator(
-            references, engine, place.vision, place.pace.max_tokens, others=recipe.references, views=recipe.views
-        )
         self._acquaint(state, collator)
         self._prepare_reference(state, collator)
         place.at("prepared")
         if state.before is None:
             state.before = self._evaluate(state.plan, state, engine, collator).standing
             place.save()
-        steps = sum(map(len, _schedule(state)))
-        trainer = Trainer(policy, collator, settings, steps, recipe=recipe, references=references)
-        trainer.believe(state.reliabilities)
         try:
             self._steps(state, trainer, engine, collator)
         except RoundAborted as error:
@@ -168,24 +158,28 @@ class Round:
             self._material.gather([group for group in groups if group is not None], state.settings, state.parent)
             self._place.dirty.clear()
 
-    def _start_policy(self, state: RoundState) -> Policy:
-        base = self._place.base
-        if state.parent == BASE:
-            return Policy.fresh(base, state.settings, state.seed)
-        files = read_kept(self._place.directory.adapters / state.parent)
+    def _job(self, state: RoundState) -> Job:
+        thumbs = self._material.thumbs
+        return Job(
+            settings=state.settings,
+            seed=state.seed,
+            parent=None if state.parent == BASE else self._parent_files(state.parent),
+            thumbs=(thumbs(desirable=True), thumbs(desirable=False)),
+            reliabilities=state.reliabilities,
+            steps=sum(map(len, _schedule(state))),
+        )
+
+    def _parent_files(self, parent: str) -> dict[str, bytes]:
+        files = read_kept(self._place.directory.adapters / parent)
         if files is None:
-            files = self._place.patiently(lambda: fetch(self._place.client, state.parent), self._heart.check)
-            keep(files, self._place.directory.adapters / state.parent)
-        return Policy.from_files(base, files)
+            files = self._place.patiently(lambda: fetch(self._place.client, parent), self._heart.check)
+            keep(files, self._place.directory.adapters / parent)
+        return files
 
     def _prepare_reference(self, state: RoundState, collator: Collator) -> None:
-        for part in collator.split(self._taught(state)):
+        for part in collator.split(self._taught(state), self._place.team.size):
             self._pause_point()
             collator.prepare_reference(part)
-
-    def _recipe(self, state: RoundState) -> Recipe:
-        thumbs = self._material.thumbs
-        return state.settings.recipe().balanced(thumbs(desirable=True), thumbs(desirable=False))
 
     def _taught(self, state: RoundState) -> list[Example]:
         """The examples that the round learns from, as they stand now."""

@@ -2,6 +2,9 @@
 
 A step whose loss or gradient is not finite, or whose answers have moved too far from the reference, is discarded and
 says why; many in a row end the round.
+
+In a team (`learner.team`) every rank makes the same step: each runs its own micro-batches, and what decides about the
+step (loss, gradient, KL) and what is learned of annotators is exchanged before anybody moves.
 """
 
 from __future__ import annotations
@@ -92,6 +95,9 @@ class Trainer:
 
     def step(self, examples: Sequence[Example]) -> dict[str, float]:
         """One optimiser step on these groups; returns its metrics. Raises `RoundAborted` after too many bad ones."""
+        team = self._collator.team
+        team.tell("step", examples, self._collator.acquaintance(examples))
+        self._collator.complete(examples)
         rate = learning_rate(self.progress.step, self._steps, self._settings.learning_rate, self._settings.warmup_share)
         for group in self._optimizer.param_groups:
             group["lr"] = rate
@@ -99,22 +105,30 @@ class Trainer:
         count = sum(example.count for example in examples)
         length = mean_length(examples)
         measured = _Sums()
-        for part in self._collator.split(examples):
+        for part in self._collator.own_parts(examples):
             batch = self._collator.batch(part, length)
             loss = self._recipe.loss(batch, self._reliabilities, count)
-            if not torch.isfinite(loss):
-                return self._discard("the loss is not finite")
+            measured.add(batch, loss, self._recipe.beta)
+            if not loss.requires_grad and team.size > 1:
+                loss = batch.logprobs.sum() * 0  # a sharded base needs every rank in every backward pass
             if loss.requires_grad:
                 torch.autograd.backward(loss)
-            measured.add(batch, loss, self._recipe.beta)
+        measured = _Sums.merged(team.exchange(measured))
+        if not math.isfinite(measured.loss):
+            return self._discard("the loss is not finite")
         distance, bound = measured.means().get("kl", 0.0), KL_SLACK * self._settings.max_kl
         if distance > bound:
             return self._discard(f"KL to the reference is about {distance:.3g} nats a token, above {bound:g}")
+        if measured.teaches:
+            team.add_up_gradients(self._parameters.values())
+        else:  # no gradient is not a gradient of 0, by which the optimiser would go on as before
+            self._optimizer.zero_grad(set_to_none=True)
         norm = float(torch.nn.utils.clip_grad_norm_(self._parameters.values(), self._settings.max_grad_norm))
         if not math.isfinite(norm):
             return self._discard("the gradient is not finite")
         self._optimizer.step()
         self._references.follow()
+        self._reliabilities.gather(team.exchange(self._reliabilities.seen))
         self._reliabilities.settle()
         self.progress.reliabilities = self._reliabilities.values
         self._note(examples)
@@ -145,11 +159,13 @@ class Trainer:
 
     def skip(self) -> dict[str, float]:
         """A step whose groups are all gone: no metrics."""
+        self._collator.team.tell("skip")
         self.progress.step += 1
         return {}
 
     def _discard(self, reason: str) -> dict[str, float]:
         self._optimizer.zero_grad(set_to_none=True)
+        self._reliabilities.forget_step()
         progress = self.progress
         progress.step += 1
         progress.discarded += 1
@@ -178,7 +194,8 @@ class Trainer:
                 older.unlink()
 
     def restore(self, directory: Path) -> bool:
-        """Continue from the newest checkpoint; False when there is none that can be read."""
+        """Continue from the newest checkpoint; False when there is none that can be read. Every rank reads it."""
+        self._collator.team.tell("restore", directory)
         for path in sorted(directory.glob("step-*.safetensors"), reverse=True):
             try:
                 with safe_open(path, "pt") as file:
@@ -214,13 +231,16 @@ class _Sums:
     """Means of a step's metrics over its micro-batches, weighted by their examples."""
 
     def __init__(self) -> None:
-        self._loss = 0.0
+        self.loss = 0.0
+        self.teaches = False
+        """Whether there is a gradient."""
         self._sums: dict[str, float] = {}
         self._counts: dict[str, int] = {}
 
     @torch.no_grad()
     def add(self, batch: Batch, loss: Tensor, beta: float) -> None:
-        self._loss += float(loss)
+        self.loss += float(loss)
+        self.teaches |= loss.requires_grad
         delta = batch.delta
         totals = (batch.logprobs * batch.mask).sum(-1)
         if len(batch.chosen):
@@ -243,4 +263,18 @@ class _Sums:
         self._counts[name] = self._counts.get(name, 0) + values.numel()
 
     def means(self) -> dict[str, float]:
-        return {"loss": self._loss, **{name: total / self._counts[name] for name, total in self._sums.items()}}
+        return {"loss": self.loss, **{name: total / self._counts[name] for name, total in self._sums.items()}}
+
+    @classmethod
+    def merged(cls, shares: Sequence[_Sums]) -> _Sums:
+        """Those of several ranks as one."""
+        if len(shares) == 1:
+            return shares[0]
+        whole = cls()
+        for share in shares:
+            whole.loss += share.loss
+            whole.teaches |= share.teaches
+            for name, total in share._sums.items():
+                whole._sums[name] = whole._sums.get(name, 0.0) + total
+                whole._counts[name] = whole._counts.get(name, 0) + share._counts[name]
+        return whole

@@ -17,6 +17,7 @@ from learner.model import Base
 from learner.replay import Media, Replay, apply_feed
 from learner.settings import Capacity
 from learner.state import State, StateDir
+from learner.team import Team
 from learner.vision import Vision
 from server.wire.training import Retraining
 
@@ -54,6 +55,7 @@ class Workplace:
     pace: Pace
     stop: threading.Event
     at: Callable[[str], None] = lambda point: None
+    team: Team = field(default_factory=Team)
     replay: Replay = field(init=False)
     vision: Vision = field(init=False)
     dirty: set[str] = field(init=False, default_factory=set)
@@ -67,9 +69,8 @@ class Workplace:
     def _dropped(self, group: str, images: Iterable[str]) -> None:
         self.dirty.add(group)
         for image in images:
-            self.vision.drop(image)
-            for name in AUGMENTATIONS:
-                self.vision.drop(changed(name, image))
+            self.team.tell("drop", image)
+            drop_image(self.vision, image)
 
     @property
     def limits(self) -> Limits:
@@ -102,6 +103,13 @@ class Workplace:
                 raise Stopped
             check()
             delay_s = min(LONGEST_WAIT_S, delay_s * 2)
+
+
+def drop_image(vision: Vision, image: str) -> None:
+    """Forget its features, as it is and changed."""
+    vision.drop(image)
+    for name in AUGMENTATIONS:
+        vision.drop(changed(name, image))
 
 
 def learn_again(place: Workplace, order: Retraining) -> None:

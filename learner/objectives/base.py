@@ -82,6 +82,8 @@ class Batch:
     """(A, T) under each reference that an objective asks for by name."""
     views: Mapping[str, View] = field(default_factory=dict)
     """By the name of the augmentation."""
+    shared_point: Tensor | None = None
+    """`reference_point` of a larger batch that this one is a part of."""
 
     @property
     def delta(self) -> Tensor:
@@ -107,6 +109,8 @@ class Batch:
     @property
     def reference_point(self) -> Tensor:
         """KTO's z: mean Δ of the mismatched answers, at least 0, detached; 0 without any."""
+        if self.shared_point is not None:
+            return self.shared_point
         mismatched = self.delta.detach()[self.mismatched]
         return mismatched.mean().clamp(min=0) if len(mismatched) else mismatched.new_zeros(())
 

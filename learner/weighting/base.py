@@ -37,7 +37,7 @@ class Reliabilities:
     """One probability of telling the truth for each annotator, followed by an exponential mean over the steps."""
 
     values: dict[str, float] = field(default_factory=dict)
-    _seen: dict[str, list[float]] = field(default_factory=dict)
+    seen: dict[str, list[float]] = field(default_factory=dict)
     """What this step's examples say, by annotator."""
 
     def of(self, annotators: Iterable[str]) -> list[float]:
@@ -45,17 +45,24 @@ class Reliabilities:
 
     def note(self, annotators: Sequence[str], keep: Sequence[float]) -> None:
         for name, value in zip(annotators, keep, strict=True):
-            self._seen.setdefault(name, []).append(value)
+            self.seen.setdefault(name, []).append(value)
+
+    def gather(self, shares: Sequence[Mapping[str, Sequence[float]]]) -> None:
+        """Several processes had a part of the step each: this is what each of them noted."""
+        self.seen = {}
+        for share in shares:
+            for name, noted in share.items():
+                self.note([name] * len(noted), noted)
 
     def settle(self) -> None:
         """η ← .9 η + .1 · mean of the step's probabilities, for those who said something in it."""
-        for name, seen in self._seen.items():
+        for name, seen in self.seen.items():
             self.values[name] = MEMORY * self.of([name])[0] + (1 - MEMORY) * sum(seen) / len(seen)
-        self._seen.clear()
+        self.seen.clear()
 
     def forget_step(self) -> None:
         """The step was discarded."""
-        self._seen.clear()
+        self.seen.clear()
 
     def report(self, most: int = 100) -> Mapping[str, float]:
         """The least reliable ones."""
