@@ -8,10 +8,10 @@ changed leaves replay, caches and the rest of the round at once.
 
 from __future__ import annotations
 
-import json
 import logging
 import random
-import time
+from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
@@ -23,7 +23,7 @@ from learner.errors import LeaseLost, RoundAborted, Stopped
 from learner.evaluation import Evaluation, evaluate, fingerprint, objection
 from learner.lease import LOST_STATUSES, Heart
 from learner.material import Material
-from learner.metrics import Bar, Board, curve
+from learner.metrics import Bar, Board, Clock, curve, finite
 from learner.model import Policy, check_modules
 from learner.prefix import PrefixModel
 from learner.publish import FILES, describe_files, fetch, keep, read_kept, upload_once
@@ -39,6 +39,8 @@ from server.wire.training import LeaseReply, RoundReport, TrainingConfig
 
 MAX_EVALUATED: Final = 64
 """Groups that the pre-check looks at."""
+GONE: Final = "gone since the round was planned"
+"""Why a group was left out in mid-round: erased, set aside, taken back, expired, or pushed out by newer ones."""
 KEPT_ADAPTERS: Final = 4
 """Adapters whose files are kept for continuing them."""
 
@@ -55,14 +57,17 @@ class Round:
         self._heart = heart
         self._material = Material(place, self._pause_point)
         self._policy: Policy | None = None
+        self._clock = Clock({})
 
     def run(self, settings: Settings) -> RoundState:
         """Plan a new round, or resume the one in the state; returns it as reported."""
         place = self._place
-        started = time.monotonic()
+        seconds: dict[str, float] = place.state.round.seconds if place.state.round is not None else {}
+        self._clock = Clock(seconds)
         try:
             if place.state.round is None:
                 place.state.round = self._plan(settings)
+                place.state.round.seconds = seconds
                 place.save()
                 place.at("planned")
             state = place.state.round
@@ -82,7 +87,6 @@ class Round:
         finally:
             if self._policy is not None:
                 self._policy.close()
-        state.detail["seconds"] = round(time.monotonic() - started, 3)
         self._report(state)
         return state
 
@@ -110,6 +114,7 @@ class Round:
         )
         state.new_signals = 0
         state.trained_upto = state.cursor
+        material.skipped.clear()
         place.replay.unreadable.clear()
         place.directory.clear_rounds()
         logger.info(
@@ -140,6 +145,7 @@ class Round:
             references, engine, place.vision, place.pace.max_tokens, others=recipe.references, views=recipe.views
         )
         self._acquaint(collator)
+        self._tell("reference")
         self._prepare_reference(collator)
         place.at("prepared")
         if state.before is None:
@@ -147,6 +153,7 @@ class Round:
             place.save()
         trainer = Trainer(policy, collator, settings, len(_schedule(state)), recipe=recipe, references=references)
         trainer.believe(state.reliabilities)
+        self._tell("train")
         try:
             self._steps(state, trainer, collator)
         except RoundAborted as error:
@@ -163,6 +170,7 @@ class Round:
             groups = [self._place.replay.get(group) for group in state.plan]
             self._material.gather([group for group in groups if group is not None], state.settings, state.parent)
             self._place.dirty.clear()
+            self._material.skipped.clear()  # counted when the round was planned
 
     def _start_policy(self, state: RoundState) -> Policy:
         base = self._place.base
@@ -202,7 +210,7 @@ class Round:
         if trainer.restore(directory):
             logger.info("round %d: resumed at step %d", state.number, trainer.progress.step)
         schedule = _schedule(state)
-        board = Board(place.directory.tensorboard, state.number)
+        board = Board(place.directory.tensorboard, state.number, trainer.progress.step)
         try:
             with Bar(f"round {state.number}", len(schedule), trainer.progress.step) as bar:
                 for index in range(trainer.progress.step, len(schedule)):
@@ -213,6 +221,7 @@ class Round:
                     self._follow_feed(state, collator)
                     held = self._material.examples
                     batch = [held[group] for group in schedule[index] if group in held]
+                    place.at("batch")
                     metrics = trainer.step(batch) if batch else trainer.skip()
                     board.add(index, metrics)
                     bar.advance(metrics)
@@ -236,8 +245,12 @@ class Round:
         place.dirty.clear()
         if not changed:
             return
-        collator.forget(self._material.refresh(changed, state.settings, state.plan))
+        material = self._material
+        collator.forget(material.refresh(changed, state.settings, state.plan))
         self._acquaint(collator)
+        state.skipped = dict(Counter(state.skipped) + material.skipped)
+        material.skipped.clear()
+        place.save()
 
     def _detail(self, trainer: Trainer) -> dict[str, object]:
         progress = trainer.progress
@@ -246,8 +259,13 @@ class Round:
             "steps_discarded": progress.discarded,
             "discard_reasons": progress.reasons,
             "curve": curve(progress.history),
-            "reliabilities": dict(trainer.reliabilities),
+            "reliabilities": self._of_the_heard(trainer.reliabilities),
         }
+
+    def _of_the_heard(self, reliabilities: Mapping[str, float]) -> dict[str, float]:
+        """Without those whose last word was erased or set aside meanwhile."""
+        heard = self._material.annotators
+        return {name: value for name, value in reliabilities.items() if name in heard}
 
     def _finish(
         self, state: RoundState, trainer: Trainer, start: dict[str, torch.Tensor], evaluation: Evaluation
@@ -265,7 +283,7 @@ class Round:
         if problem is not None:
             _close(state, "discarded", problem)
             return
-        state.reliabilities = dict(trainer.progress.reliabilities)
+        state.reliabilities = self._of_the_heard(trainer.progress.reliabilities)
         files = policy.files(self._config.base_model)
         keep(files, self._place.directory.round_dir(state.number))
         self._place.at("written")
@@ -317,6 +335,8 @@ class Round:
     def _report(self, state: RoundState) -> None:
         place = self._place
         assert state.outcome is not None
+        self._tell("report")
+        gone = sum(place.replay.get(group) is None for group in state.plan)
         detail = {
             **state.detail,
             "round": state.number,
@@ -325,7 +345,9 @@ class Round:
             "signals": state.signals,
             "feed_after": state.feed_after,
             "feed_upto": state.feed_upto,
-            "skipped": state.skipped,
+            "skipped": state.skipped | ({GONE: gone} if gone else {}),
+            "seconds": round(sum(state.seconds.values()), 3),
+            "phase_seconds": {phase: round(value, 3) for phase, value in state.seconds.items()},
             "before": state.before.model_dump() if state.before else None,
             "after": state.after.model_dump() if state.after else None,
         }
@@ -333,9 +355,10 @@ class Round:
             alias=place.alias,
             token=self._lease.token,
             outcome=state.outcome,
+            round=f"{place.state.owner}-{state.number}",
             adapter=state.adapter,
             reason=state.reason[:4000],
-            detail=json.loads(json.dumps(detail, default=str)),
+            detail=finite(detail),
         )
         try:
             place.patiently(lambda: place.client.report_round(report))
@@ -356,6 +379,7 @@ class Round:
         self._heart.check()
 
     def _tell(self, phase: str, metrics: dict[str, float] | None = None) -> None:
+        self._clock.enter(phase)
         self._heart.tell(phase, metrics)
 
 

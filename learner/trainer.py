@@ -150,6 +150,7 @@ class Trainer:
 
     def _discard(self, reason: str) -> dict[str, float]:
         self._optimizer.zero_grad(set_to_none=True)
+        self._reliabilities.forget_step()
         progress = self.progress
         progress.step += 1
         progress.discarded += 1
@@ -223,6 +224,9 @@ class _Sums:
         self._loss += float(loss)
         delta = batch.delta
         totals = (batch.logprobs * batch.mask).sum(-1)
+        own = torch.ones(len(totals), dtype=torch.bool, device=totals.device)
+        own[batch.mismatched] = False
+        self._put("length", batch.mask[own].sum(-1).float())
         if len(batch.chosen):
             margin = beta * batch.margin
             self._put("margin", margin)

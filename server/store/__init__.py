@@ -14,6 +14,7 @@
     evidence    what came in since a canary began, in the order of the commits
     shadows     what shadows' answers were worth
     leases      who may train an alias
+    rounds      what became of training rounds
     audit       who changed what
     blobs       images by content: the port, on the local disk or in the shared store
     remote      files in an object store that several servers share

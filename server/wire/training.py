@@ -134,6 +134,8 @@ class RoundReport(Wire):
     alias: Id
     token: Number
     outcome: Literal["uploaded", "discarded", "skipped"]
+    round: Id | None = None
+    """The learner's own name of the round: one that is told twice counts once. Without it every report counts."""
     adapter: Id | None = None
     reason: Comment = ""
     detail: JsonObject = {}
@@ -144,6 +146,35 @@ class RoundReport(Wire):
         if len(json.dumps(value)) > 256 * 1024:
             raise ValueError("detail is larger than 256 KiB")
         return value
+
+
+class RoundSummary(Reply):
+    """A round in the list of them."""
+
+    id: int
+    """Its number on the server, over all aliases."""
+    alias: str
+    outcome: Literal["uploaded", "discarded", "skipped"]
+    reason: str
+    adapter: str | None
+    parent: str | None = None
+    """The adapter, or `base`, that it started from."""
+    signals: int | None = None
+    """Human signals that it answers to."""
+    groups: int | None = None
+    seconds: float | None = None
+    created_at: float
+
+
+class RoundList(Reply):
+    object: Literal["list"] = "list"
+    data: list[RoundSummary]
+
+
+class RoundReply(RoundSummary):
+    """One round. `detail` is what its learner told: curve, standing before and after, what was skipped and why."""
+
+    detail: dict[str, Any]
 
 
 class Retraining(Reply):
