@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, StringConstraints, field_validator
@@ -30,6 +31,14 @@ class TrainingCandidate(Reply):
     """The ensemble's value, for reward-labelled objectives."""
     shared_tokens: int = 0
     """So many first tokens are an earlier candidate's too: a stepwise answer branched off there."""
+
+    @field_validator("logprobs", mode="before")
+    @classmethod
+    def _null_is_nan(cls, values: Any) -> Any:
+        """JSON has null in place of what is not finite; it stays recognisable as that."""
+        if isinstance(values, list) and None in values:
+            return [math.nan if value is None else value for value in values]
+        return values
 
 
 PairSource = Literal["choice", "ranking", "correction", "thumbs", "regenerate", "safety", "ai"]

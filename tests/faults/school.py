@@ -47,6 +47,7 @@ def hashed(user: str) -> str:
 
 def open_school(directory: Path, base_dir: Path, **learner: Any) -> Service:
     """The installation of this directory, not started."""
+    directory.mkdir(exist_ok=True)
     return Service(
         directory,
         settings={"secret": SECRET, "engine": {"model": str(base_dir)}},
@@ -146,9 +147,9 @@ async def teach(service: Service, lessons: Sequence[Lesson]) -> None:
 
 def moved_to(service: Service, directory: Path, base_dir: Path, **learner: Any) -> Service:
     """A copy of a stopped installation, with its own port."""
-    directory.mkdir(exist_ok=True)
+    moved = open_school(directory, base_dir, **learner)
     shutil.copytree(service.directory / "state", directory / "state")
-    return open_school(directory, base_dir, **learner)
+    return moved
 
 
 @dataclass(frozen=True, slots=True)
