@@ -39,7 +39,7 @@ class Death:
     """At the `hit`-th time that a point of this name, or of names that fit this pattern, is passed.
 
     Points: those of the learner; `optimizer.begin` and `optimizer.end`; `rename:NAME`, `remove:NAME`, `mkdir:NAME`,
-    `rmdir:NAME` of a file, before it happens.
+    `rmdir:NAME`, before it happens to the file (a renamed one has its new name).
     """
 
     point: str

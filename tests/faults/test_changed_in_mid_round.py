@@ -107,9 +107,6 @@ class Traces:
             "replay": any(one.get(self.group) is not None for one in living(Replay)),
             "vision features": any(self.image in one._cache for one in living(Vision)),
             "reference values": any(self._is_in(key) for one in collators for key in one._kept),
-            "borrowed answers": any(
-                self._is_in((partner.group,)) for one in collators for partner in one.partners.values()
-            ),
             "text of a file": any(self.image.encode() in text for text in texts),
         }
         return {place for place, is_there in places.items() if is_there}
