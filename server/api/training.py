@@ -37,10 +37,12 @@ LEARNER_GAUGES = frozenset(
         "grad_norm",
         "kl",
         "learning_rate",
+        "length",
         "loss",
         "margin",
         "progress",
         "rejected_logprob",
+        "reward",
         "signals",
         "unpaired_margin",
     }
