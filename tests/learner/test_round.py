@@ -524,7 +524,7 @@ def test_a_round_that_was_not_uploaded_is_abandoned_for_another_parent(
 def test_a_policy_that_is_no_number_any_more_is_reported(
     server: FakeServer, make_learner: MakeLearner, tmp_path: Path
 ) -> None:
-    """One step that blows up everything: the round is discarded, its report is JSON, and the state can be read again."""
+    """One step that blows everything up: the round is discarded, its report is JSON, the state can be read again."""
     server.config["learner"] |= {"learning_rate": 1e30, "epochs": 1, "batch_groups": 12, "warmup_share": 0.0}
     seen, at = killer("trained")
     with pytest.raises(Killed):
