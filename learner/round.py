@@ -323,6 +323,8 @@ class Round:
             if error.status in LOST_STATUSES and error.status != 404:
                 raise LeaseLost(f"the upload was refused: {error}") from error
             _close(state, "discarded", f"the server refused the upload: {error}")
+            place.patiently(lambda: place.follow_feed(state.settings.capacity))
+            state.owes_its_signals = any(place.replay.get(group) is None for group in manifest.groups)
             return
         place.at("uploaded")
         keep(files, place.directory.adapters / adapter)
@@ -367,6 +369,9 @@ class Round:
         place.at("reported")
         logger.info("round %d %s %s%s", state.number, state.outcome, state.adapter or "", state.reason)
         place.state.rounds = state.number
+        if state.owes_its_signals:  # what it learned was erased meanwhile: the next one learns the rest, at once
+            place.state.new_signals += state.signals - gone
+            place.state.trained_upto = state.feed_after
         place.state.round = None
         place.save()
         place.directory.clear_rounds()

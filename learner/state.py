@@ -63,6 +63,8 @@ class RoundState(BaseModel):
     detail: dict[str, object] = {}
     outcome: Outcome | None = None
     reason: str = ""
+    owes_its_signals: bool = False
+    """They count again for the next round."""
     adapter: str | None = None
 
 

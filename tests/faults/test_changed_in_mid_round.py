@@ -199,8 +199,9 @@ def test_a_round_that_learned_from_somebody_who_left_is_refused(school: School) 
     assert told["outcome"] == "discarded" and "was erased since" in told["reason"]
     assert "was erased since" in school.page(told["id"])
     assert school.call("GET", "/v1/adapters")["data"] == []
+    assert json.loads((school.state_dir / "state.json").read_text())["new_signals"] == GROUPS, "what the others said"
     assert school.learn(lambda point: None) == 0
     (newest, _) = school.call("GET", "/v1/rounds", params={"alias": "default"})["data"]
-    assert (newest["outcome"], newest["groups"]) == ("uploaded", GROUPS)
+    assert (newest["outcome"], newest["groups"], newest["signals"]) == ("uploaded", GROUPS, GROUPS)
     assert traces(school).found() == set()
     assert school.call("DELETE", f"/v1/users/{LEAVER}/data")["adapters"] == []
