@@ -71,7 +71,8 @@ class Round:
                 place.save()
                 place.at("planned")
             state = place.state.round
-            self._tell(state.phase, {"signals": float(state.signals)})
+            counts = {"signals": state.signals, "groups": len(state.plan), "skipped": sum(state.skipped.values())}
+            self._tell(state.phase, {name: float(count) for name, count in counts.items()})
             if state.phase == "training":
                 self._train(state)
                 place.save()
@@ -225,7 +226,8 @@ class Round:
                     metrics = trainer.step(batch) if batch else trainer.skip()
                     board.add(index, metrics)
                     bar.advance(metrics)
-                    self._tell("train", {**metrics, "progress": (index + 1) / len(schedule)})
+                    done = {"progress": (index + 1) / len(schedule), "steps_discarded": trainer.progress.discarded}
+                    self._tell("train", {**metrics, **done})
                     place.at("step")
                     if (index + 1) % place.pace.checkpoint_steps == 0:
                         trainer.save(directory)

@@ -35,6 +35,7 @@ LEARNER_GAUGES = frozenset(
         "accuracy",
         "chosen_logprob",
         "grad_norm",
+        "groups",
         "kl",
         "learning_rate",
         "length",
@@ -44,6 +45,8 @@ LEARNER_GAUGES = frozenset(
         "rejected_logprob",
         "reward",
         "signals",
+        "skipped",
+        "steps_discarded",
         "unpaired_margin",
     }
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import threading
 from pathlib import Path
 
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -70,6 +71,7 @@ def test_old_rounds_leave_tensorboard(tmp_path: Path) -> None:
 
 def test_everything_a_round_tells_is_a_gauge_of_the_server(server: FakeServer, make_learner: MakeLearner) -> None:
     """What the curves and heartbeats have, operators see while the round runs."""
-    assert make_learner().run() == 0
+    pause = threading.Event()
+    assert make_learner(lease_ttl_s=1.0, at=lambda point: None if point != "step" else pause.wait(0.15)).run() == 0
     told = set(server.reports[0].detail["curve"]).union(*(beat.metrics for beat in server.heartbeats))
-    assert told <= LEARNER_GAUGES
+    assert {"loss", "length", "groups", "skipped", "progress"} <= told <= LEARNER_GAUGES
