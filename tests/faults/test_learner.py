@@ -258,6 +258,20 @@ def test_a_server_that_is_away_for_three_leases(service: Service, person: Person
 
 
 @pytest.mark.slow
+def test_a_server_that_hangs_for_three_leases(service: Service, person: Person, whole: Outcome) -> None:
+    """It takes connections and says nothing (SIGSTOP): the learner waits, and nothing is lost or done twice."""
+    person.begin(service.url, lease_ttl_s=2.0)
+    person.wait_for(lambda: person.passed.count("step") >= 2)
+    assert service.process is not None
+    service.process.send_signal(signal.SIGSTOP)
+    time.sleep(6.0)
+    service.process.send_signal(signal.SIGCONT)
+    assert person.end() == 0, person.log
+    assert service.stop() == 0
+    assert_learned_once(service, whole)
+
+
+@pytest.mark.slow
 def test_a_server_that_is_away_for_a_minute(taught: Service, base_dir: Path, tmp_path: Path, person: Person) -> None:
     """The real minute with the usual lease; it returns in the middle of the training."""
     service = moved_to(taught, tmp_path / "server", base_dir, epochs=15)
