@@ -47,6 +47,8 @@ from server.wire.training import (
     HeartbeatRequest,
     LeaseReply,
     LeaseRequest,
+    RoundList,
+    RoundReply,
     RoundReport,
     TrainingConfig,
 )
@@ -210,6 +212,17 @@ class PlumblineClient:
 
     def adapter_lineage(self, adapter: str) -> LineageReply:
         return self._get(f"/v1/adapters/{adapter}/lineage", LineageReply)
+
+    def rounds(self, alias: str, limit: int | None = None, before: int | None = None) -> RoundList:
+        """An alias's training rounds, newest first; `before` an id: those in front of it."""
+        return self._get("/v1/rounds", RoundList, alias=alias, limit=limit, before=before)
+
+    def round(self, number: int) -> RoundReply:
+        return self._get(f"/v1/rounds/{number}", RoundReply)
+
+    def round_page(self, number: int, format: Literal["markdown", "html"]) -> str:
+        """The round as a page for people."""
+        return self._call("GET", f"/v1/rounds/{number}", params={"format": format}).text
 
     def move_adapter(self, adapter: str, action: AdapterAction, request: MoveRequest | None = None) -> MoveReply:
         """An operator's move; the reply is the alias's routing after it."""

@@ -17,11 +17,13 @@ from clients.client import PlumblineClient, PlumblineError
 from learner.errors import BaseMismatch, LearnerError, LeaseLost, Stopped
 from learner.lease import Heart
 from learner.model import Base, check_base, find_base
+from learner.publish import find_uploaded
 from learner.round import Round
 from learner.settings import Settings, read_settings
 from learner.state import RoundState, StateDir
 from learner.team import Team
 from learner.workplace import Pace, Workplace, abandon, learn_again
+from server.wire.adapters import AdapterManifest
 from server.wire.training import LeaseReply, LeaseRequest, TrainingConfig
 
 UNDECIDED: Final = frozenset({"staged", "verified", "gated"})
@@ -168,14 +170,22 @@ class Learner:
         lease = self._take_lease(place)
         if lease is None:
             return None
+        place.at("leased")
         cut_off = place.state.round
-        if cut_off is not None and cut_off.phase != "report" and cut_off.parent != lease.active:
+        if cut_off is not None and cut_off.parent != lease.active and not self._has_arrived(place, cut_off):
             logger.warning("round %d abandoned: %s is active now", cut_off.number, lease.active)
             abandon(place)
         interval_s = place.pace.lease_ttl_s / 3
         with Heart(self._client, lease, interval_s) as heart:
             place.patiently(lambda: place.follow_feed(settings.capacity), heart.check)
             return Round(place, lease, config, heart).run(settings)
+
+    def _has_arrived(self, place: Workplace, cut_off: RoundState) -> bool:
+        """Whether the server has the round's adapter, or needs none: then nothing is left but to say so."""
+        if cut_off.phase == "upload" and cut_off.manifest is not None:
+            manifest = AdapterManifest.model_validate_json(cut_off.manifest)
+            return place.patiently(lambda: find_uploaded(self._client, manifest)) is not None
+        return cut_off.phase == "report"
 
     def _take_lease(self, place: Workplace) -> LeaseReply | None:
         request = LeaseRequest(alias=self._options.alias, owner=place.state.owner, ttl_s=self._options.pace.lease_ttl_s)

@@ -3,27 +3,36 @@
 from __future__ import annotations
 
 import logging
+import math
+import shutil
 import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Final, Self
+from typing import Any, Final, Self
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch.utils.tensorboard import SummaryWriter
 
 LOG_EVERY_S: Final = 5.0
 CURVE_POINTS: Final = 100
+KEPT_BOARDS: Final = 100
 
 logger = logging.getLogger(__name__)
 
 
 class Board:
-    """Scalars of one round, by step."""
+    """Scalars of one round, by step. `first_step`: what was told of it and later steps before, does not count.
 
-    def __init__(self, directory: Path, number: int) -> None:
-        self._writer = SummaryWriter(str(directory / f"round-{number:06d}"))
+    The newest `KEPT_BOARDS` rounds stay on the disk.
+    """
+
+    def __init__(self, directory: Path, number: int, first_step: int = 0) -> None:
+        own = directory / f"round-{number:06d}"
+        for older in sorted(path for path in directory.glob("round-*") if path != own)[: 1 - KEPT_BOARDS]:
+            shutil.rmtree(older)
+        self._writer = SummaryWriter(str(own), purge_step=first_step)
 
     def add(self, step: int, metrics: Mapping[str, float]) -> None:
         for name, value in metrics.items():
@@ -71,4 +80,31 @@ def curve(history: Sequence[Mapping[str, float]]) -> dict[str, list[float]]:
     """At most `CURVE_POINTS` evenly spaced values of every metric, for the round's report."""
     stride = max(1, -(-len(history) // CURVE_POINTS))
     names = dict.fromkeys(name for metrics in history for name in metrics)
-    return {name: [round(m[name], 6) for m in history[::stride] if name in m] for name in names}
+    return {
+        name: [round(m[name], 6) for m in history[::stride] if math.isfinite(m.get(name, math.nan))] for name in names
+    }
+
+
+def finite(value: Any) -> Any:
+    """The same with null in place of every number that is not finite, as JSON wants it."""
+    if isinstance(value, Mapping):
+        return {str(name): finite(one) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+class Clock:
+    """How long each phase took. `seconds` is the round's own, so that a resumed round goes on counting."""
+
+    def __init__(self, seconds: dict[str, float]) -> None:
+        self._seconds = seconds
+        self._phase = ""
+        self._since = time.monotonic()
+
+    def enter(self, phase: str) -> None:
+        """The time since the last call was the last phase's."""
+        now = time.monotonic()
+        if self._phase:
+            self._seconds[self._phase] = self._seconds.get(self._phase, 0.0) + now - self._since
+        self._phase, self._since = phase, now

@@ -8,10 +8,10 @@ changed leaves replay, caches and the rest of the round at once.
 
 from __future__ import annotations
 
-import json
 import logging
 import random
-import time
+from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
@@ -25,7 +25,7 @@ from learner.evaluation import Evaluation, evaluate, fingerprint, objection
 from learner.examples import Example
 from learner.lease import LOST_STATUSES, Heart
 from learner.material import Material
-from learner.metrics import Bar, Board, curve
+from learner.metrics import Bar, Board, Clock, curve, finite
 from learner.model import Policy, check_modules
 from learner.prefix import PrefixModel
 from learner.publish import FILES, describe_files, fetch, keep, read_kept, upload_once
@@ -40,6 +40,8 @@ from server.wire.training import LeaseReply, RoundReport, TrainingConfig
 
 MAX_EVALUATED: Final = 64
 """Groups that the pre-check looks at."""
+GONE: Final = "gone since the round was planned"
+"""Why a group was left out in mid-round: erased, set aside, taken back, expired, or pushed out by newer ones."""
 KEPT_ADAPTERS: Final = 4
 """Adapters whose files are kept for continuing them."""
 
@@ -56,18 +58,22 @@ class Round:
         self._heart = heart
         self._material = Material(place, self._pause_point)
         self._policy: Policy | None = None
+        self._clock = Clock({})
 
     def run(self, settings: Settings) -> RoundState:
         """Plan a new round, or resume the one in the state; returns it as reported."""
         place = self._place
-        started = time.monotonic()
+        seconds: dict[str, float] = place.state.round.seconds if place.state.round is not None else {}
+        self._clock = Clock(seconds)
         try:
             if place.state.round is None:
                 place.state.round = self._plan(settings)
+                place.state.round.seconds = seconds
                 place.save()
                 place.at("planned")
             state = place.state.round
-            self._tell(state.phase, {"signals": float(state.signals)})
+            counts = {"signals": state.signals, "groups": len(state.plan), "skipped": sum(state.skipped.values())}
+            self._tell(state.phase, {name: float(count) for name, count in counts.items()})
             if state.phase == "training":
                 self._train(state)
                 place.save()
@@ -84,7 +90,6 @@ class Round:
             if self._policy is not None:
                 place.team.tell("close")
                 self._policy.close()
-        state.detail["seconds"] = round(time.monotonic() - started, 3)
         self._report(state)
         return state
 
@@ -113,6 +118,7 @@ class Round:
         )
         state.new_signals = 0
         state.trained_upto = state.cursor
+        material.skipped.clear()
         place.replay.unreadable.clear()
         place.directory.clear_rounds()
         logger.info(
@@ -136,11 +142,13 @@ class Round:
         check_modules(policy, self._config.lora_modules)
         start = policy.tensors()
         self._acquaint(state, collator)
+        self._tell("reference")
         self._prepare_reference(state, collator)
         place.at("prepared")
         if state.before is None:
             state.before = self._evaluate(state.plan, state, engine, collator).standing
             place.save()
+        self._tell("train")
         try:
             self._steps(state, trainer, engine, collator)
         except RoundAborted as error:
@@ -157,6 +165,7 @@ class Round:
             groups = [self._place.replay.get(group) for group in state.plan]
             self._material.gather([group for group in groups if group is not None], state.settings, state.parent)
             self._place.dirty.clear()
+            self._material.skipped.clear()  # counted when the round was planned
 
     def _job(self, state: RoundState) -> Job:
         thumbs = self._material.thumbs
@@ -209,7 +218,7 @@ class Round:
         per_epoch, schedule = len(epochs[0]), [batch for epoch in epochs for batch in epoch]
         best = BestEpoch(directory, trainer.policy.parameters, state.settings.patience)
         del state.epochs[trainer.progress.step // per_epoch :]
-        board = Board(place.directory.tensorboard, state.number)
+        board = Board(place.directory.tensorboard, state.number, trainer.progress.step)
         try:
             with Bar(f"round {state.number}", len(schedule), trainer.progress.step) as bar:
                 for index in range(trainer.progress.step, len(schedule)):
@@ -222,10 +231,12 @@ class Round:
                     self._follow_feed(state, collator)
                     held = self._material.examples
                     batch = [held[group] for group in schedule[index] if group in held]
+                    place.at("batch")
                     metrics = trainer.step(batch) if batch else trainer.skip()
                     board.add(index, metrics)
                     bar.advance(metrics)
-                    self._tell("train", {**metrics, "progress": (index + 1) / len(schedule)})
+                    done = {"progress": (index + 1) / len(schedule), "steps_discarded": trainer.progress.discarded}
+                    self._tell("train", {**metrics, **done})
                     place.at("step")
                     if (index + 1) % place.pace.checkpoint_steps == 0:
                         trainer.save(directory)
@@ -246,6 +257,7 @@ class Round:
             standing = self._evaluate(state.kept_back, state, engine, collator).standing
             state.epochs.append(standing)
             self._tell("evaluate", {"validation_loss": standing.loss, "validation_accuracy": standing.accuracy})
+            self._tell("train")
         enough = best.note(state.epochs)
         self._place.save()
         return enough
@@ -262,8 +274,12 @@ class Round:
         place.dirty.clear()
         if not changed:
             return
-        collator.forget(self._material.refresh(changed, state.settings, state.plan))
+        material = self._material
+        collator.forget(material.refresh(changed, state.settings, state.plan))
         self._acquaint(state, collator)
+        state.skipped = dict(Counter(state.skipped) + material.skipped)
+        material.skipped.clear()
+        place.save()
 
     def _detail(self, trainer: Trainer) -> dict[str, object]:
         progress = trainer.progress
@@ -272,8 +288,13 @@ class Round:
             "steps_discarded": progress.discarded,
             "discard_reasons": progress.reasons,
             "curve": curve(progress.history),
-            "reliabilities": dict(trainer.reliabilities),
+            "reliabilities": self._of_the_heard(trainer.reliabilities),
         }
+
+    def _of_the_heard(self, reliabilities: Mapping[str, float]) -> dict[str, float]:
+        """Without those whose last word was erased or set aside meanwhile."""
+        heard = self._material.annotators
+        return {name: value for name, value in reliabilities.items() if name in heard}
 
     def _finish(
         self, state: RoundState, trainer: Trainer, start: dict[str, torch.Tensor], evaluation: Evaluation
@@ -291,7 +312,7 @@ class Round:
         if problem is not None:
             _close(state, "discarded", problem)
             return
-        state.reliabilities = dict(trainer.progress.reliabilities)
+        state.reliabilities = self._of_the_heard(trainer.progress.reliabilities)
         files = policy.files(self._config.base_model)
         keep(files, self._place.directory.round_dir(state.number))
         self._place.at("written")
@@ -331,6 +352,8 @@ class Round:
             if error.status in LOST_STATUSES and error.status != 404:
                 raise LeaseLost(f"the upload was refused: {error}") from error
             _close(state, "discarded", f"the server refused the upload: {error}")
+            place.patiently(lambda: place.follow_feed(state.settings.capacity))
+            state.owes_its_signals = any(place.replay.get(group) is None for group in manifest.groups)
             return
         place.at("uploaded")
         keep(files, place.directory.adapters / adapter)
@@ -343,6 +366,8 @@ class Round:
     def _report(self, state: RoundState) -> None:
         place = self._place
         assert state.outcome is not None
+        self._tell("report")
+        gone = sum(place.replay.get(group) is None for group in state.plan)
         detail = {
             **state.detail,
             "round": state.number,
@@ -351,9 +376,11 @@ class Round:
             "signals": state.signals,
             "feed_after": state.feed_after,
             "feed_upto": state.feed_upto,
-            "skipped": state.skipped,
+            "skipped": state.skipped | ({GONE: gone} if gone else {}),
             "kept_back": len(state.kept_back),
             "epochs": [one.model_dump() for one in state.epochs],
+            "seconds": round(sum(state.seconds.values()), 3),
+            "phase_seconds": {phase: round(value, 3) for phase, value in state.seconds.items()},
             "before": state.before.model_dump() if state.before else None,
             "after": state.after.model_dump() if state.after else None,
         }
@@ -361,9 +388,10 @@ class Round:
             alias=place.alias,
             token=self._lease.token,
             outcome=state.outcome,
+            round=f"{place.state.owner}-{state.number}",
             adapter=state.adapter,
             reason=state.reason[:4000],
-            detail=json.loads(json.dumps(detail, default=str)),
+            detail=finite(detail),
         )
         try:
             place.patiently(lambda: place.client.report_round(report))
@@ -372,6 +400,9 @@ class Round:
         place.at("reported")
         logger.info("round %d %s %s%s", state.number, state.outcome, state.adapter or "", state.reason)
         place.state.rounds = state.number
+        if state.owes_its_signals:  # what it learned was erased meanwhile: the next one learns the rest, at once
+            place.state.new_signals += state.signals - gone
+            place.state.trained_upto = state.feed_after
         place.state.round = None
         place.save()
         place.directory.clear_rounds()
@@ -384,6 +415,7 @@ class Round:
         self._heart.check()
 
     def _tell(self, phase: str, metrics: dict[str, float] | None = None) -> None:
+        self._clock.enter(phase)
         self._heart.tell(phase, metrics)
 
 

@@ -24,7 +24,7 @@ Outcome = Literal["uploaded", "discarded", "skipped"]
 class Standing(BaseModel):
     """How well a policy agrees with the signals it is trained on."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="constants")
 
     examples: int = 0
     accuracy: float = 0.0
@@ -64,9 +64,13 @@ class RoundState(BaseModel):
     after: Standing | None = None
     manifest: str | None = None
     """JSON of the upload's manifest, from phase "upload" on."""
+    seconds: dict[str, float] = {}
+    """Spent in each phase so far, by every process that worked on the round."""
     detail: dict[str, object] = {}
     outcome: Outcome | None = None
     reason: str = ""
+    owes_its_signals: bool = False
+    """They count again for the next round."""
     adapter: str | None = None
 
 

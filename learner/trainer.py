@@ -243,6 +243,9 @@ class _Sums:
         self.teaches |= loss.requires_grad
         delta = batch.delta
         totals = (batch.logprobs * batch.mask).sum(-1)
+        own = torch.ones(len(totals), dtype=torch.bool, device=totals.device)
+        own[batch.mismatched] = False
+        self._put("length", batch.mask[own].sum(-1).float())
         if len(batch.chosen):
             margin = beta * batch.margin
             self._put("margin", margin)

@@ -18,7 +18,7 @@ from server.adapters import forgetting
 from server.adapters.forgetting import Forgetting
 from server.adapters.routing import Order, Router
 from server.errors import StaleGeneration, StorageUnavailable
-from server.store import adapters, audit, erasure
+from server.store import adapters, audit, erasure, rounds
 from server.store.blobs import BlobStore
 from server.store.database import Database
 from server.store.records import IMPORTED
@@ -39,6 +39,8 @@ async def erase_user(
         removed = erasure.erase(connection, group_ids, user_hash, now) + erasure.erase(connection, [], imported, now)
         adapters.forget_source(connection, user_hash)
         adapters.forget_source(connection, imported)
+        for annotator in (user_hash, imported):
+            rounds.forget_annotator(connection, annotator)
         known = {one.id: one for one in adapters.list_adapters(connection)}
         earlier = audit.erased_from(connection, user_hash)  # their rows no longer name who is erased
         tainted = forgetting.with_descendants([*learned, *earlier], known)

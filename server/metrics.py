@@ -32,14 +32,21 @@ LEARNER_GAUGES: Final = {
     "accuracy": "Share of the last step's pairs on whose side the policy is.",
     "chosen_logprob": "Mean log-probability of the last step's preferred answers, in nats.",
     "grad_norm": "Norm of the last step's gradient, before clipping.",
+    "groups": "Groups that the round learns from.",
     "kl": "Estimated divergence from the reference, in nats.",
     "learning_rate": "Learning rate of the last step.",
+    "length": "Mean tokens of the last step's answers.",
     "loss": "Loss of the last step.",
     "margin": "Mean margin of the last step's pairs.",
     "progress": "How far the round's training is, from 0 to 1.",
     "rejected_logprob": "Mean log-probability of the last step's other answers, in nats.",
+    "reward": "Mean reward of the last step's answers that have one.",
     "signals": "Signals that the round learns from.",
+    "skipped": "Groups and labels that the round left out.",
+    "steps_discarded": "Steps of the round that were discarded.",
     "unpaired_margin": "Mean margin of the last step's single ratings.",
+    "validation_accuracy": "Share of the opinions kept back on whose side the last epoch's policy is.",
+    "validation_loss": "Loss on the opinions kept back, after the last epoch.",
 }
 """What learners may tell in heartbeats, each as `plumbline_learner_NAME`; the rest is dropped: names stay bounded."""
 

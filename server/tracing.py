@@ -1,9 +1,9 @@
 """Traces of chat requests by OpenTelemetry, sent over OTLP/HTTP; off unless `tracing.endpoint` is set.
 
-One span a request, a child for each stage after its admission (`server.pipeline.trace`). Attributes are those of the GenAI
-semantic conventions (https://opentelemetry.io/docs/specs/semconv/gen-ai/, status Development) and a few of our own. No
-text of a prompt or an answer is among them, no user, key or tenant. A request that is refused before it is understood
-has no span. Needs `pip install plumbline[tracing]`, which is imported only where tracing is on.
+One span a request, a child for each stage after its admission (`server.pipeline.trace`). Attributes are those of the
+GenAI semantic conventions (https://opentelemetry.io/docs/specs/semconv/gen-ai/, status Development) and a few of our
+own. No text of a prompt or an answer is among them, no user, key or tenant. A request that is refused before it is
+understood has no span. Needs `pip install plumbline[tracing]`, which is imported only where tracing is on.
 
 A caller's `traceparent` (W3C Trace Context) becomes the parent. Whether a trace is kept is decided here all the same,
 by its id: nobody can make the server send more than `tracing.share`.

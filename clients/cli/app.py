@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from clients.cli import configuration, exchange, keys, operate, privacy, reward, talk, up
+from clients.cli import configuration, exchange, keys, operate, privacy, reward, rounds, talk, up
 
 app = typer.Typer(
     name="plumbline",
@@ -23,3 +23,4 @@ privacy.register(app)
 keys.register(app)
 reward.register(app)
 configuration.register(app)
+rounds.register(app)

@@ -217,10 +217,10 @@ class AdapterRegistry:
         return dropped
 
     def _require_origin(self, connection: Connection, manifest: AdapterManifest) -> None:
-        """The uploader still holds the alias's lease, and the parent is an adapter of the alias."""
+        """Nobody has taken the alias's lease from the uploader, and the parent is an adapter of the alias."""
         if manifest.lease_token is not None:
             lease = leases.get_lease(connection, manifest.alias)
-            if lease is None or lease.token != manifest.lease_token or lease.expires_at <= self._clock():
+            if lease is None or lease.token != manifest.lease_token:
                 raise Forbidden("The training lease was lost; take a new one and train again.", code="lease_lost")
         if manifest.parent == BASE:
             return

@@ -16,13 +16,39 @@ from fastapi.openapi.utils import get_openapi
 from fastapi.routing import APIRoute
 from pydantic.json_schema import models_json_schema
 
-from server.api import activity, adapters, chat, exchange, feedback, health, keys, models, operate, privacy, training
+from server.api import (
+    activity,
+    adapters,
+    chat,
+    exchange,
+    feedback,
+    health,
+    keys,
+    models,
+    operate,
+    privacy,
+    rounds,
+    training,
+)
 from server.api.deps import BODY_MODEL, CALLER_ROLE
 from server.wire.errors import ErrorReply
 
 ROUTERS: Final[tuple[APIRouter, ...]] = tuple(
     module.router
-    for module in (chat, models, feedback, exchange, training, adapters, operate, activity, keys, privacy, health)
+    for module in (
+        chat,
+        models,
+        feedback,
+        exchange,
+        training,
+        rounds,
+        adapters,
+        operate,
+        activity,
+        keys,
+        privacy,
+        health,
+    )
 )
 REF: Final = "#/components/schemas/{model}"
 

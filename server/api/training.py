@@ -12,8 +12,8 @@ from server.config import LORA_TARGET_MODULES
 from server.errors import Forbidden, NotFound
 from server.pipeline.recording import may_train
 from server.preferences import derive
-from server.store import adapters, audit, feed, groups, leases, routing, signals
-from server.store.records import MediaRecord, Report
+from server.store import audit, feed, groups, leases, rounds, routing, signals
+from server.store.records import MediaRecord, RoundRecord
 from server.training import to_training_group
 from server.wire.base import Position
 from server.wire.training import (
@@ -29,8 +29,6 @@ from server.wire.training import (
 )
 
 router = APIRouter()
-
-HEARTBEAT_EXTENDS_S = 60.0
 
 
 @router.get("/v1/training/config")
@@ -82,9 +80,7 @@ async def heartbeat(
 ) -> HeartbeatReply:
     """Extends the lease; a holder that was replaced is told so."""
     time = now()
-    lease = await services.database.write(
-        lambda c: leases.renew_lease(c, body.alias, body.token, time, HEARTBEAT_EXTENDS_S)
-    )
+    lease = await services.database.write(lambda c: leases.renew_lease(c, body.alias, body.token, time))
     if lease is None:
         raise Forbidden("This lease was lost; take a new one.", param="token", code="lease_lost")
     services.metrics.learner_heartbeat.labels(lease.alias).set(time)
@@ -98,16 +94,18 @@ async def heartbeat(
 async def report_round(
     caller: LearnerCaller, services: ServicesDep, body: Annotated[RoundReport, json_body(RoundReport)]
 ) -> HeartbeatReply:
-    """What became of a round, kept for operators under the adapter or, without one, the alias."""
+    """What became of a round, kept for operators; told again it changes nothing."""
     time = now()
     services.alias(body.alias)
 
-    def write(connection: Connection) -> float | None:
+    def write(connection: Connection) -> tuple[float, bool] | None:
         lease = leases.get_lease(connection, body.alias)
         if lease is None or lease.token != body.token:
             return None
-        row = {"reason": body.reason, **body.detail}
-        adapters.add_report(connection, body.adapter or body.alias, Report("round", body.outcome, row, time))
+        row = {**body.detail, "reason": body.reason}
+        record = RoundRecord(0, body.alias, body.round, body.outcome, body.adapter, row, time)
+        if not rounds.add(connection, record):
+            return lease.expires_at, False
         audit.record(
             connection,
             actor=caller.key_id,
@@ -116,12 +114,14 @@ async def report_round(
             detail={"reason": body.reason},
             now=time,
         )
-        return lease.expires_at
+        return lease.expires_at, True
 
-    expires_at = await services.database.write(write)
-    if expires_at is None:
+    kept = await services.database.write(write)
+    if kept is None:
         raise Forbidden("This lease was lost; take a new one.", param="token", code="lease_lost")
-    services.metrics.learner_rounds.labels(body.alias, body.outcome).inc()
+    expires_at, is_new = kept
+    if is_new:
+        services.metrics.learner_rounds.labels(body.alias, body.outcome).inc()
     return HeartbeatReply(expires_at=expires_at)
 
 

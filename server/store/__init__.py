@@ -15,6 +15,7 @@
     shadows     what shadows' answers were worth
     leases      who may train an alias
     sizes       how large the database is
+    rounds      what became of training rounds
     audit       who changed what
     blobs       images by content: the port, on the local disk or in the shared store
     remote      files in an object store that several servers share

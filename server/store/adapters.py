@@ -7,7 +7,7 @@ from typing import Any
 
 from sqlalchemy import Connection, insert, select, update
 
-from server.store import schema
+from server.store import rounds, schema
 from server.store.dialect import in_parts, upsert
 from server.store.records import AdapterRecord, AdapterState, GroupState, Report
 
@@ -110,14 +110,16 @@ def add_report(connection: Connection, subject: str, report: Report) -> None:
 
 
 def get_reports(connection: Connection, subject: str) -> list[Report]:
-    """Oldest first."""
+    """Of an adapter, and of the rounds that it came out of; oldest first."""
     table = schema.reports
     rows: Any = connection.execute(
         select(table.c.kind, table.c.outcome, table.c.body, table.c.created_at)
         .where(table.c.subject == subject)
         .order_by(table.c.id)
     ).mappings()
-    return [Report(**row) for row in rows]
+    found = [Report(**row) for row in rows]
+    found += [Report("round", one.outcome, one.body, one.created_at) for one in rounds.of_adapter(connection, subject)]
+    return sorted(found, key=lambda one: one.created_at)
 
 
 def recent_groups(connection: Connection, alias: str, limit: int) -> list[str]:

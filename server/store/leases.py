@@ -1,6 +1,12 @@
-"""Who may train an alias. The token grows with each new holder, so a late holder is recognised."""
+"""Who may train an alias. The token grows with each new holder, so a late holder is recognised.
+
+A lease that ran out may be taken by anybody; until somebody does, its holder may go on with it. So a holder that could
+not be heard for a while (the server was away) loses nothing.
+"""
 
 from __future__ import annotations
+
+from dataclasses import asdict, replace
 
 from sqlalchemy import Connection, insert, select, update
 
@@ -18,25 +24,21 @@ def take_lease(connection: Connection, alias: str, owner: str, now: float, ttl_s
     table = schema.leases
     held = get_lease(connection, alias)
     if held is None:
-        lease = Lease(alias, owner, 1, now + ttl_s)
-        connection.execute(
-            insert(table).values(alias=alias, owner=owner, token=lease.token, expires_at=lease.expires_at)
-        )
+        lease = Lease(alias, owner, 1, ttl_s, now + ttl_s)
+        connection.execute(insert(table).values(**asdict(lease)))
         return lease
     if held.owner != owner and held.expires_at > now:
         return None
-    lease = Lease(alias, owner, held.token + 1, now + ttl_s)
-    connection.execute(
-        update(table).where(table.c.alias == alias).values(owner=owner, token=lease.token, expires_at=lease.expires_at)
-    )
+    lease = Lease(alias, owner, held.token + 1, ttl_s, now + ttl_s)
+    connection.execute(update(table).where(table.c.alias == alias).values(**asdict(lease)))
     return lease
 
 
-def renew_lease(connection: Connection, alias: str, token: int, now: float, ttl_s: float) -> Lease | None:
-    """Extend the lease; None when the token is not the newest one or the lease has run out."""
+def renew_lease(connection: Connection, alias: str, token: int, now: float) -> Lease | None:
+    """Extend the lease by its own length, also one that has run out; None when the token is not the newest one."""
     held = get_lease(connection, alias)
-    if held is None or held.token != token or held.expires_at <= now:
+    if held is None or held.token != token:
         return None
-    expires_at = now + ttl_s
-    connection.execute(update(schema.leases).where(schema.leases.c.alias == alias).values(expires_at=expires_at))
-    return Lease(alias, held.owner, token, expires_at)
+    lease = replace(held, expires_at=now + held.ttl_s)
+    connection.execute(update(schema.leases).where(schema.leases.c.alias == alias).values(expires_at=lease.expires_at))
+    return lease

@@ -259,7 +259,23 @@ class Lease:
     alias: str
     owner: str
     token: int
+    ttl_s: float
     expires_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class RoundRecord:
+    """What became of a training round."""
+
+    id: int
+    alias: str
+    name: str | None
+    """The learner's own name of it."""
+    outcome: str
+    adapter: str | None
+    body: dict[str, Any]
+    """`reason`, and whatever the learner told beside it."""
+    created_at: float
 
 
 @dataclass(frozen=True, slots=True)

@@ -203,11 +203,26 @@ reports = Table(
     "reports",
     metadata,
     Column("id", Integer, primary_key=True, autoincrement=True),
-    Column("subject", Text, nullable=False, index=True),  # an adapter id, or an alias for a round without one
-    Column("kind", Text, nullable=False),  # integrity | probe | gate | canary | round
+    Column("subject", Text, nullable=False, index=True),  # an adapter id
+    Column("kind", Text, nullable=False),  # integrity | probe | gate | canary
     Column("outcome", Text, nullable=False),
     Column("body", JSON, nullable=False),
     Column("created_at", Float, nullable=False),
+    sqlite_autoincrement=True,
+)
+
+rounds = Table(
+    "rounds",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("alias", Text, nullable=False),
+    Column("name", Text),  # the learner's own, so that a round that is told twice is kept once
+    Column("outcome", Text, nullable=False),  # uploaded | discarded | skipped
+    Column("adapter", Text, index=True),
+    Column("body", JSON, nullable=False),
+    Column("created_at", Float, nullable=False),
+    UniqueConstraint("alias", "name"),
+    Index(None, "alias", "id"),
     sqlite_autoincrement=True,
 )
 
@@ -258,6 +273,7 @@ leases = Table(
     Column("alias", Text, primary_key=True),
     Column("owner", Text, nullable=False),
     Column("token", Integer, nullable=False),  # grows with each new holder: the fencing token
+    Column("ttl_s", Float, nullable=False),  # by which a sign of life extends it
     Column("expires_at", Float, nullable=False),
 )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, StringConstraints, field_validator
@@ -30,6 +31,14 @@ class TrainingCandidate(Reply):
     """The ensemble's value, for reward-labelled objectives."""
     shared_tokens: int = 0
     """So many first tokens are an earlier candidate's too: a stepwise answer branched off there."""
+
+    @field_validator("logprobs", mode="before")
+    @classmethod
+    def _null_is_nan(cls, values: Any) -> Any:
+        """JSON has null in place of what is not finite; it stays recognisable as that."""
+        if isinstance(values, list) and None in values:
+            return [math.nan if value is None else value for value in values]
+        return values
 
 
 PairSource = Literal["choice", "ranking", "correction", "thumbs", "regenerate", "safety", "ai"]
@@ -134,6 +143,8 @@ class RoundReport(Wire):
     alias: Id
     token: Number
     outcome: Literal["uploaded", "discarded", "skipped"]
+    round: Id | None = None
+    """The learner's own name of the round: one that is told twice counts once. Without it every report counts."""
     adapter: Id | None = None
     reason: Comment = ""
     detail: JsonObject = {}
@@ -144,6 +155,35 @@ class RoundReport(Wire):
         if len(json.dumps(value)) > 256 * 1024:
             raise ValueError("detail is larger than 256 KiB")
         return value
+
+
+class RoundSummary(Reply):
+    """A round in the list of them."""
+
+    id: int
+    """Its number on the server, over all aliases."""
+    alias: str
+    outcome: Literal["uploaded", "discarded", "skipped"]
+    reason: str
+    adapter: str | None
+    parent: str | None = None
+    """The adapter, or `base`, that it started from."""
+    signals: int | None = None
+    """Human signals that it answers to."""
+    groups: int | None = None
+    seconds: float | None = None
+    created_at: float
+
+
+class RoundList(Reply):
+    object: Literal["list"] = "list"
+    data: list[RoundSummary]
+
+
+class RoundReply(RoundSummary):
+    """One round. `detail` is what its learner told: curve, standing before and after, what was skipped and why."""
+
+    detail: dict[str, Any]
 
 
 class Retraining(Reply):

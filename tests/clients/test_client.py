@@ -28,6 +28,7 @@ ROUTING = {
 }
 ADAPTER = {"id": "x", "alias": "a", "state": "staged", "parent": "base", "created_at": 1.0, "updated_at": 1.0}
 LEASE = {"alias": "a", "token": 1, "expires_at": 1.0, "active": "base", "generation": 0, "head": 0}
+ROUND = {"id": 3, "alias": "a", "outcome": "skipped", "reason": "", "adapter": None, "created_at": 1.0}
 SIGNAL = {"id": "s", "completion_id": "c", "trainable": True}
 FILES = {"adapter_config.json": b"{}", "adapter_model.safetensors": b"weights"}
 MANIFEST = AdapterManifest.model_validate(
@@ -62,6 +63,8 @@ CALLS: list[tuple[str, str, object, Call]] = [
      lambda c: c.adapter_lineage("x")),
     ("GET", "/v1/adapters/x/files/adapter_config.json", {}, lambda c: c.adapter_file("x", "adapter_config.json")),
     ("POST", "/v1/adapters/x/canary", ROUTING, lambda c: c.move_adapter("x", "canary", MoveRequest(share=0.1))),
+    ("GET", "/v1/rounds", {"data": [ROUND]}, lambda c: c.rounds("a", limit=5)),
+    ("GET", "/v1/rounds/3", {**ROUND, "detail": {}}, lambda c: c.round(3)),
     ("GET", "/v1/routing", {"data": [ROUTING]}, lambda c: c.routing()),
     ("POST", "/v1/rollback", ROUTING, lambda c: c.rollback(RollbackRequest(alias="a"))),
     ("POST", "/v1/rollback/undo", ROUTING, lambda c: c.undo_rollback()),

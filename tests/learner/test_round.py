@@ -488,3 +488,63 @@ def test_safety_pairs_are_learned_without_imitating_the_clean_side(
     ((manifest, _),) = server.adapters.values()
     assert manifest.sources == {"safety": 12}
     assert report.detail["after"]["accuracy"] > 0.9
+
+
+def test_a_round_whose_adapter_serves_already_is_not_learned_again(
+    server: FakeServer, make_learner: MakeLearner, tmp_path: Path
+) -> None:
+    """Killed behind the upload, and the server has promoted the adapter meanwhile: the round is over, not abandoned."""
+    _, at = killer("uploaded")
+    with pytest.raises(Killed):
+        make_learner(at=at).run()
+    (server.active,) = server.adapters
+    assert make_learner().run() == 0
+    (report,) = server.reports
+    assert (report.adapter, report.detail["signals"], len(server.adapters)) == (server.active, 12, 1)
+    assert (state_of(tmp_path)["new_signals"], state_of(tmp_path)["rounds"]) == (0, 1)
+
+
+def test_a_round_that_was_not_uploaded_is_abandoned_for_another_parent(
+    server: FakeServer, make_learner: MakeLearner
+) -> None:
+    """Its adapter would have grown out of what does not serve any more: it is learned anew from what does."""
+    _, at = killer("written")
+    with pytest.raises(Killed):
+        make_learner(at=at).run()
+    assert make_learner("elsewhere").run() == 1, "the first holds the lease"
+    server.owner = ""
+    assert make_learner("elsewhere").run() == 0
+    (server.active,) = server.adapters
+    server.owner = ""
+    assert make_learner().run() == 0
+    newest = list(server.adapters.values())[-1][0]
+    assert newest.parent == server.active
+
+
+def test_a_policy_that_is_no_number_any_more_is_reported(
+    server: FakeServer, make_learner: MakeLearner, tmp_path: Path
+) -> None:
+    """One step that blows everything up: the round is discarded, its report is JSON, the state can be read again."""
+    server.config["learner"] |= {"learning_rate": 1e30, "epochs": 1, "batch_groups": 12, "warmup_share": 0.0}
+    seen, at = killer("trained")
+    with pytest.raises(Killed):
+        make_learner(at=at).run()
+    assert make_learner(at=seen.append).run() == 1
+    (report,) = server.reports
+    assert (report.outcome, report.reason) == ("discarded", "the policy's log-probabilities are not finite")
+    assert report.detail["after"]["kl"] is None and report.detail["before"]["kl"] is not None
+    assert state_of(tmp_path)["rounds"] == 1
+
+
+def test_a_report_says_where_the_time_went(server: FakeServer, make_learner: MakeLearner) -> None:
+    """Each phase of every process that worked on the round, a name by which a second report is known, and lengths."""
+    _, at = killer("checkpoint", times=2)
+    with pytest.raises(Killed):
+        make_learner(at=at).run()
+    assert make_learner().run() == 0
+    (report,) = server.reports
+    phases = report.detail["phase_seconds"]
+    assert set(phases) >= {"plan", "reference", "evaluate", "train", "upload"}
+    assert report.detail["seconds"] == pytest.approx(sum(phases.values()), abs=0.01)
+    assert report.round is not None and report.round.endswith("-1")
+    assert len(report.detail["curve"]["length"]) == 6 and 3 <= min(report.detail["curve"]["length"]) <= 5

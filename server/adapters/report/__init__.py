@@ -2,6 +2,7 @@
 
 svg       three small plots (pure; no script, no outside resource)
 content   Page: what the page says, from the stored rows (pure)
+of_round  the same of a training round, which may have no adapter
 markdown  the page as Markdown, its plots as data: images
 html      the page as one self-contained HTML file
 """

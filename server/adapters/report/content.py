@@ -11,7 +11,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any, Final, TypeGuard
 
 from pydantic import ValidationError
 
@@ -24,6 +24,8 @@ from server.wire.operate import AuditEntry
 
 MAX_CELL_CHARS: Final = 400
 MAX_CURVES: Final = 12
+MAX_POINTS: Final = 500
+"""Of a curve that is drawn."""
 PLACES: Final = ("active", "previous", "canary", "shadow")
 
 
@@ -167,7 +169,7 @@ def _evidence(body: Mapping[str, Any]) -> list[svg.Evidence]:
     for name, figures in metrics.items() if isinstance(metrics, dict) else ():
         for kind, needed in (("harm", "harm_needed"), ("non_inferiority", "non_inferiority_needed")):
             value: Any = figures.get(f"evidence_of_{kind}") if isinstance(figures, dict) else None
-            if _is_number(value) and _is_number(body.get(needed)):
+            if is_number(value) and is_number(body.get(needed)):
                 shown = f"{name}: {kind.replace('_', '-')}"
                 found.append(svg.Evidence(shown, float(value), float(body[needed]), is_of_harm=kind == "harm"))
     return found
@@ -178,9 +180,9 @@ def _curves(found: Any) -> dict[str, list[float]]:
         return {}
     curves = {str(name): values for name, values in found.items() if isinstance(values, list) and len(values) > 1}
     return {
-        _cell(name): [float(value) for value in values]
+        cell(name): [float(value) for value in values[:: -(-len(values) // MAX_POINTS)]]
         for name, values in list(curves.items())[:MAX_CURVES]
-        if all(_is_number(value) for value in values)
+        if all(is_number(value) for value in values)
     }
 
 
@@ -192,7 +194,7 @@ def _history(adapter: str, history: Sequence[AuditEntry]) -> Section:
     for entry in history:
         about = "" if entry.subject == adapter else f" of {entry.subject}"
         why = str(entry.detail.get("reason") or "") + (" (forced)" if entry.detail.get("force") else "")
-        rows.append((moment(entry.at), entry.actor, f"{entry.action}{about}", _became(adapter, entry), _cell(why)))
+        rows.append((moment(entry.at), entry.actor, f"{entry.action}{about}", _became(adapter, entry), cell(why)))
     return Section("Decisions", table=Table(("when", "who", "what", "then", "why"), tuple(rows)))
 
 
@@ -236,12 +238,13 @@ def _lineage(adapter: AdapterRecord, known: Mapping[str, AdapterRecord]) -> Sect
 
 
 def _table(body: Mapping[str, Any]) -> Table | None:
-    rows = tuple((_cell(name), _cell(value)) for name, value in body.items())
+    rows = tuple((cell(name), cell(value)) for name, value in body.items())
     return Table(("", ""), rows) if rows else None
 
 
-def _cell(value: Any) -> str:
-    if _is_number(value) and isinstance(value, float):
+def cell(value: Any) -> str:
+    """A value as text, shortened."""
+    if is_number(value) and isinstance(value, float):
         text = svg.number(value)
     elif isinstance(value, str):
         text = value
@@ -250,5 +253,6 @@ def _cell(value: Any) -> str:
     return text if len(text) <= MAX_CELL_CHARS else f"{text[: MAX_CELL_CHARS - 1]}…"
 
 
-def _is_number(value: Any) -> bool:
+def is_number(value: Any) -> TypeGuard[int | float]:
+    """Whether it can be drawn."""
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
