@@ -112,6 +112,12 @@ class Metrics:
             ["alias", "outcome"],  # answered | failed | dropped
             registry=reg,
         )
+        self.learner_prompts = Counter(
+            "plumbline_learner_rollouts_total",
+            "Prompts that learners had answered anew, by what became of them.",
+            ["alias", "outcome"],  # answered | the reason why not
+            registry=reg,
+        )
         self.adapter_moves = Counter(
             "plumbline_adapter_moves_total", "Adapter state changes.", ["alias", "state"], registry=reg
         )

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from server.metrics import Metrics
     from server.pipeline.admission import Admission
     from server.pipeline.pipeline import Pipeline
+    from server.rollouts import RolloutDesk
     from server.tokens import Signer
 
 
@@ -53,6 +54,7 @@ class Services:
     pipeline: Pipeline
     feedback: FeedbackDesk
     importing: ImportDesk
+    rollout_desk: RolloutDesk
     signer: Signer
     metrics: Metrics
 

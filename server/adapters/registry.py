@@ -210,7 +210,7 @@ class AdapterRegistry:
         audit.record(connection, actor=actor, action="publish", subject=record.id, detail=detail, now=now)
         if record.state is not AdapterState.EPHEMERAL:
             return []
-        alive = rows.list_adapters(connection, states={AdapterState.EPHEMERAL})
+        alive = rows.list_adapters(connection, alias=record.alias, states={AdapterState.EPHEMERAL})
         dropped = [one.id for one in alive[: max(0, len(alive) - self._max_ephemeral)]]
         for adapter_id in dropped:
             self._delete_ephemeral(connection, adapter_id, actor)
