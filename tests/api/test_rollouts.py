@@ -24,8 +24,8 @@ PATH = "/v1/training/rollouts"
 def opened(directory: Path, **settings: Any) -> Config:
     """Two aliases whose reward is an answer's length, and which rules and hold-outs bind alike."""
     alias: dict[str, Any] = {
-        "rules": (RuleConfig(name="secret", kind="pattern", pattern="forbidden word"),),
-        "scorers": (ScorerConfig(kind="length", max_tokens=6),),
+        "rules": (RuleConfig(name="secret", kind="pattern", pattern="forbidden word", on="both"),),
+        "scorers": (ScorerConfig(kind="length", target_tokens=3),),
         "signals": SignalsConfig(holdout_share=0.0),
     } | settings
     base = config_for(directory)
@@ -227,7 +227,7 @@ async def test_only_the_aliass_own_servable_adapters_answer(site: Stack) -> None
     ("changes", "param"),
     [
         ({"candidates": 1}, "candidates"),
-        ({"candidates": 17}, "candidates"),
+        ({"candidates": 33}, "candidates"),
         ({"candidates": "6"}, "candidates"),
         ({"group_ids": []}, "group_ids"),
         ({"group_ids": ["a"] * 2}, "group_ids"),
@@ -239,7 +239,7 @@ async def test_only_the_aliass_own_servable_adapters_answer(site: Stack) -> None
 )
 async def test_bad_requests_are_refused_by_name(site: Stack, changes: dict[str, Any], param: str) -> None:
     """Before anything is generated."""
-    reply = await roll(site, "cmpl-1", token=1, **changes)
+    reply = await roll(site, "cmpl-1", **changes)
     assert reply.status_code == 400 and reply.json()["error"]["param"] == param, reply.text
 
 
@@ -260,9 +260,7 @@ async def test_apps_come_first(open_stack: Opener, tmp_path: Path) -> None:
     """No more prompts at once than the room holds; none begins while apps have much to do; what has no room is told to
     come back, and an app's place in the queue is never taken.
     """
-    config = opened(tmp_path).model_copy(
-        update={"rollouts": RolloutsConfig(concurrent=1, queued=1, busy_requests=1)}
-    )
+    config = opened(tmp_path).model_copy(update={"rollouts": RolloutsConfig(concurrent=1, queued=1, busy_requests=1)})
     site: Stack = await open_stack(config)
     told = [await rated(site, number) for number in range(4)]
     token = await lease(site)
