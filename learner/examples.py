@@ -54,7 +54,7 @@ class Wanted:
 
 
 def _number(adapter: str) -> int:
-    digits = adapter.partition("-")[0]
+    digits = adapter.partition("-")[0].removeprefix("a")
     return int(digits) if digits.isdecimal() else 0
 
 
@@ -114,6 +114,8 @@ class Example:
     unpaired: tuple[UnpairedExample, ...]
     rewarded: tuple[RewardedExample, ...] = ()
     """Two at least, or none."""
+    origin: str = ""
+    """The group whose prompt it is, where that was answered anew for this very step (`learner.rollouts`)."""
 
     @property
     def count(self) -> int:

@@ -29,6 +29,7 @@ from learner.prefix import PrefixModel
 from learner.publish import FILES, describe_files, fetch, keep, read_kept, upload_once
 from learner.recipe import Recipe
 from learner.references import References
+from learner.rollouts import Rollouts, answered_anew
 from learner.settings import Settings
 from learner.state import Outcome, RoundState
 from learner.trainer import Trainer
@@ -204,16 +205,26 @@ class Round:
         schedule = _schedule(state)
         board = Board(place.directory.tensorboard, state.number)
         try:
-            with Bar(f"round {state.number}", len(schedule), trainer.progress.step) as bar:
+            with (
+                Bar(f"round {state.number}", len(schedule), trainer.progress.step) as bar,
+                Rollouts(place, self._lease, self._config, state, material=self._material, trainer=trainer) as rollouts,
+            ):
+                rollouts.ask(schedule)
                 for index in range(trainer.progress.step, len(schedule)):
                     if place.stop.is_set():
                         trainer.save(directory)
                         raise Stopped
                     self._heart.check()
+                    rollouts.wait(self._heart.check)
                     self._follow_feed(state, collator)
                     held = self._material.examples
                     batch = [held[group] for group in schedule[index] if group in held]
-                    metrics = trainer.step(batch) if batch else trainer.skip()
+                    fresh = rollouts.take()
+                    rollouts.ask(schedule)
+                    if fresh:
+                        collator.round_length = mean_length([*held.values(), *fresh])
+                    metrics = trainer.step([*batch, *fresh]) if batch else trainer.skip()
+                    collator.forget(example.group for example in fresh)
                     board.add(index, metrics)
                     bar.advance(metrics)
                     self._tell("train", {**metrics, "progress": (index + 1) / len(schedule)})
@@ -247,6 +258,7 @@ class Round:
             "discard_reasons": progress.reasons,
             "curve": curve(progress.history),
             "reliabilities": dict(trainer.reliabilities),
+            **({"rollouts": {**progress.rollouts, "skipped": progress.rollouts_skipped}} if progress.rollouts else {}),
         }
 
     def _finish(
@@ -276,7 +288,7 @@ class Round:
             objective=state.settings.model_dump(),
             feed_after=state.feed_after,
             feed_upto=state.feed_upto,
-            sources=self._material.sources,
+            sources={**self._material.sources, **answered_anew(trainer)},
             groups=trainer.progress.groups,
             annotators=trainer.progress.annotators,
             fingerprint=fingerprint(evaluation.answers, policy.base.eos_ids),

@@ -45,6 +45,7 @@ LEARNER_GAUGES = frozenset(
         "margin",
         "progress",
         "rejected_logprob",
+        "rollout_reward",
         "signals",
         "unpaired_margin",
     }
