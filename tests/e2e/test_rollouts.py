@@ -21,13 +21,15 @@ from learner.vision import Vision
 from server.wire.adapters import AdapterManifest
 from server.wire.identity import directory_digest
 from server.wire.training import LeaseRequest, RolloutRequest
-from tests.e2e.conftest import ALIAS, Service, make_service
+from tests.e2e.conftest import Service, make_service
 from tests.e2e.test_openai_client import messages
 from tests.engine_fixture import EngineSession, write_random_adapter
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(900)]
 
-PROMPTS = 24
+ALIAS = "short"
+"""Of its own: the session's state holds what other tests taught."""
+PROMPTS = 16
 LEARNER = {
     # Pairs name the prompts and do next to nothing else: what is learned, rollouts taught.
     "objectives": {"sigmoid": 1e-6, "grpo": 1.0},
@@ -44,7 +46,9 @@ LEARNER = {
 @pytest.fixture
 def service(engine_session: EngineSession, tmp_path: Path) -> Iterator[Service]:
     """What is rewarded is to be short."""
-    one = make_service(engine_session, tmp_path, scorers=[{"kind": "length", "target_tokens": 5}], learner=LEARNER)
+    one = make_service(
+        engine_session, tmp_path, name=ALIAS, scorers=[{"kind": "length", "target_tokens": 5}], learner=LEARNER
+    )
     one.start()
     yield one
     one.stop()
@@ -119,8 +123,7 @@ async def test_what_the_engine_logs_is_what_the_learner_computes(
             tokens += len(logged)
         policy.close()
         client.delete_adapter(adapter)
-        print(f"largest difference a token: {own:.2e} with the adapter, {base:.2e} without, of {tokens} tokens")
-        assert tokens > 100 and own < 2e-3 < base
+        assert tokens > 100 and own < 1e-3 and base > 0.1
 
 
 async def test_a_round_of_rollouts_gets_what_is_rewarded(service: Service, tmp_path: Path) -> None:
@@ -138,6 +141,5 @@ async def test_a_round_of_rollouts_gets_what_is_rewarded(service: Service, tmp_p
         reports = client.adapter_report(adapter.id).reports
     detail = next(report["body"] for report in reports if report["kind"] == "round")
     rewards = detail["curve"]["rollout_reward"]
-    print(detail["rollouts"], [round(one, 2) for one in rewards])
     first, last = rewards[: len(rewards) // 3], rewards[-len(rewards) // 3 :]
     assert sum(last) / len(last) > sum(first) / len(first) + 0.1
