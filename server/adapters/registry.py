@@ -50,7 +50,7 @@ class AdapterRegistry:
 
     `directory` is shared with the engines, `uploads` must lie on the same file system. `engine_model` is the
     engine's own `--model` string, letter for letter. `clock` gives UTC seconds since the epoch. `mirror` is how other
-    servers get at what is published here, and this one at theirs.
+    servers get at what is published here, and this one at theirs. `max_ephemeral` are alive for each alias.
     """
 
     def __init__(
