@@ -6,7 +6,8 @@ whose generation is replaced by the prepared batch that generation would have ha
 (`_generate_and_score_completions`), pixel values and logged log-probabilities included. Gradient checkpointing, TRL's
 default, is off unless `--checkpointing`: that makes TRL faster.
 
-Our side is the learner's own code: `Trainer.step` for DPO; for GRPO `PrefixModel.logprobs` under the same loss.
+Our side is the learner's own code, `Trainer.step`. In GRPO both sides know the engine's log-probabilities of the
+answers; ours also measures the policy at the round's beginning, which is what it clips against.
 
 Memory on the CPU is the resident set's; on CUDA what torch has allocated.
 """
@@ -16,6 +17,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -33,10 +35,10 @@ from benchmarks import _learner_flex as flex
 from benchmarks import _learner_world as world_of
 from benchmarks._learner_world import GROUP, World
 from learner.attention import SHARED_PREFIX
-from learner.batch import Collator
-from learner.examples import Answer, Example, PairExample
+from learner.batch import Collator, mean_length
+from learner.examples import Answer, Example, PairExample, RewardedExample
 from learner.model import Base, Policy
-from learner.prefix import PrefixModel, Row
+from learner.prefix import PrefixModel
 from learner.references import References
 from learner.settings import Settings
 from learner.trainer import Trainer
@@ -166,15 +168,17 @@ def grpo_batch(world: World, processor: Any, numbers: range) -> dict[str, Any]:
     texts = [world.prompt_text(number) for number in numbers for _ in range(GROUP)]
     encoded = processor(images=images, text=texts, padding=True, padding_side="left", return_tensors="pt")
     completions = torch.tensor([answer for number in numbers for answer in world.answers[number]])
+    rewards = world.rewards[numbers.start : numbers.stop]
+    advantages = (rewards - rewards.mean(1, keepdim=True)) / (rewards.std(1, keepdim=True) + 1e-4)  # as TRL has it
     types = encoded["mm_token_type_ids"]
     return {
         "prompt_ids": encoded["input_ids"],
         "prompt_mask": encoded["attention_mask"],
         "completion_ids": completions,
         "completion_mask": torch.ones_like(completions),
-        "advantages": world.advantages[numbers.start : numbers.stop].flatten(),
+        "advantages": advantages.flatten(),
         "num_items_in_batch": torch.tensor(completions.numel()),
-        "old_per_token_logps": world.old_logprobs[numbers.start : numbers.stop].flatten(0, 1),
+        "old_per_token_logps": world.logged[numbers.start : numbers.stop].flatten(0, 1),
         "pixel_values": encoded["pixel_values"],
         "image_grid_thw": encoded["image_grid_thw"],
         "mm_token_type_ids": torch.cat([types, torch.zeros_like(completions)], dim=1),
@@ -211,40 +215,44 @@ def grpo_trl(args: argparse.Namespace, world: World) -> dict[str, Any]:
 # --- ours -----------------------------------------------------------------------------------------------------
 
 
-class Ours:
-    """The learner's parts on the world's model, with the common adapter."""
-
-    def __init__(self, args: argparse.Namespace, world: World) -> None:
-        base = Base(world.model, args.device)
-        settings = Settings(
-            objectives={"sigmoid": 1.0}, beta=BETA, rank=world_of.RANK, alpha=world_of.ALPHA, learning_rate=RATE
-        )
-        self.settings = settings
-        self.policy = Policy.fresh(base, settings, seed=0)
-        self.policy.load(world.adapter())
-        flex.register()
-        self.engine = PrefixModel(self.policy.model, checkpointing=args.checkpointing, attention=args.attention)
-        self.vision = Vision(base.model, world.model, lambda name: world.image(int(name)).read_bytes(), 2**31)
-
-
-def example(world: World, number: int) -> Example:
+def pair(world: World, number: int) -> Example:
     answers = tuple(
         Answer(str(place), tuple(world.answers[number][place]), "stop", may_be_positive=True, is_human=False)
         for place in range(2)
     )
-    pair = PairExample(0, 1, 1.0, "choice", "somebody")
-    return Example(str(number), world.prompt(number), (str(number),), answers, (pair,), ())
+    preferred = PairExample(0, 1, 1.0, "choice", "somebody")
+    return Example(str(number), world.prompt(number), (str(number),), answers, (preferred,), ())
 
 
-def dpo_ours(args: argparse.Namespace, world: World) -> dict[str, Any]:
+def group(world: World, number: int) -> Example:
+    logged, rewards = world.logged[number].tolist(), world.rewards[number].tolist()
+    answers = tuple(
+        Answer(str(place), tuple(ids), "stop", may_be_positive=True, is_human=False, logprobs=tuple(logged[place]))
+        for place, ids in enumerate(world.answers[number])
+    )
+    rewarded = tuple(RewardedExample(place, reward, 1.0) for place, reward in enumerate(rewards))
+    return Example(str(number), world.prompt(number), (str(number),), answers, (), (), rewarded)
+
+
+def ours(
+    args: argparse.Namespace, world: World, settings: Settings, example: Callable[[World, int], Example]
+) -> dict[str, Any]:
     """The first epoch caches nothing beforehand; the second takes the same batches again."""
-    ours = Ours(args, world)
-    references = References(ours.policy, "base", begins_at_base=True)
-    collator = Collator(references, ours.engine, ours.vision, args.tokens)
-    recipe = ours.settings.recipe()
-    trainer = Trainer(ours.policy, collator, ours.settings, 10**6, recipe=recipe, references=references)
+    settings = settings.model_copy(
+        update={"rank": world_of.RANK, "alpha": world_of.ALPHA, "learning_rate": RATE, "beta": BETA}
+    )
+    policy = Policy.fresh(Base(world.model, args.device), settings, seed=0)
+    policy.load(world.adapter())
+    flex.register()
+    engine = PrefixModel(policy.model, checkpointing=args.checkpointing, attention=args.attention)
+    vision = Vision(policy.base.model, world.model, lambda name: world.image(int(name)).read_bytes(), 2**31)
+    recipe = settings.recipe()
+    references = References(policy, "base", begins_at_base=False)
+    collator = Collator(references, engine, vision, args.tokens, others=recipe.references)
     count = args.batch * (args.warmup + args.steps)
     examples = [example(world, number) for number in range(count)]
+    collator.round_length = mean_length(examples)
+    trainer = Trainer(policy, collator, settings, 10**6, recipe=recipe, references=references)
     clock = Clock(args.device)
     for epoch in range(2):
         for first in range(0 if epoch == 0 else args.warmup * args.batch, count, args.batch):
@@ -253,42 +261,14 @@ def dpo_ours(args: argparse.Namespace, world: World) -> dict[str, Any]:
     return clock.result()
 
 
-def clipped_loss(logprobs: Tensor, old: Tensor, advantages: Tensor) -> Tensor:
-    """PPO's clipped surrogate with DAPO's normalisation over all tokens, TRL's default. (A, T), (A, T), (A,)."""
-    ratio = torch.exp(logprobs - old)
-    clipped = ratio.clamp(1 - EPSILON, 1 + EPSILON)
-    return -torch.min(ratio * advantages[:, None], clipped * advantages[:, None]).sum() / logprobs.numel()
+def dpo_ours(args: argparse.Namespace, world: World) -> dict[str, Any]:
+    return ours(args, world, Settings(objectives={"sigmoid": 1.0}), pair)
 
 
 def grpo_ours(args: argparse.Namespace, world: World) -> dict[str, Any]:
-    """Every prompt is new in the first pass, so its picture is encoded in the step; the second has its features."""
-    ours = Ours(args, world)
-    parameters = list(ours.policy.parameters.values())
-    optimizer = torch.optim.AdamW(parameters, lr=RATE, weight_decay=0.0)
-    count = args.batch * (args.warmup + args.steps)
-    clock = Clock(args.device)
-    for epoch in range(2):
-        for first in range(0 if epoch == 0 else args.warmup * args.batch, count, args.batch):
-            numbers = range(first, first + args.batch)
-            ours.vision.load([str(number) for number in numbers])
-            rows = [
-                Row(
-                    world.prompt(number),
-                    (ours.vision.features(str(number)),),
-                    tuple(tuple(answer) for answer in world.answers[number]),
-                )
-                for number in numbers
-            ]
-            logprobs = torch.stack(ours.engine.logprobs(rows))
-            old = world.old_logprobs[numbers.start : numbers.stop].flatten(0, 1).to(args.device)
-            advantages = world.advantages[numbers.start : numbers.stop].flatten().to(args.device)
-            loss = clipped_loss(logprobs, old, advantages)
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-            optimizer.step()
-            optimizer.zero_grad()
-            clock.tick(float(loss.detach()))
-    return clock.result()
+    """With DAPO's normalisation over all tokens, TRL's default, and TRL's bounds."""
+    options = {"dapo": {"epsilon": EPSILON, "epsilon_high": EPSILON}}
+    return ours(args, world, Settings(objectives={"dapo": 1.0}, options=options), group)
 
 
 SIDES = {"dpo_ours": dpo_ours, "dpo_trl": dpo_trl, "grpo_ours": grpo_ours, "grpo_trl": grpo_trl}

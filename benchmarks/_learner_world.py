@@ -20,7 +20,6 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
 from torch import Tensor
 from transformers import (
-    AutoModelForImageTextToText,
     PreTrainedTokenizerFast,
     Qwen2VLImageProcessor,
     Qwen3VLConfig,
@@ -157,8 +156,8 @@ class World:
     """One for each picture."""
     answers: list[list[list[int]]]
     """`GROUP` answers to each; DPO prefers the first to the second."""
-    old_logprobs: Tensor  # (questions, GROUP, answer tokens) of the sampling policy
-    advantages: Tensor  # (questions, GROUP)
+    logged: Tensor  # (questions, GROUP, answer tokens): log-probabilities as an engine logged them
+    rewards: Tensor  # (questions, GROUP)
 
     @property
     def model(self) -> Path:
@@ -211,14 +210,13 @@ def make(directory: Path, name: str, questions: int, device: str = "cpu", seed: 
         if "lora_B" in key:
             parameter.data.copy_(torch.randn(parameter.shape, generator=generator) * 0.02)
     save_file(get_peft_model_state_dict(policy), directory / "adapter.safetensors")
-    del model, policy
     rewards = torch.rand(questions, GROUP, generator=generator)
-    advantages = (rewards - rewards.mean(1, keepdim=True)) / (rewards.std(1, keepdim=True) + 1e-4)
-    # Logged log-probabilities near those of the base, so that some importance ratios are clipped and most are not.
-    noise = torch.randn(questions, GROUP, shape.answer_tokens, generator=generator) * 0.1
-    blank = World(directory, shape, data["questions"], data["answers"], noise, advantages)
-    old = _base_logprobs(blank, device) + noise
-    save_file({"old_logprobs": old, "advantages": advantages}, directory / "data.safetensors")
+    # An engine's arithmetic is a little different: too little for any importance ratio to be clipped, which is where
+    # the sides differ (TRL clips against what was logged, we against the policy at the round's beginning).
+    noise = torch.randn(questions, GROUP, shape.answer_tokens, generator=generator) * 0.03
+    blank = World(directory, shape, data["questions"], data["answers"], noise, rewards)
+    logged = _logprobs(policy, blank, device) + noise
+    save_file({"logged": logged, "rewards": rewards}, directory / "data.safetensors")
     return read(directory)
 
 
@@ -226,7 +224,7 @@ def read(directory: Path) -> World:
     data = json.loads((directory / "data.json").read_text())
     tensors = load_file(directory / "data.safetensors")
     shape = SHAPES[data["shape"]]
-    return World(directory, shape, data["questions"], data["answers"], tensors["old_logprobs"], tensors["advantages"])
+    return World(directory, shape, data["questions"], data["answers"], tensors["logged"], tensors["rewards"])
 
 
 def dtype_on(device: str) -> torch.dtype:
@@ -235,9 +233,9 @@ def dtype_on(device: str) -> torch.dtype:
 
 
 @torch.no_grad()
-def _base_logprobs(world: World, device: str) -> Tensor:
+def _logprobs(policy: Any, world: World, device: str) -> Tensor:
     """By the plainest forward there is, one prompt at a time."""
-    model: Any = AutoModelForImageTextToText.from_pretrained(world.model, dtype=dtype_on(device)).eval().to(device)
+    model = policy.to(device, dtype_on(device)).eval()
     to_pixels = build_processor(world.shape).image_processor
     result = []
     for number, answers in enumerate(world.answers):

@@ -55,6 +55,8 @@ class Recipe:
     """Share of people's signals that are turned round."""
     thumbs_only: bool = False
     """Learns from people who give thumbs alone."""
+    reward_model: bool = False
+    """All answers that people were offered are judged by a reward model of the same people's pairs, made first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +109,8 @@ class Study:
         """One round of the real learner; raises `StackError` where no adapter came of it."""
         known = {one.id for one in self._client.adapters(alias).data}
         state = self._directory / f"learner-{alias}-{recipe.name}"
-        ordered = json.dumps({"learner": recipe.learner, "flips": recipe.flips})
+        order = {"learner": recipe.learner, "flips": recipe.flips, "reward_model": recipe.reward_model}
+        ordered = json.dumps(order)
         command = [sys.executable, "-m", "benchmarks._study_learner", self._stack.url, alias, str(state), ordered]
         started = time.perf_counter()
         done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -155,7 +158,7 @@ def open_study(crowds: Sequence[str], descriptions: int, skills: int) -> Iterato
         template = settings["aliases"][0] | {
             "gate": {"preference_margin": 1.0, "preference_nats": 1e6, "max_length_ratio": 1e6, "max_kl": 1e6},
             "rollout": {"automatic": False},
-            "signals": {"holdout_share": 0.0},
+            "signals": {"holdout_share": 0.0, "reward_groups": True},
         }
         settings["aliases"] = [template | {"name": crowd} for crowd in crowds]
         with Stack(directory, settings) as stack:
@@ -181,6 +184,8 @@ class TurnedRound(PlumblineClient):
         super().__init__(url)
         self._learner = learner
         self._flips = flips
+        self.rewards: Mapping[str, float] = {}
+        """By candidate, instead of what the server's scorers say."""
         self.report: RoundReport | None = None
         """What the learner said of its round."""
 
@@ -202,6 +207,8 @@ class TurnedRound(PlumblineClient):
                 group = entry.group
                 group.pairs = [self._pair(group.id, pair) for pair in group.pairs]
                 group.unpaired = [self._thumb(group.id, thumb) for thumb in group.unpaired]
+                for candidate in group.candidates:
+                    candidate.total = self.rewards.get(candidate.id, candidate.total)
         return page
 
     def _is_turned(self, group: str, annotator: str) -> bool:

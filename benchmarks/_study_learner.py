@@ -19,10 +19,13 @@ def main() -> int:
     logging.getLogger("httpx").setLevel(logging.WARNING)
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch is loaded
     from benchmarks._study import TurnedRound  # noqa: PLC0415
+    from benchmarks._study_rewards import judged  # noqa: PLC0415
     from learner.loop import Learner, Options  # noqa: PLC0415
 
     options = Options(alias=alias, state=Path(state), once=True)
     with TurnedRound(url, order["learner"], order["flips"]) as client:
+        if order["reward_model"]:
+            client.rewards = judged(client, alias, Path(state))
         status = Learner(client, options).run()
     print(json.dumps(client.report.detail if client.report else {}))
     return status

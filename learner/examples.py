@@ -7,6 +7,7 @@ label answers for policy gradients where the server says that they may (`Trainin
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -120,6 +121,12 @@ class Example:
     @property
     def count(self) -> int:
         return len(self.pairs) + len(self.unpaired) + len(self.rewarded)
+
+    @property
+    def lot(self) -> float:
+        """A place in a random order, in [0, 1), by what is asked alone: the same prompt is always in the same place."""
+        asked = repr((self.prompt, self.images)).encode()
+        return int.from_bytes(hashlib.sha256(asked).digest()[:6]) / 2**48
 
     @property
     def annotators(self) -> set[str]:

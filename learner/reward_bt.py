@@ -1,20 +1,19 @@
 """`python -m learner.reward_bt --server URL --out DIR`: a reward model of one alias's pairs, for vLLM's pooling routes.
 
 Reads the training feed as the learner does, in a state directory of its own; takes no lease, for it changes nothing on
-the server. Every tenth prompt is kept to measure by.
+the server. A tenth of the prompts is kept to measure by.
 """
 
 from __future__ import annotations
 
 import argparse
-import hashlib
 import logging
 import os
 import sys
 import threading
 from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path
+from typing import Final
 
 from clients.client import PlumblineClient, PlumblineError
 from learner.errors import LearnerError
@@ -26,6 +25,9 @@ from learner.reward_model import RewardModel, Schedule, train
 from learner.settings import Settings, read_settings
 from learner.state import StateDir
 from learner.workplace import Pace, Workplace
+
+KEPT_BACK: Final = 0.1
+"""Share of the prompts that the model is measured by."""
 
 logger = logging.getLogger("learner.reward_bt")
 
@@ -94,8 +96,8 @@ def _build(place: Workplace, settings: Settings, given: argparse.Namespace) -> f
     examples = usable(place)
     if not examples:
         raise LearnerError("there are no pairs to learn from")
-    kept_back = [example for example in examples if is_kept_back(example)]
-    taught = [example for example in examples if not is_kept_back(example)]
+    kept_back = [example for example in examples if example.lot < KEPT_BACK]
+    taught = [example for example in examples if example.lot >= KEPT_BACK]
     policy = Policy.fresh(place.base, settings, schedule.seed)
     model = RewardModel(policy, place.vision, given.ending)
     train(model, taught, schedule, lambda step, steps, loss: logger.info("step %d/%d loss %.4f", step, steps, loss))
@@ -123,12 +125,6 @@ def usable(place: Workplace) -> list[Example]:
     for reason, count in skipped.items():
         logger.warning("skipped %d: %s", count, reason)
     return kept
-
-
-def is_kept_back(example: Example) -> bool:
-    """One prompt in ten, by what it asks: the same prompt is always on the same side."""
-    said: Sequence[object] = (example.prompt, example.images)
-    return hashlib.sha256(repr(said).encode()).digest()[0] % 10 == 0
 
 
 if __name__ == "__main__":

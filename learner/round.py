@@ -19,8 +19,10 @@ import torch
 
 from clients.client import PlumblineError
 from learner.batch import Collator, find_partners, mean_length
+from learner.early_stop import BestEpoch, kept_back
 from learner.errors import LeaseLost, RoundAborted, Stopped
 from learner.evaluation import Evaluation, evaluate, fingerprint, objection
+from learner.examples import Example
 from learner.lease import LOST_STATUSES, Heart
 from learner.material import Material
 from learner.metrics import Bar, Board, curve
@@ -103,6 +105,7 @@ class Round:
             settings=settings,
             seed=_random(f"{place.alias} {number} {self._lease.active}").getrandbits(32),
             plan=list(material.examples),
+            kept_back=sorted(kept_back(list(material.examples.values()), settings)),
             signals=state.new_signals,
             feed_after=state.trained_upto,
             feed_upto=state.cursor,
@@ -140,23 +143,24 @@ class Round:
         collator = Collator(
             references, engine, place.vision, place.pace.max_tokens, others=recipe.references, views=recipe.views
         )
-        self._acquaint(collator)
-        self._prepare_reference(collator)
+        self._acquaint(state, collator)
+        self._prepare_reference(state, collator)
         place.at("prepared")
         if state.before is None:
-            state.before = self._evaluate(state, policy, engine, collator).standing
+            state.before = self._evaluate(state.plan, state, engine, collator).standing
             place.save()
-        trainer = Trainer(policy, collator, settings, len(_schedule(state)), recipe=recipe, references=references)
+        steps = sum(map(len, _schedule(state)))
+        trainer = Trainer(policy, collator, settings, steps, recipe=recipe, references=references)
         trainer.believe(state.reliabilities)
         try:
-            self._steps(state, trainer, collator)
+            self._steps(state, trainer, engine, collator)
         except RoundAborted as error:
             if isinstance(error, LeaseLost):
                 raise
             _close(state, "discarded", str(error))
         state.detail = {**self._detail(trainer), **state.detail}
         if state.outcome is None:
-            self._finish(state, trainer, start, self._evaluate(state, policy, engine, collator))
+            self._finish(state, trainer, start, self._evaluate(state.plan, state, engine, collator))
 
     def _prepare_examples(self, state: RoundState) -> None:
         """The plan's examples as they stand now, in the plan's order (after a restart: from the replay's files)."""
@@ -175,8 +179,8 @@ class Round:
             keep(files, self._place.directory.adapters / state.parent)
         return Policy.from_files(base, files)
 
-    def _prepare_reference(self, collator: Collator) -> None:
-        for part in collator.split(list(self._material.examples.values())):
+    def _prepare_reference(self, state: RoundState, collator: Collator) -> None:
+        for part in collator.split(self._taught(state)):
             self._pause_point()
             collator.prepare_reference(part)
 
@@ -184,25 +188,34 @@ class Round:
         thumbs = self._material.thumbs
         return state.settings.recipe().balanced(thumbs(desirable=True), thumbs(desirable=False))
 
-    def _acquaint(self, collator: Collator) -> None:
+    def _taught(self, state: RoundState) -> list[Example]:
+        """The examples that the round learns from, as they stand now."""
+        kept = set(state.kept_back)
+        return [example for group, example in self._material.examples.items() if group not in kept]
+
+    def _acquaint(self, state: RoundState, collator: Collator) -> None:
         """Tell the collator what it must know of the round as a whole."""
-        examples = list(self._material.examples.values())
+        examples = self._taught(state)
         collator.partners = find_partners(examples)
         collator.round_length = mean_length(examples)
 
-    def _evaluate(self, state: RoundState, policy: Policy, engine: PrefixModel, collator: Collator) -> Evaluation:
+    def _evaluate(self, groups: list[str], state: RoundState, engine: PrefixModel, collator: Collator) -> Evaluation:
+        assert self._policy is not None
         self._tell("evaluate")
-        sample = sorted(_random(str(state.seed)).sample(state.plan, min(MAX_EVALUATED, len(state.plan))))
+        sample = sorted(_random(str(state.seed)).sample(groups, min(MAX_EVALUATED, len(groups))))
         held = self._material.examples
         examples = [held[group] for group in sample if group in held]
-        return evaluate(policy, engine, collator, examples, state.settings.beta)
+        return evaluate(self._policy, engine, collator, examples, state.settings.beta)
 
-    def _steps(self, state: RoundState, trainer: Trainer, collator: Collator) -> None:
+    def _steps(self, state: RoundState, trainer: Trainer, engine: PrefixModel, collator: Collator) -> None:
         place = self._place
         directory = place.directory.round_dir(state.number)
         if trainer.restore(directory):
             logger.info("round %d: resumed at step %d", state.number, trainer.progress.step)
-        schedule = _schedule(state)
+        epochs = _schedule(state)
+        per_epoch, schedule = len(epochs[0]), [batch for epoch in epochs for batch in epoch]
+        best = BestEpoch(directory, trainer.policy.parameters, state.settings.patience)
+        del state.epochs[trainer.progress.step // per_epoch :]
         board = Board(place.directory.tensorboard, state.number)
         try:
             with (
@@ -215,6 +228,8 @@ class Round:
                         trainer.save(directory)
                         raise Stopped
                     self._heart.check()
+                    if index % per_epoch == 0 and self._is_enough(index // per_epoch, best, state, engine, collator):
+                        break
                     rollouts.wait(self._heart.check)
                     self._follow_feed(state, collator)
                     held = self._material.examples
@@ -234,6 +249,23 @@ class Round:
                         place.at("checkpoint")
         finally:
             board.close()
+        if state.kept_back:
+            self._is_enough(trainer.progress.step // per_epoch, best, state, engine, collator)
+            best.restore()
+
+    def _is_enough(
+        self, epochs: int, best: BestEpoch, state: RoundState, engine: PrefixModel, collator: Collator
+    ) -> bool:
+        """Whether early stop wants no more after so many epochs. Measures the last one where that was not done yet."""
+        if not state.kept_back or not epochs:
+            return False
+        if len(state.epochs) < epochs:
+            standing = self._evaluate(state.kept_back, state, engine, collator).standing
+            state.epochs.append(standing)
+            self._tell("evaluate", {"validation_loss": standing.loss, "validation_accuracy": standing.accuracy})
+        enough = best.note(state.epochs)
+        self._place.save()
+        return enough
 
     def _follow_feed(self, state: RoundState, collator: Collator) -> None:
         """Apply what has changed. While the server is away nothing can have been erased there, so training goes on."""
@@ -248,7 +280,7 @@ class Round:
         if not changed:
             return
         collator.forget(self._material.refresh(changed, state.settings, state.plan))
-        self._acquaint(collator)
+        self._acquaint(state, collator)
 
     def _detail(self, trainer: Trainer) -> dict[str, object]:
         progress = trainer.progress
@@ -338,6 +370,8 @@ class Round:
             "feed_after": state.feed_after,
             "feed_upto": state.feed_upto,
             "skipped": state.skipped,
+            "kept_back": len(state.kept_back),
+            "epochs": [one.model_dump() for one in state.epochs],
             "before": state.before.model_dump() if state.before else None,
             "after": state.after.model_dump() if state.after else None,
         }
@@ -377,15 +411,15 @@ def _close(state: RoundState, outcome: Outcome, reason: str) -> None:
     state.phase = "report"
 
 
-def _schedule(state: RoundState) -> list[list[str]]:
-    """The groups of every step: each group once an epoch, in an order that only the round's seed decides."""
-    batches = []
+def _schedule(state: RoundState) -> list[list[list[str]]]:
+    """The groups of every epoch's steps: each group once an epoch, in an order that only the round's seed decides."""
+    kept, size = set(state.kept_back), state.settings.batch_groups
+    epochs = []
     for epoch in range(state.settings.epochs):
-        order = list(state.plan)
+        order = [group for group in state.plan if group not in kept]
         _random(f"{state.seed} {epoch}").shuffle(order)
-        size = state.settings.batch_groups
-        batches += [order[first : first + size] for first in range(0, len(order), size)]
-    return batches
+        epochs.append([order[first : first + size] for first in range(0, len(order), size)])
+    return epochs
 
 
 def _random(seed: str) -> random.Random:

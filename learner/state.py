@@ -31,6 +31,8 @@ class Standing(BaseModel):
     """Share of examples whose implicit reward points the way the person did."""
     margin: float = 0.0
     """Mean implicit reward, in that direction."""
+    loss: float = 0.0
+    """Mean of −log σ(implicit reward), in that direction."""
     kl: float = 0.0
     """Mean KL(policy ‖ base) per token of stored answers, whole vocabulary."""
 
@@ -54,6 +56,10 @@ class RoundState(BaseModel):
     skipped: dict[str, int] = {}
     reliabilities: dict[str, float] = {}
     """Of the annotators whom it hears: as earlier rounds found them, from phase "upload" on as this one did."""
+    kept_back: list[str] = []
+    """Group ids that it measures itself by instead."""
+    epochs: list[Standing] = []
+    """How it stood to those after each epoch."""
     before: Standing | None = None
     after: Standing | None = None
     manifest: str | None = None

@@ -415,6 +415,11 @@ class LearnerConfig(Section):
     """Peak learning rate of AdamW."""
     epochs: int = Field(3, ge=1)
     """Passes over a round's examples."""
+    validation_share: float = Field(0.1, ge=0, le=0.5)
+    """Share of the prompts that a round measures itself by after each epoch, and does not learn from; none as long as
+    that would be fewer than 20 opinions."""
+    patience: int = Field(1, ge=1)
+    """Epochs without improvement on those after which the round stops; the best one is kept."""
     batch_groups: int = Field(8, ge=1)
     """Groups in one optimiser step."""
     min_new_signals: int = Field(50, ge=1)
