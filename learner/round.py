@@ -237,7 +237,7 @@ class Round:
                     fresh = rollouts.take()
                     rollouts.ask(schedule)
                     if fresh:
-                        collator.round_length = mean_length([*held.values(), *fresh])
+                        collator.round_length = mean_length([*self._taught(state), *fresh])
                     metrics = trainer.step([*batch, *fresh]) if batch else trainer.skip()
                     collator.forget(example.group for example in fresh)
                     board.add(index, metrics)
