@@ -27,8 +27,6 @@ from tests.engine_fixture import EngineSession, write_random_adapter
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(900)]
 
-ALIAS = "short"
-"""Of its own: the session's state holds what other tests taught."""
 PROMPTS = 16
 LEARNER = {
     # Pairs name the prompts and do next to nothing else: what is learned, rollouts taught.
@@ -44,17 +42,23 @@ LEARNER = {
 
 
 @pytest.fixture
-def service(engine_session: EngineSession, tmp_path: Path) -> Iterator[Service]:
+def alias(request: pytest.FixtureRequest) -> str:
+    """One for each test: they share the session's state, with its groups and leases."""
+    return str(request.node.name)
+
+
+@pytest.fixture
+def service(engine_session: EngineSession, tmp_path: Path, alias: str) -> Iterator[Service]:
     """What is rewarded is to be short."""
     one = make_service(
-        engine_session, tmp_path, name=ALIAS, scorers=[{"kind": "length", "target_tokens": 5}], learner=LEARNER
+        engine_session, tmp_path, name=alias, scorers=[{"kind": "length", "target_tokens": 5}], learner=LEARNER
     )
     one.start()
     yield one
     one.stop()
 
 
-async def compare(service: Service, prompts: int) -> list[str]:
+async def compare(service: Service, alias: str, prompts: int) -> list[str]:
     """Conversations with a choice, of the shorter answer; their ids."""
     client, http = service.async_openai(), httpx.AsyncClient()
     told: list[str] = []
@@ -62,7 +66,7 @@ async def compare(service: Service, prompts: int) -> list[str]:
         if len(told) == prompts:
             break
         reply = await client.chat.completions.create(
-            model=ALIAS,
+            model=alias,
             messages=messages(seed=700 + seed),
             max_tokens=40,
             extra_body={"best_of": 2, "plumbline": {"compare": True}},
@@ -79,21 +83,21 @@ async def compare(service: Service, prompts: int) -> list[str]:
 
 
 async def test_what_the_engine_logs_is_what_the_learner_computes(
-    service: Service, engine_session: EngineSession, tmp_path: Path
+    service: Service, alias: str, engine_session: EngineSession, tmp_path: Path
 ) -> None:
     """For an ephemeral adapter that is nothing like the base: each token's log-probability, images and all."""
-    groups = await compare(service, 4)
+    groups = await compare(service, alias, 4)
     written = write_random_adapter(tmp_path, "policy", engine_session.model, 0.05, 31)
     files = {name: (written / name).read_bytes() for name in ("adapter_config.json", "adapter_model.safetensors")}
     with service.operator() as client:
-        token = client.lease(LeaseRequest(alias=ALIAS, owner="test")).token
+        token = client.lease(LeaseRequest(alias=alias, owner="test")).token
         described = [
             {"name": name, "size_bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
             for name, data in files.items()
         ]
         manifest = AdapterManifest.model_validate(
             {
-                "alias": ALIAS,
+                "alias": alias,
                 "base_digest": directory_digest(engine_session.model_dir),
                 "ephemeral": True,
                 "lease_token": token,
@@ -101,7 +105,7 @@ async def test_what_the_engine_logs_is_what_the_learner_computes(
             }
         )
         adapter = client.upload_adapter(manifest, files).id
-        request = RolloutRequest(alias=ALIAS, token=token, adapter=adapter, group_ids=groups, candidates=6, seed=5)
+        request = RolloutRequest(alias=alias, token=token, adapter=adapter, group_ids=groups, candidates=6, seed=5)
         reply = await asyncio.to_thread(client.rollouts, request)
         policy = Policy.from_files(Base(engine_session.model_dir, "cpu"), files)
         vision = Vision(policy.base.model, engine_session.model_dir, client.media, 2**28)
@@ -126,15 +130,15 @@ async def test_what_the_engine_logs_is_what_the_learner_computes(
         assert tokens > 100 and own < 1e-3 and base > 0.1
 
 
-async def test_a_round_of_rollouts_gets_what_is_rewarded(service: Service, tmp_path: Path) -> None:
+async def test_a_round_of_rollouts_gets_what_is_rewarded(service: Service, alias: str, tmp_path: Path) -> None:
     """It ends in an uploaded adapter that answers shorter, and leaves no ephemeral one behind."""
-    assert len(await compare(service, PROMPTS)) == PROMPTS
-    command = [sys.executable, "-m", "learner", "--server", service.url, "--alias", ALIAS, "--once"]
+    assert len(await compare(service, alias, PROMPTS)) == PROMPTS
+    command = [sys.executable, "-m", "learner", "--server", service.url, "--alias", alias, "--once"]
     command += ["--state", str(tmp_path / "learner"), "--threads", "1"]
     run = await asyncio.to_thread(subprocess.run, command, check=False, capture_output=True, text=True, timeout=600)
     assert run.returncode == 0, run.stderr[-3000:]
     with service.operator() as client:
-        (adapter,) = client.adapters(ALIAS).data
+        (adapter,) = client.adapters(alias).data
         assert adapter.state != "ephemeral"
         manifest = client.adapter(adapter.id).manifest
         assert manifest is not None and manifest["sources"]["rollout"] > 100
