@@ -47,6 +47,8 @@ from server.wire.training import (
     HeartbeatRequest,
     LeaseReply,
     LeaseRequest,
+    RolloutReply,
+    RolloutRequest,
     RoundList,
     RoundReply,
     RoundReport,
@@ -161,6 +163,11 @@ class PlumblineClient:
     def report_round(self, report: RoundReport) -> None:
         self._call("POST", "/v1/training/report", body=report)
 
+    def rollouts(self, request: RolloutRequest, *, timeout_s: float | None = None) -> RolloutReply:
+        """New answers to stored prompts. Not repeated where the server is busy: it says so to be left alone."""
+        path = "/v1/training/rollouts"
+        return _parsed(self._call("POST", path, body=request, timeout_s=timeout_s), RolloutReply)
+
     def media(self, sha256: str) -> bytes:
         """The bytes of an image; PlumblineError 502 when they are not those of `sha256`."""
         content = self._call("GET", f"/v1/media/{sha256}").content
@@ -202,6 +209,10 @@ class PlumblineClient:
 
     def adapter_file(self, adapter: str, name: str) -> bytes:
         return self._call("GET", f"/v1/adapters/{adapter}/files/{name}").content
+
+    def delete_adapter(self, adapter: str) -> None:
+        """Forget an ephemeral adapter; raises 404 where there is none of this id."""
+        self._call("DELETE", f"/v1/adapters/{adapter}")
 
     def adapter_report(self, adapter: str) -> AdapterReportReply:
         return self._get(f"/v1/adapters/{adapter}/report", AdapterReportReply)
@@ -356,13 +367,15 @@ class PlumblineClient:
         content: bytes | None = None,
         headers: Mapping[str, str] | None = None,
         idempotent: bool = False,
+        timeout_s: float | None = None,
     ) -> httpx.Response:
         sent = dict(headers or {})
         if body is not None:
             content = body.model_dump_json(exclude_unset=True).encode()
             sent["content-type"] = "application/json"
         kept = {name: value for name, value in (params or {}).items() if value is not None}
-        request = self._http.build_request(method, path, params=kept, content=content, headers=sent)
+        timeout = httpx.USE_CLIENT_DEFAULT if timeout_s is None else httpx.Timeout(timeout_s, connect=10.0)
+        request = self._http.build_request(method, path, params=kept, content=content, headers=sent, timeout=timeout)
         attempts = self._max_attempts if idempotent or method == "GET" else 1
         return self._send(request, attempts)
 

@@ -47,6 +47,8 @@ def find_partners(examples: Sequence[Example]) -> dict[str, Partner]:
     return partners
 
 
+OLD: Final = "previous"
+"""The reference that is π_old of the policy gradients, for answers that were served."""
 Key = tuple[str, str, str]
 """(reference, group whose prompt it is, group and candidate of the answer, in front of them the view's name)."""
 
@@ -195,8 +197,29 @@ class Collator:
     def _missing(self, name: str, examples: Sequence[Example]) -> list[Example]:
         """Those without a value that holds; a moving average has none."""
         return [
-            one for one in examples if name == "ema" or any(key not in self._kept for key in self._keys(name, [one]))
+            one
+            for one in examples
+            if name in self._needed(one)
+            and (name == "ema" or any(key not in self._kept for key in self._keys(name, [one])))
         ]
+
+    def _needed(self, example: Example) -> set[str]:
+        """The references whose values are computed for it: of a fresh answer, what drew it is known (`_other`)."""
+        others = [name for name in self._others if name != OLD or not example.origin]
+        return {self._references.resolve(name) for name in (self._references.main, *others)}
+
+    def _other(self, name: str, examples: Sequence[Example], device: torch.device) -> list[Tensor]:
+        """An answer's values under a reference that an objective asks for.
+
+        A fresh answer was drawn by the policy of a moment ago, which is its π_old: the engine logged its values.
+        """
+        values: list[Tensor] = []
+        for one in examples:
+            if name == OLD and one.origin:
+                values += [torch.tensor(answer.logprobs, device=device) for answer in one.answers]
+            else:
+                values += self._reference(name, [one])[: len(self._branches(one))]
+        return values
 
     def _reference(self, name: str, examples: Sequence[Example]) -> list[Tensor]:
         return [self._kept[key] for key in self._keys(self._references.resolve(name), examples)]
@@ -247,7 +270,7 @@ class Collator:
             pair_annotators=tuple(pair.annotator for example in examples for pair in example.pairs),
             unpaired_annotators=tuple(thumb.annotator for example in examples for thumb in example.unpaired),
             rewarded=self._rewarded(examples, logprobs, length),
-            references={name: padded(self._reference(name, examples)[:answers])[0] for name in self._others},
+            references={name: padded(self._other(name, examples, mask.device))[0] for name in self._others},
             views=self._view_batches(examples, values[answers:], main[answers:]),
             **self._indices(examples, logprobs.device),
         )

@@ -55,7 +55,7 @@ class Wanted:
 
 
 def _number(adapter: str) -> int:
-    digits = adapter.partition("-")[0]
+    digits = adapter.partition("-")[0].removeprefix("a")
     return int(digits) if digits.isdecimal() else 0
 
 
@@ -115,6 +115,8 @@ class Example:
     unpaired: tuple[UnpairedExample, ...]
     rewarded: tuple[RewardedExample, ...] = ()
     """Two at least, or none."""
+    origin: str = ""
+    """The group whose prompt it is, where that was answered anew for this very step (`learner.rollouts`)."""
 
     @property
     def count(self) -> int:

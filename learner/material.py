@@ -9,8 +9,9 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 
-from learner.examples import Example, Wanted, prepare
+from learner.examples import Example, Prepared, Wanted, prepare
 from learner.families import fits
 from learner.objectives import Needs
 from learner.replay import MissingImage
@@ -55,6 +56,15 @@ class Material:
         self.examples = {group: self.examples[group] for group in order if group in self.examples}
         self._settle(settings)
         return changed
+
+    def renewed(self, origin: str, group: TrainingGroup) -> Prepared:
+        """A group's prompt with fresh answers, checked as every group is."""
+        prepared = prepare(group, self._place.limits, self._wanted)
+        if prepared.example is None:
+            return prepared
+        example = replace(prepared.example, origin=origin)
+        problem = self._problem([example])
+        return Prepared(None, (*prepared.skipped, problem)) if problem else Prepared(example, prepared.skipped)
 
     @property
     def annotators(self) -> set[str]:

@@ -27,7 +27,7 @@ def find_uploaded(client: PlumblineClient, manifest: AdapterManifest) -> str | N
     """The id of an adapter that was made of these very weights, when an earlier attempt got through."""
     wanted = next(file.sha256 for file in manifest.files if file.name == WEIGHTS_FILE)
     for adapter in client.adapters(manifest.alias).data:
-        if adapter.parent == manifest.parent:
+        if adapter.parent == manifest.parent and adapter.state != "ephemeral":
             described = adapter.manifest or client.adapter(adapter.id).manifest or {}
             if described.get("files", {}).get(WEIGHTS_FILE, {}).get("sha256") == wanted:
                 return adapter.id

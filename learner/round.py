@@ -29,6 +29,7 @@ from learner.metrics import Bar, Board, Clock, curve, finite
 from learner.model import Policy, check_modules
 from learner.prefix import PrefixModel
 from learner.publish import FILES, describe_files, fetch, keep, read_kept, upload_once
+from learner.rollouts import Rollouts, answered_anew
 from learner.settings import Settings
 from learner.state import Outcome, RoundState
 from learner.trainer import Trainer
@@ -220,7 +221,11 @@ class Round:
         del state.epochs[trainer.progress.step // per_epoch :]
         board = Board(place.directory.tensorboard, state.number, trainer.progress.step)
         try:
-            with Bar(f"round {state.number}", len(schedule), trainer.progress.step) as bar:
+            with (
+                Bar(f"round {state.number}", len(schedule), trainer.progress.step) as bar,
+                Rollouts(place, self._lease, self._config, state, material=self._material, trainer=trainer) as rollouts,
+            ):
+                rollouts.ask(schedule)
                 for index in range(trainer.progress.step, len(schedule)):
                     if place.stop.is_set():
                         trainer.save(directory)
@@ -228,11 +233,17 @@ class Round:
                     self._heart.check()
                     if index % per_epoch == 0 and self._is_enough(index // per_epoch, best, state, engine, collator):
                         break
+                    rollouts.wait(self._heart.check)
                     self._follow_feed(state, collator)
                     held = self._material.examples
                     batch = [held[group] for group in schedule[index] if group in held]
                     place.at("batch")
-                    metrics = trainer.step(batch) if batch else trainer.skip()
+                    fresh = rollouts.take()
+                    rollouts.ask(schedule)
+                    if fresh:
+                        collator.round_length = mean_length([*self._taught(state), *fresh])
+                    metrics = trainer.step([*batch, *fresh]) if batch else trainer.skip()
+                    collator.forget(example.group for example in fresh)
                     board.add(index, metrics)
                     bar.advance(metrics)
                     done = {"progress": (index + 1) / len(schedule), "steps_discarded": trainer.progress.discarded}
@@ -289,6 +300,7 @@ class Round:
             "discard_reasons": progress.reasons,
             "curve": curve(progress.history),
             "reliabilities": self._of_the_heard(trainer.reliabilities),
+            **({"rollouts": {**progress.rollouts, "skipped": progress.rollouts_skipped}} if progress.rollouts else {}),
         }
 
     def _of_the_heard(self, reliabilities: Mapping[str, float]) -> dict[str, float]:
@@ -323,7 +335,7 @@ class Round:
             objective=state.settings.model_dump(),
             feed_after=state.feed_after,
             feed_upto=state.feed_upto,
-            sources=self._material.sources,
+            sources={**self._material.sources, **answered_anew(trainer)},
             groups=trainer.progress.groups,
             annotators=trainer.progress.annotators,
             fingerprint=fingerprint(evaluation.answers, policy.base.eos_ids),

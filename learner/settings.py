@@ -52,6 +52,12 @@ class Settings(BaseModel):
     """Adapters by which a rewarded answer's own may be older than the one that is trained."""
     success_below: float | None = None
     """Rewarded groups that failed as a whole, with a smaller mean reward, get a stored success; None: none does."""
+    rollout_groups: int = Field(0, ge=0, le=64)
+    """Prompts of each step's batch that the policy of that moment answers anew (`learner.rollouts`); 0: none."""
+    rollout_candidates: int = Field(8, ge=2)
+    """Answers to each of them."""
+    rollout_every: int = Field(1, ge=1)
+    """Steps after which the server gets the policy anew."""
     rank: int = Field(16, ge=1)
     alpha: int = Field(32, ge=1)
     learning_rate: float = Field(5e-4, gt=0)
@@ -111,7 +117,9 @@ def read_settings(config: TrainingConfig) -> Settings:
     except ValidationError as error:
         where, said = _first(error)
         raise SettingsError(f"learner setting {where}: {said}") from error
-    settings.recipe()
+    needs = settings.recipe().needs
+    if settings.rollout_groups and Needs.REWARDED not in needs:
+        raise SettingsError("learner setting rollout_groups: none of the objectives is on rewards, as grpo is")
     if settings.rank > config.max_lora_rank:
         raise SettingsError(f"learner setting rank: {settings.rank} is above the engine's {config.max_lora_rank}")
     return settings

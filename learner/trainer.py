@@ -67,6 +67,10 @@ class Progress:
     """Those whose opinion a step learned from."""
     reliabilities: dict[str, float] = field(default_factory=dict)
     """Of annotators, where a weighting learns them."""
+    rollouts: dict[str, int] = field(default_factory=dict)
+    """How many prompts were answered anew (`groups`), and the answers that were learned from (`answers`)."""
+    rollouts_skipped: dict[str, int] = field(default_factory=dict)
+    """Prompts, answers and whole steps that went without, by reason."""
 
 
 class Trainer:
@@ -132,7 +136,7 @@ class Trainer:
         self._reliabilities.settle()
         self.progress.reliabilities = self._reliabilities.values
         self._note(examples)
-        metrics = {**measured.means(), "grad_norm": norm, "learning_rate": rate}
+        metrics = {**measured.means(), **_fresh_reward(examples), "grad_norm": norm, "learning_rate": rate}
         self.progress.discarded_in_a_row = 0
         self.progress.history.append(metrics)
         self.progress.step += 1
@@ -141,7 +145,7 @@ class Trainer:
     def _note(self, examples: Sequence[Example]) -> None:
         """Whom the tensors hold something of from now on; a borrowed answer counts too."""
         partners = self._collator.partners
-        groups = {example.group for example in examples}
+        groups = {example.origin or example.group for example in examples}
         borrowed = {partners[group].group for group in groups if group in partners}
         borrowed |= {answer.owner for example in examples for answer in example.answers if answer.owner}
         annotators = set[str]().union(*(example.annotators for example in examples))
@@ -225,6 +229,12 @@ class Trainer:
         self._optimizer.state.update(state)
         self._references.restore({key[4:]: value for key, value in tensors.items() if key.startswith("ema/")})
         torch.set_rng_state(tensors["rng"])
+
+
+def _fresh_reward(examples: Sequence[Example]) -> dict[str, float]:
+    """Mean reward of what was answered anew for this step: how good the policy is by now."""
+    rewards = [one.reward for example in examples if example.origin for one in example.rewarded]
+    return {"rollout_reward": sum(rewards) / len(rewards)} if rewards else {}
 
 
 class _Sums:

@@ -90,12 +90,12 @@ class Budgets:
         if purses := self._purses(key):
             self._take(purses, {"requests": 1})
 
-    def reserve(self, key: KeyRecord, *, candidates: int, max_tokens: int) -> Reservation:
-        """Take what a chat request may cost at most.
+    def reserve(self, key: KeyRecord, *, candidates: int, max_tokens: int, from_tenant: bool = True) -> Reservation:
+        """Take what a request may cost at most, of the key's budgets and, with `from_tenant`, of its tenant's.
 
         Raises `RateLimited`, or `BadRequest` where it is more than a full budget ever holds.
         """
-        purses = self._purses(key)
+        purses = [one for one in self._purses(key) if from_tenant or one is not self._tenants[key.tenant]]
         cost = {"candidates": candidates, "tokens": candidates * max_tokens}
         if purses:
             self._take(purses, cost)

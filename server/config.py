@@ -254,6 +254,17 @@ class ShadowConfig(Section):
     """With more chat requests in work or waiting, no shadow begins to answer."""
 
 
+class RolloutsConfig(Section):
+    """Answers that learners ask for, from which apps must suffer nothing."""
+
+    concurrent: int = Field(2, ge=1)
+    """Prompts that are answered at once, for all learners."""
+    queued: int = Field(128, ge=0)
+    """Prompts that may wait for it; further ones are told to come back."""
+    busy_requests: int = Field(8, ge=1)
+    """With more chat requests in work or waiting, none is begun."""
+
+
 class SignalsConfig(Section):
     """How signals become training data."""
 
@@ -391,6 +402,13 @@ class LearnerConfig(Section):
     success_below: float | None = None
     """A rewarded group whose rewards are alike and below this in the mean gets the best stored answer to the same
     question in its worst one's place; not set: none does."""
+    rollout_groups: int = Field(0, ge=0, le=64)
+    """Prompts of each step's batch that the policy of that moment answers anew, for the objectives on rewards
+    (docs/rollouts.md); 0: none."""
+    rollout_candidates: int = Field(8, ge=2)
+    """Answers to each of them."""
+    rollout_every: int = Field(1, ge=1)
+    """Steps after which the server gets the policy anew."""
     rank: int = Field(16, ge=1)
     """LoRA rank."""
     alpha: int = Field(32, ge=1)
@@ -455,6 +473,11 @@ class AliasConfig(Section):
     rollout: RolloutConfig = RolloutConfig()
     learner: LearnerConfig = LearnerConfig()
 
+    @property
+    def certainty_top_k(self) -> int:
+        """Alternatives at each token that the scorers read."""
+        return max((one.top_k for one in self.scorers if one.kind == "self_certainty"), default=0)
+
     @model_validator(mode="after")
     def _scorers_can_be_told_apart(self) -> Self:
         labels = [scorer.label for scorer in self.scorers]
@@ -506,6 +529,7 @@ class Config(BaseSettings):
     limits: LimitsConfig = LimitsConfig()
     shadow: ShadowConfig = ShadowConfig()
     tracing: TracingConfig = TracingConfig()
+    rollouts: RolloutsConfig = RolloutsConfig()
     aliases: tuple[AliasConfig, ...] = (AliasConfig(),)
     """Aliases served by this installation; the first is the default."""
     secret: SecretStr | None = None

@@ -53,6 +53,7 @@ from server.pipeline.sanitise import Sanitiser, special_tokens
 from server.pipeline.shadow import Shadows
 from server.pipeline.vision import takes_images
 from server.retention import Retention
+from server.rollouts import RolloutDesk
 from server.sampling import Sampler
 from server.scorers.factory import ScorerFactory
 from server.scraped import Scraped
@@ -235,8 +236,9 @@ class Installation:
             return await assemble(messages, tools, config.chat, intake, sanitiser)
 
         answers = AnswerIntake({name: one.policy for name, one in judges.items()}, sanitiser.clean)
-        promised_at = signer.promised_at if is_shared else None
-        in_flight = InFlight(config.chat.feedback_wait_s, promised_at=promised_at, clock=time.time)
+        in_flight = InFlight(
+            config.chat.feedback_wait_s, promised_at=signer.promised_at if is_shared else None, clock=time.time
+        )
         keys = KeyRing(database, clock=time.time, monotonic=time.monotonic)
         self._stack.push_async_callback(keys.stop)
         admission = Admission(concurrent=config.http.max_concurrent_requests, queued=config.http.max_queued_requests)
@@ -251,6 +253,19 @@ class Installation:
             timeout_s=config.chat.engine_timeout_s,
         )
         self._stack.push_async_callback(shadows.stop)
+        pipeline = Pipeline(
+            engine=engine,
+            database=database,
+            blobs=blobs,
+            judges=judges,
+            in_flight=in_flight,
+            shadows=shadows,
+            metrics=metrics,
+            base_digest=base_digest,
+            engine_timeout_s=config.chat.engine_timeout_s,
+            rng=random.Random(),  # noqa: S311 - which answer is compared is no secret
+            clean=sanitiser.clean,
+        )
         services = Services(
             config=config,
             started_at=int(time.time()),
@@ -267,19 +282,7 @@ class Installation:
             admission=admission,
             assembler=assembler,
             in_flight=in_flight,
-            pipeline=Pipeline(
-                engine=engine,
-                database=database,
-                blobs=blobs,
-                judges=judges,
-                in_flight=in_flight,
-                shadows=shadows,
-                metrics=metrics,
-                base_digest=base_digest,
-                engine_timeout_s=config.chat.engine_timeout_s,
-                rng=random.Random(),  # noqa: S311 - which answer is compared is no secret
-                clean=sanitiser.clean,
-            ),
+            pipeline=pipeline,
             feedback=FeedbackDesk(
                 config=config,
                 database=database,
@@ -299,6 +302,17 @@ class Installation:
                 signer=signer,
                 metrics=metrics,
                 base_digest=base_digest,
+                clock=time.time,
+            ),
+            rollout_desk=RolloutDesk(
+                config=config,
+                database=database,
+                blobs=blobs,
+                registry=registry,
+                router=router,
+                pipeline=pipeline,
+                metrics=metrics,
+                is_busy=lambda: admission.present > config.rollouts.busy_requests,
                 clock=time.time,
             ),
             signer=signer,

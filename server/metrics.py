@@ -41,6 +41,7 @@ LEARNER_GAUGES: Final = {
     "progress": "How far the round's training is, from 0 to 1.",
     "rejected_logprob": "Mean log-probability of the last step's other answers, in nats.",
     "reward": "Mean reward of the last step's answers that have one.",
+    "rollout_reward": "Mean reward of the last step's rollouts.",
     "signals": "Signals that the round learns from.",
     "skipped": "Groups and labels that the round left out.",
     "steps_discarded": "Steps of the round that were discarded.",
@@ -294,6 +295,12 @@ class Metrics:
             name: self._gauge(f"learner_{name}", words, "alias") for name, words in LEARNER_GAUGES.items()
         }
         self.learner_rounds = self._counter("learner_rounds_total", "Rounds by outcome.", "alias", "outcome")
+        self.learner_prompts = self._counter(  # outcome: answered, or the reason why not
+            "learner_rollouts_total",
+            "Prompts that learners had answered anew, by what became of them.",
+            "alias",
+            "outcome",
+        )
 
     def _of_engines(self) -> None:
         self.engine_ready = self._gauge(

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from server.metrics import Metrics
     from server.pipeline.admission import Admission
     from server.pipeline.pipeline import Pipeline
+    from server.rollouts import RolloutDesk
     from server.tokens import Signer
     from server.tracing import Tracing
 
@@ -54,6 +55,7 @@ class Services:
     pipeline: Pipeline
     feedback: FeedbackDesk
     importing: ImportDesk
+    rollout_desk: RolloutDesk
     signer: Signer
     metrics: Metrics
     feed_positions: dict[str, int]

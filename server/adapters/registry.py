@@ -50,7 +50,7 @@ class AdapterRegistry:
 
     `directory` is shared with the engines, `uploads` must lie on the same file system. `engine_model` is the
     engine's own `--model` string, letter for letter. `clock` gives UTC seconds since the epoch. `mirror` is how other
-    servers get at what is published here, and this one at theirs.
+    servers get at what is published here, and this one at theirs. `max_ephemeral` are alive for each alias.
     """
 
     def __init__(
@@ -210,7 +210,7 @@ class AdapterRegistry:
         audit.record(connection, actor=actor, action="publish", subject=record.id, detail=detail, now=now)
         if record.state is not AdapterState.EPHEMERAL:
             return []
-        alive = rows.list_adapters(connection, states={AdapterState.EPHEMERAL})
+        alive = rows.list_adapters(connection, alias=record.alias, states={AdapterState.EPHEMERAL})
         dropped = [one.id for one in alive[: max(0, len(alive) - self._max_ephemeral)]]
         for adapter_id in dropped:
             self._delete_ephemeral(connection, adapter_id, actor)

@@ -6,6 +6,7 @@ import math
 from typing import Annotated, Final
 
 from fastapi import APIRouter, Query
+from prometheus_client import Gauge
 from sqlalchemy import Connection
 
 from server import activity
@@ -60,11 +61,15 @@ def _learner(lease: Lease | None, metrics: Metrics) -> LearnerActivity | None:
     """What the learner said last is kept as metrics alone, so a server that was started since knows nothing of it."""
     if lease is None:
         return None
-    heard = [one for found in metrics.learner_heartbeat.collect() for one in found.samples]
-    told = [one for found in metrics.learner_gauge.collect() for one in found.samples]
+    told = {name: _last(gauge, lease.alias) for name, gauge in metrics.learner_gauges.items()}
     return LearnerActivity(
         owner=lease.owner,
         lease_expires_at=lease.expires_at,
-        heartbeat_at=next((one.value for one in heard if one.labels["alias"] == lease.alias), None),
-        values={one.labels["name"]: one.value for one in told if one.labels["alias"] == lease.alias},
+        heartbeat_at=_last(metrics.learner_heartbeat, lease.alias),
+        values={name: value for name, value in told.items() if value is not None},
     )
+
+
+def _last(gauge: Gauge, alias: str) -> float | None:
+    samples = (one for found in gauge.collect() for one in found.samples)
+    return next((one.value for one in samples if one.labels["alias"] == alias), None)

@@ -29,6 +29,7 @@ from server.wire.adapters import (
     AdapterManifest,
     AdapterReply,
     AdapterReportReply,
+    DeletedReply,
     LineageReply,
     MoveReply,
     MoveRequest,
@@ -183,6 +184,13 @@ async def get_file(caller: LearnerCaller, services: ServicesDep, adapter: str, n
     if not path.is_file():
         raise NotFound("The file is no longer there.", code="file_not_found")
     return FileResponse(path, media_type="application/octet-stream")
+
+
+@router.delete("/v1/adapters/{adapter}")
+async def delete_adapter(caller: LearnerCaller, services: ServicesDep, adapter: str) -> DeletedReply:
+    """Forget an ephemeral adapter; any other is kept for ever, and 404 here."""
+    await services.registry.delete_ephemeral(adapter, actor=caller.key_id)
+    return DeletedReply(id=adapter)
 
 
 # --- deciding ---------------------------------------------------------------------------------------------

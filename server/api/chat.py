@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, Coroutine, Iterator, Mapping
+from collections.abc import AsyncGenerator, Iterator, Mapping
 from contextlib import ExitStack, aclosing
 from dataclasses import dataclass
-from typing import Annotated, TypeVar
+from typing import Annotated
 
 from fastapi import APIRouter, Request
 from fastapi.responses import Response, StreamingResponse
@@ -19,6 +18,7 @@ from server.api.direct import DirectRoute
 from server.api.errors import error_body
 from server.api.models import unknown_model
 from server.api.paced import Paced
+from server.api.presence import unless_disconnected
 from server.api.replies import Shaper
 from server.budgets import Reservation
 from server.config import AliasConfig
@@ -27,7 +27,6 @@ from server.engine.port import EngineError, Sampling
 from server.errors import (
     BadRequest,
     Busy,
-    ClientGone,
     EngineUnavailable,
     NotFound,
     PlumblineError,
@@ -44,8 +43,6 @@ from server.wire.base import BASE
 from server.wire.chat import ChatReply, ChatRequest
 
 log = logging.getLogger(__name__)
-
-T = TypeVar("T")
 
 router = APIRouter(route_class=DirectRoute)
 
@@ -64,7 +61,7 @@ async def create_chat_completion(
     started_s = time.monotonic()
     # Images are waited for before a place is taken.
     building = build_task(body, caller, services, started_s=started_s, headers=request.headers)
-    task = await (_unless_disconnected(request, building) if body.has_images_to_fetch else building)
+    task = await (unless_disconnected(request, building) if body.has_images_to_fetch else building)
     with ExitStack() as held:
         held.enter_context(task.trace)
         place = held.enter_context(services.admission.join(caller.tenant))
@@ -76,7 +73,7 @@ async def create_chat_completion(
         try:
             with task.trace.stage("queue"):
                 await place.turn()
-            outcome, record = await _unless_disconnected(request, services.pipeline.answer(task))
+            outcome, record = await unless_disconnected(request, services.pipeline.answer(task))
         except NOTHING_SPENT:
             reserved.settle(candidates=0, tokens=0)
             raise
@@ -166,7 +163,7 @@ async def build_task(
             stop=tuple(body.stop),
             seed=body.seed,
             top_logprobs=body.top_logprobs,
-            certainty_top_k=_certainty_wanted(alias) if best_of > 1 else 0,
+            certainty_top_k=alias.certainty_top_k if best_of > 1 else 0,
             logit_bias=tuple((int(token), bias) for token, bias in body.logit_bias.items()),
             json_schema=body.answer_schema,
             forced_tools=body.forced_tools,
@@ -189,11 +186,6 @@ def _trace(services: Services, alias: AliasConfig, started_s: float | None, head
     elapsed_s = 0.0 if started_s is None else time.monotonic() - started_s
     span = services.tracing.begin(alias.name, headers, elapsed_s)
     return Trace(services.metrics, alias.name, started_s=started_s, span=span)
-
-
-def _certainty_wanted(alias: AliasConfig) -> int:
-    """Alternatives that the alias's scorers read."""
-    return max((one.top_k for one in alias.scorers if one.kind == "self_certainty"), default=0)
 
 
 async def _require_tools(services: Services) -> None:
@@ -282,37 +274,6 @@ async def _require_group(group_id: str, caller: Principal, services: Services) -
         raise NotFound(
             "regenerate_of names no completion of yours.", param="plumbline.regenerate_of", code="response_not_found"
         )
-
-
-async def _unless_disconnected(request: Request, work: Coroutine[None, None, T]) -> T:
-    """What the work gives; raises `ClientGone` when the client leaves first, and the work is cancelled: its fetches
-    end, its candidates are aborted in the engine.
-    """
-    working = asyncio.current_task()
-    assert working is not None
-    has_left = False
-
-    async def watch() -> None:
-        nonlocal has_left
-        await _disconnected(request)
-        has_left = True
-        working.cancel()
-
-    watching = asyncio.create_task(watch())
-    try:
-        return await work
-    except asyncio.CancelledError:
-        if not has_left:
-            raise
-        working.uncancel()
-        raise ClientGone("The client closed the connection.") from None
-    finally:
-        watching.cancel()
-
-
-async def _disconnected(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
 
 
 async def _stream(services: Services, task: ChatTask, shaper: Shaper, admitted: Admitted) -> AsyncGenerator[str]:

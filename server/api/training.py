@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Query, Response
+from fastapi import APIRouter, Query, Request, Response
 from sqlalchemy import Connection
 
 from server.api.deps import LearnerCaller, Role, ServicesDep, json_body, now
+from server.api.presence import unless_disconnected
 from server.config import LORA_TARGET_MODULES
-from server.errors import Forbidden, NotFound
+from server.errors import Busy, Forbidden, NotFound
 from server.pipeline.recording import may_train
 from server.preferences import derive
 from server.store import audit, feed, groups, leases, rounds, routing, signals
@@ -24,6 +25,8 @@ from server.wire.training import (
     LeaseReply,
     LeaseRequest,
     Retraining,
+    RolloutReply,
+    RolloutRequest,
     RoundReport,
     TrainingConfig,
 )
@@ -165,6 +168,28 @@ async def read_feed(
     services.metrics.feed_position.labels(alias).set(after)
     services.metrics.learner_heartbeat.labels(alias).set(now())
     return page
+
+
+@router.post("/v1/training/rollouts")
+async def roll_out(
+    request: Request,
+    caller: LearnerCaller,
+    services: ServicesDep,
+    body: Annotated[RolloutRequest, json_body(RolloutRequest)],
+) -> RolloutReply:
+    """New answers to prompts of the feed, by an adapter of the alias, with rewards: for learning, and kept nowhere."""
+    asked = await services.rollout_desk.prepare(body, services.alias(body.alias))
+    # A tenant's budgets are for its apps.
+    reserved = services.budgets.reserve(
+        caller.key, candidates=asked.most_candidates, max_tokens=asked.max_tokens, from_tenant=False
+    )
+    try:
+        reply, tokens = await unless_disconnected(request, services.rollout_desk.answer(asked))
+    except Busy:
+        reserved.settle(candidates=0, tokens=0)
+        raise
+    reserved.settle(candidates=sum(len(one.group.candidates) for one in reply.data if one.group), tokens=tokens)
+    return reply
 
 
 @router.get("/v1/media/{sha256}")

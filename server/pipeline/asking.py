@@ -37,13 +37,13 @@ class Asking:
     judges: Mapping[str, Judges]
     timeout_s: float
 
-    async def generate(self, task: ChatTask) -> tuple[ChatTask, Generation]:
+    async def generate(self, task: ChatTask, *, may_be_base: bool = True) -> tuple[ChatTask, Generation]:
         """The candidates; where the engine cannot load the adapter, the base model's (I6: always a way back).
 
         Raises `EngineUnavailable` or `BadRequest`, as `extend` and `pieces` do.
         """
         with task.trace.stage("generate"):
-            return await self._or_base(task, self._ask)
+            return await self._or_base(task, self._ask, may_be_base=may_be_base)
 
     async def extend(self, task: ChatTask, beginning: Beginning) -> tuple[ChatTask, Generation]:
         """How an answer may go on (`Engine.extend`); only what has not begun may be the base model's instead."""

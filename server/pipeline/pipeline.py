@@ -88,6 +88,20 @@ class Pipeline:
         self._shadows.offer(task, outcome)
         return outcome, record
 
+    async def roll_out(self, task: ChatTask) -> GroupRecord:
+        """As `answer`, for a learner: by that adapter or by none, without a second wave, which is of another prompt.
+        Nothing of it is kept, counted as traffic, or learned by a calibration.
+        """
+        task, verdicts = self._admit(task)
+        if (refusing := await self._refusing(task, verdicts, is_counted=False)) is not None:
+            outcome = _refused(task, refusing)
+        else:
+            task, made = await self._asking.generate(task, may_be_base=False)
+            judges = self._judges[task.alias.name]
+            found = await judges.judge(task.prompt, made.candidates, observe=False, always=True)
+            outcome = self._select(task, Wave(made, *found))
+        return await self._record(task, outcome)
+
     async def stream(self, task: ChatTask) -> AsyncGenerator[Piece | tuple[Outcome, GroupRecord]]:
         """One candidate (`best_of` 1, or sentence by sentence), as rules allow; the last item is the committed outcome.
 
@@ -170,7 +184,9 @@ class Pipeline:
         prompt, verdicts = self._judges[task.alias.name].policy.admit(task.prompt)
         return task if prompt is task.prompt else dataclasses.replace(task, prompt=prompt), verdicts
 
-    async def _refusing(self, task: ChatTask, verdicts: tuple[Verdict, ...]) -> Verdict | None:
+    async def _refusing(
+        self, task: ChatTask, verdicts: tuple[Verdict, ...], *, is_counted: bool = True
+    ) -> Verdict | None:
         """What refuses the request, if anything does; raises `SafetyUnavailable` where a guard cannot tell."""
         if not is_blocked(verdicts):
             try:
@@ -178,7 +194,8 @@ class Pipeline:
             except GuardDown as down:
                 self._metrics.rule_failures.labels(task.alias.name, str(down)).inc()
                 raise SafetyUnavailable("The safety check of requests does not answer; try again.") from None
-        self._count_verdicts(task, verdicts)
+        if is_counted:
+            self._count_verdicts(task, verdicts)
         return next((verdict for verdict in verdicts if verdict.action.forbids), None)
 
     def _select(self, task: ChatTask, wave: Wave) -> Outcome:
@@ -220,13 +237,7 @@ class Pipeline:
 
     async def _commit(self, task: ChatTask, outcome: Outcome, images: Awaitable[object]) -> GroupRecord:
         """Build the group and make it durable, after its images; raises `StorageUnavailable`."""
-        record = build_record(
-            task,
-            outcome,
-            base_digest=self._base_digest,
-            engine_version=await self._engine.version(),
-            duration_s=time.monotonic() - task.started_s,
-        )
+        record = await self._record(task, outcome)
         self._count(task, outcome)
         if task.is_stored:
             started = time.monotonic()
@@ -240,6 +251,15 @@ class Pipeline:
             for pair in lessons.pairs:
                 self._metrics.automatic_pairs.labels(task.alias.name, pair.source).inc()
         return record
+
+    async def _record(self, task: ChatTask, outcome: Outcome) -> GroupRecord:
+        return build_record(
+            task,
+            outcome,
+            base_digest=self._base_digest,
+            engine_version=await self._engine.version(),
+            duration_s=time.monotonic() - task.started_s,
+        )
 
     def _kept_on_failure(self, task: ChatTask) -> _KeptOnFailure:
         return _KeptOnFailure(self, task)

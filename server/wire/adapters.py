@@ -72,6 +72,11 @@ class AdapterReply(Reply):
     manifest: dict[str, Any] | None = None
 
 
+class DeletedReply(Reply):
+    id: str
+    deleted: bool = True
+
+
 class AdapterList(Reply):
     object: Literal["list"] = "list"
     data: list[AdapterReply]

@@ -186,6 +186,59 @@ class RoundReply(RoundSummary):
     detail: dict[str, Any]
 
 
+Unanswered = Literal["not_found", "gone", "set_aside", "constrained", "refused", "too_long", "busy", "engine", "safety"]
+"""Why a prompt was not asked again:
+
+- `not_found`: there is no such group of this alias, it may not train it, or it is held out;
+- `gone`: erased or expired, or one of its images is;
+- `set_aside`: nothing is learned from it now;
+- `constrained`: the request held its answer to a form, so no answer to it is the policy's own;
+- `refused`: the alias's rules refuse the request as they stand now;
+- `too_long`: for the model's context;
+- `busy`: there was too much to do for apps;
+- `engine`, `safety`: no engine, or a guard of requests, did not answer.
+"""
+MAX_ROLLOUTS = 64
+"""Prompts of one call."""
+
+
+class RolloutRequest(Wire):
+    """Ask for new answers to prompts that the feed has told of."""
+
+    alias: Id
+    token: Number
+    """Of the lease."""
+    adapter: Id
+    """Who answers: "base", or an adapter of the alias that can be asked for by its id, an ephemeral one too."""
+    group_ids: Annotated[list[Id], Field(min_length=1, max_length=MAX_ROLLOUTS)]
+    candidates: int = Field(8, ge=2, le=1024)
+    """Answers to each; at most the server's `chat.max_best_of`."""
+    seed: int | None = Field(None, ge=0, le=2**62)
+
+    @field_validator("group_ids")
+    @classmethod
+    def _each_once(cls, value: list[str]) -> list[str]:
+        if len(set(value)) != len(value):
+            raise ValueError("a group is named twice")
+        return value
+
+
+class Rollout(Reply):
+    """What became of one prompt: `group`, or why there is none."""
+
+    group_id: str
+    """As it was asked for."""
+    group: TrainingGroup | None = None
+    """The answers with their rewards. Its id is new and names nothing that is kept."""
+    reason: Unanswered | None = None
+
+
+class RolloutReply(Reply):
+    adapter: str
+    data: list[Rollout]
+    """In the order asked for."""
+
+
 class Retraining(Reply):
     """An operator's order to learn again what was learned behind `feed_after`, without what was erased since."""
 

@@ -15,7 +15,7 @@ from clients.client import PlumblineClient, PlumblineError
 from server.wire.adapters import AdapterManifest, MoveRequest, RollbackRequest
 from server.wire.identity import directory_digest
 from server.wire.signals import FeedbackRequest, PreferenceRequest
-from server.wire.training import HeartbeatRequest, LeaseRequest, RoundReport
+from server.wire.training import HeartbeatRequest, LeaseRequest, RolloutRequest, RoundReport
 
 ROUTING = {
     "alias": "a",
@@ -56,6 +56,9 @@ CALLS: list[tuple[str, str, object, Call]] = [
     ("POST", "/v1/training/heartbeat", {"expires_at": 2.0},
      lambda c: c.heartbeat(HeartbeatRequest(alias="a", token=1))),
     ("POST", "/v1/training/report", {}, lambda c: c.report_round(RoundReport(alias="a", token=1, outcome="skipped"))),
+    ("POST", "/v1/training/rollouts", {"adapter": "base", "data": [{"group_id": "g", "reason": "busy"}]},
+     lambda c: c.rollouts(RolloutRequest(alias="a", token=1, adapter="base", group_ids=["g"]), timeout_s=5.0)),
+    ("DELETE", "/v1/adapters/x", {"id": "x", "deleted": True}, lambda c: c.delete_adapter("x")),
     ("GET", "/v1/adapters", {"data": [ADAPTER]}, lambda c: c.adapters("a")),
     ("GET", "/v1/adapters/x", ADAPTER, lambda c: c.adapter("x")),
     ("GET", "/v1/adapters/x/report", {"adapter": "x", "reports": []}, lambda c: c.adapter_report("x")),

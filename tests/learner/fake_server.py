@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import re
 import threading
@@ -18,6 +19,8 @@ from server.wire.training import (
     HeartbeatRequest,
     LeaseRequest,
     Pair,
+    Rollout,
+    RolloutRequest,
     RoundReport,
     TrainingCandidate,
     TrainingGroup,
@@ -75,7 +78,9 @@ def make_group(number: int, digest: str, server: FakeServer, **changes: Any) -> 
 
 
 class FakeServer:
-    """`fault(method, path)` may raise an httpx error or return a response in place of the real one."""
+    """`fault(method, path)` may raise an httpx error or return a response in place of the real one; `before` may hold
+    a request back while others go on.
+    """
 
     def __init__(self, base_model: str, base_digest: str, **learner: Any) -> None:
         self.base_digest = base_digest
@@ -97,7 +102,12 @@ class FakeServer:
         self.reports: list[RoundReport] = []
         self.heartbeats: list[HeartbeatRequest] = []
         self.page_size = 7
+        self.rollouts: list[RolloutRequest] = []
+        self.deleted: list[str] = []
+        self.roll_out: Callable[[RolloutRequest, str], Rollout] = self.answered
+        self._numbers = itertools.count(1)
         self.fault: Callable[[str, str], httpx.Response | None] = lambda method, path: None
+        self.before: Callable[[str, str], None] = lambda method, path: None
         self._uploads: dict[str, tuple[AdapterManifest, dict[str, bytes]]] = {}
         self._lock = threading.RLock()
 
@@ -122,11 +132,26 @@ class FakeServer:
             seq = len(self.entries) + 1
             self.entries.append(FeedEntry(seq=seq, group_id=group, revision=seq, kind=kind))  # type: ignore[arg-type]
 
+    def answered(self, asked: RolloutRequest, group: str) -> Rollout:
+        """Fresh answers: those with token 10 are worth 1, those with 20 nothing."""
+        source = self.groups[group]
+        if source is None:
+            return Rollout(group_id=group, reason="gone")
+        name = f"roll-{len(self.rollouts)}-{group}"
+        tokens = [[(10, 20)[number % 2], 30 + number, EOS] for number in range(asked.candidates)]
+        candidates = [
+            candidate(f"{name}.{number}", ids, adapter=asked.adapter, total=float(ids[0] == 10), logprobs=[-3.0] * 3)
+            for number, ids in enumerate(tokens)
+        ]
+        changes = {"id": name, "candidates": candidates, "pairs": [], "unpaired": [], "rewarded": True}
+        return Rollout(group_id=group, group=source.model_copy(update=changes))
+
     # --- routes -------------------------------------------------------------------------------------------
 
     def handle(self, request: httpx.Request) -> httpx.Response:
+        path = request.url.path
+        self.before(request.method, path)
         with self._lock:
-            path = request.url.path
             faulty = self.fault(request.method, path)
             if faulty is not None:
                 return faulty
@@ -143,6 +168,8 @@ class FakeServer:
             ("POST", "/v1/training/lease", self._lease),
             ("POST", "/v1/training/heartbeat", self._heartbeat),
             ("POST", "/v1/training/report", self._report),
+            ("POST", "/v1/training/rollouts", self._rollouts),
+            ("DELETE", "/v1/adapters/([^/]+)", self._delete),
             ("GET", "/v1/media/([0-9a-f]+)", self._media),
             ("POST", "/v1/adapters", self._begin),
             ("PUT", "/v1/adapters/([^/]+)/files/([^/]+)", self._put),
@@ -182,6 +209,23 @@ class FakeServer:
         self.reports.append(RoundReport.model_validate_json(request.content))
         return httpx.Response(204)
 
+    def _rollouts(self, request: httpx.Request) -> httpx.Response:
+        asked = RolloutRequest.model_validate_json(request.content)
+        if asked.token != self.token:
+            return error(403, "This lease was lost; take a new one.", "lease_lost")
+        if asked.adapter != "base" and asked.adapter not in self.adapters:
+            return error(404, "The model does not exist, or is not served.", "model_not_found")
+        self.rollouts.append(asked)
+        data = [self.roll_out(asked, group).model_dump(warnings=False) for group in asked.group_ids]
+        return httpx.Response(200, text=json.dumps({"adapter": asked.adapter, "data": data}))
+
+    def _delete(self, request: httpx.Request, name: str) -> httpx.Response:
+        if self.states.get(name) != "ephemeral":
+            return error(404, "There is no such adapter.", "adapter_not_found")
+        self.deleted.append(name)
+        del self.adapters[name], self.states[name]
+        return httpx.Response(200, json={"id": name, "deleted": True})
+
     def _media(self, request: httpx.Request, digest: str) -> httpx.Response:
         content = self.images.get(digest)
         return httpx.Response(200, content=content) if content is not None else error(404, "no such image")
@@ -208,9 +252,9 @@ class FakeServer:
     def _commit(self, request: httpx.Request, upload: str) -> httpx.Response:
         manifest, files = self._uploads[upload]
         weights = hashlib.sha256(files["adapter_model.safetensors"]).hexdigest()
-        name = f"{len(self.adapters) + 1:06d}-{weights[:8]}"
+        name = f"{next(self._numbers):06d}-{weights[:8]}"
         self.adapters[name] = (manifest, files)
-        self.states[name] = "staged"
+        self.states[name] = "ephemeral" if manifest.ephemeral else "staged"
         return self._adapter(name)
 
     def _describe(self, name: str) -> dict[str, Any]:

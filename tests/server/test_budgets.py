@@ -130,3 +130,14 @@ def test_what_was_generated_beyond_it_is_taken_too(clock: Clock) -> None:
     assert refused.value.retry_after_s == 36  # 60 tokens at 100 a minute
     clock.now = 36.0
     site.reserve(APP, candidates=1, max_tokens=10)
+
+
+def test_rollouts_are_the_keys_own_expense(clock: Clock) -> None:
+    """A learner spends nothing that its tenant's apps could."""
+    learner = KeyRecord("key-2", "acme", "learner")
+    limits = BudgetConfig(candidates_per_minute=8)
+    site = budgets(clock, learner=BudgetConfig(candidates_per_minute=16), tenant=limits)
+    site.reserve(learner, candidates=16, max_tokens=10, from_tenant=False)
+    site.reserve(APP, candidates=8, max_tokens=10)
+    with pytest.raises(RateLimited, match="This key"):
+        site.reserve(learner, candidates=1, max_tokens=10, from_tenant=False)

@@ -255,3 +255,26 @@ async def test_a_move_on_one_server_is_followed_by_the_other(postgres: Cluster, 
             await app.client.aclose()
             await installation.close()
         postgres.drop(url)
+
+
+async def test_a_learners_ephemeral_adapter_answers_and_is_deleted(app: App) -> None:
+    """By its id, for the learner alone; when it is deleted it answers no more. No other adapter can be deleted."""
+    asked = {"model": "default", "messages": [{"role": "user", "content": "Hi"}], "best_of": 2}
+    group = (await app.call("POST", "/v1/chat/completions", json=asked))["id"]
+    await app.call("POST", "/v1/feedback", json={"completion_id": group, "rating": "up"})
+    token = (await app.call("POST", "/v1/training/lease", json={"alias": "default", "owner": "me"}))["token"]
+    ephemeral = (await app.upload(ephemeral=True, lease_token=token)).json()["id"]
+    body = {"alias": "default", "token": token, "adapter": ephemeral, "group_ids": [group], "candidates": 3}
+    (one,) = (await app.call("POST", "/v1/training/rollouts", json=body))["data"]
+    assert {each["adapter"] for each in one["group"]["candidates"]} == {ephemeral}
+
+    app.engine.adapters_dir = None  # what is published is no longer found
+    (one,) = (await app.call("POST", "/v1/training/rollouts", json=body))["data"]
+    assert one["reason"] == "engine", "the base model does not stand in"
+
+    assert await app.call("DELETE", f"/v1/adapters/{ephemeral}") == {"id": ephemeral, "deleted": True}
+    gone = await app.client.post("/v1/training/rollouts", json=body)
+    assert_openai_error(gone, 404, "model_not_found")
+    staged = (await app.upload()).json()["id"]
+    for name in (ephemeral, staged, "base"):
+        assert_openai_error(await app.client.delete(f"/v1/adapters/{name}"), 404, "adapter_not_found")

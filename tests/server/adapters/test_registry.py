@@ -178,11 +178,21 @@ async def test_training_adapters_are_few(world: World) -> None:
     assert set(await world.states()) == {records[2].id, records[3].id}
     assert {path.name for path in (world.directory / "adapters").iterdir()} == {records[2].id, records[3].id}
     await world.registry.delete_ephemeral(records[3].id, actor="x")
+    await world.database.close()
+    two = await open_world(world.directory, aliases=[ALIAS, "other"])
+    others = [await two.upload(ephemeral=True, alias="other") for _ in range(3)]
+    assert set(await two.states()) == {records[2].id, others[1].id, others[2].id}, "an alias's own make room"
+    await two.database.close()
+
+
+async def test_only_ephemeral_adapters_are_deleted_and_none_is_a_parent(world: World) -> None:
+    """What may be routed stays for ever."""
+    ephemeral = await world.upload(ephemeral=True)
     staged = await world.upload()
     with pytest.raises(NotFound):
         await world.registry.delete_ephemeral(staged.id, actor="x")
     with pytest.raises(BadRequest):
-        await world.upload(parent=records[2].id)
+        await world.upload(parent=ephemeral.id)
 
 
 async def test_only_verified_adapters_answer_by_id(world: World) -> None:
