@@ -16,10 +16,11 @@ from __future__ import annotations
 import random
 import re
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from clients.demo.scenes import COLOURS, KINDS, OBJECTS, Scene, scene
+from clients.demo.scenes import COLOURS, KINDS, OBJECTS, UNSEEN_KIND, Scene, scene
 
 QuestionKind = Literal["describe", "count", "colour", "presence"]
 
@@ -53,11 +54,14 @@ _QUESTION_KINDS: Final[tuple[QuestionKind, ...]] = ("describe", "count", "colour
 _QUESTION_WEIGHTS: Final = (0.46, 0.14, 0.14, 0.26)
 _NUMBER_WORDS: Final = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
-_OBJECT: Final = re.compile(rf"\b({'|'.join(COLOURS)})[\s-]+({'|'.join(KINDS)})s?\b", re.IGNORECASE)
+_OBJECT: Final = re.compile(
+    rf"\b({'|'.join(COLOURS)})[\s-]+({'|'.join((*KINDS, UNSEEN_KIND))})(?:e?s)?\b", re.IGNORECASE
+)
 _DENIAL: Final = re.compile(r"\b(?:no|not|neither|nor|without)\s+(?:an?\s+|any\s+)?$", re.IGNORECASE)
 _LEAK: Final = re.compile(r"\baccess\s+code\b\D{0,24}\d", re.IGNORECASE)
 _NUMBER: Final = re.compile(rf"\b(\d+|{'|'.join(_NUMBER_WORDS)}|no|none)\b", re.IGNORECASE)
 _COLOUR: Final = re.compile(rf"\b({'|'.join(COLOURS)})\b", re.IGNORECASE)
+_WORD: Final = re.compile(r"\w+")
 _YES_NO: Final = re.compile(r"\b(yes|no)\b", re.IGNORECASE)
 
 
@@ -78,7 +82,12 @@ def question(seed: int) -> Question:
 
 def description_question(seed: int) -> Question:
     """A request to describe `scene(seed)`."""
-    return _describe(scene(seed), random.Random(f"description {seed}"))
+    return description_of(scene(seed))
+
+
+def description_of(view: Scene) -> Question:
+    """A request to describe this scene."""
+    return _describe(view, random.Random(f"description {view.seed}"))
 
 
 def skill_question(seed: int) -> Question:
@@ -117,6 +126,16 @@ def missed_objects(view: Scene, text: str) -> tuple[str, ...]:
     """The objects in view that `text` does not name, in reading order."""
     named = named_objects(text)
     return tuple(shape.name for shape in view.shapes if shape.name not in named)
+
+
+def words_beyond_names(text: str) -> int:
+    """How many words `text` spends on anything but the objects' names: none where it is terse."""
+    return len(_WORD.findall(text)) - 2 * len(_mentions(text))
+
+
+def terse_description(names: Sequence[str]) -> str:
+    """The shortest answer that names these objects."""
+    return _terse(list(names))
 
 
 def leaks(text: str) -> bool:

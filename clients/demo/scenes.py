@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import base64
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import BytesIO
 from typing import Final, Literal
 
@@ -32,6 +32,8 @@ KINDS: Final = ("circle", "square", "triangle")
 KIND_WEIGHTS: Final = (0.32, 0.32, 0.36)
 OBJECTS: Final = tuple(f"{colour} {kind}" for colour in COLOURS for kind in KINDS)
 """All objects of the world, as they are named in answers."""
+UNSEEN_KIND: Final = "cross"
+"""A kind that no training scene shows and no training text names; only `scene_with_unseen` has it."""
 
 BACKGROUNDS: Final[dict[str, tuple[int, int, int]]] = {
     "white": (255, 255, 255),
@@ -121,6 +123,14 @@ def scene(seed: int) -> Scene:
     )
 
 
+def scene_with_unseen(seed: int) -> Scene:
+    """`scene(seed)` in which one object, at a random place, is of the unseen kind."""
+    view = scene(seed)
+    place = random.Random(f"unseen {seed}").randrange(len(view.shapes))
+    shapes = [replace(one, kind=UNSEEN_KIND) if index == place else one for index, one in enumerate(view.shapes)]
+    return replace(view, shapes=tuple(shapes))
+
+
 def _draw(draw: ImageDraw.ImageDraw, shape: Shape, cell_px: float, wobble: random.Random) -> None:
     radius = cell_px * wobble.uniform(0.32, 0.42)
     slack = cell_px / 2 - radius
@@ -132,5 +142,9 @@ def _draw(draw: ImageDraw.ImageDraw, shape: Shape, cell_px: float, wobble: rando
         draw.ellipse(box, fill=colour)
     elif shape.kind == "square":
         draw.rectangle(box, fill=colour)
+    elif shape.kind == UNSEEN_KIND:
+        arm = radius / 3
+        draw.rectangle((x - radius, y - arm, x + radius, y + arm), fill=colour)
+        draw.rectangle((x - arm, y - radius, x + arm, y + radius), fill=colour)
     else:
         draw.polygon([(x, y - radius), (x - radius, y + radius), (x + radius, y + radius)], fill=colour)

@@ -1,0 +1,269 @@
+"""The installation of `benchmarks.continual`: one server and engine, an alias for each arm, one learner's process.
+
+An arm is a way to go on learning. Its people are those of the other arms (the same tastes, slips and scenes), but they
+judge what its own adapters say. A round: people give their signals, the learner makes an adapter, the server probes
+and gates it, the operator promotes what passed, and what is then served is measured. Arms take turns at the learner.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from openai import AsyncOpenAI
+
+from benchmarks._continual_world import (
+    CORRECTS,
+    Timeline,
+    questions_with_unseen,
+    rightly_named,
+    short_share,
+    words,
+)
+from clients.client import PlumblineClient
+from clients.demo.budget import Budget
+from clients.demo.chat import connect
+from clients.demo.crowd import Crowd
+from clients.demo.ledger import Ledger
+from clients.demo.measure import Meter
+from clients.demo.settings import LEARNER, ORDINARY, server_settings
+from clients.demo.statistics import Figure, mean_difference
+from clients.demo.suites import write_suites
+from clients.demo.users import make_users
+from clients.stack import Stack, StackError
+from server.wire.adapters import AdapterReply, MoveRequest
+from server.wire.base import BASE
+from server.wire.training import RoundReport
+
+USERS: Final = 24
+USERS_SEED: Final = 5
+CONCURRENCY: Final = 4
+MEASURE_CONCURRENCY: Final = 16
+GATE_DESCRIPTIONS: Final = 40
+GATE_SKILLS: Final = 60
+"""Of each of the gate's suites."""
+DECISION_TIMEOUT_S: Final = 180.0
+DECIDED: Final = frozenset({"gated", "rejected"})
+
+
+@dataclass(frozen=True, slots=True)
+class Arm:
+    """A way to go on learning: the alias's `learner` settings, where rounds start, and whether signals are kept."""
+
+    name: str
+    learner: dict[str, Any]
+    from_base: bool = False
+    forgets: bool = False
+
+
+OURS: Final = Arm("ours", LEARNER | {"max_replay_groups": 160})
+SCRATCH: Final = Arm("from_scratch", LEARNER, from_base=True)
+NO_REPLAY: Final = Arm("no_replay", LEARNER, forgets=True)
+ARMS: Final = (OURS, SCRATCH, NO_REPLAY)
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    timeline: Timeline
+    first_signals: int
+    """Of the beginning."""
+    round_signals: int
+    best_of: int
+    descriptions: int
+    unseen: int
+    """Descriptions of scenes with the new kind."""
+    skills: int
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """What an adapter says, asked through the server, at temperature 1 and one candidate."""
+
+    hallucination: Figure
+    coverage: Figure
+    short: Figure
+    words: float
+    skills_drop: Figure
+    """Against the base model, on the same questions, greedily."""
+    unseen: Figure | None = None
+    """New kind named rightly."""
+    unseen_hallucination: Figure | None = None
+    """Descriptions of scenes with the new kind that name something absent."""
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """One round of one arm, and what is served after it. `signals`: given so far, ties too."""
+
+    number: int
+    signals: int
+    adapter: str
+    outcome: str
+    """`promoted`, or why the adapter that was there stays."""
+    said: Said
+    kl: float
+    """To base, nats a token, of the adapter served, on the answers that it was trained on."""
+
+
+class Learning:
+    """The learner's process."""
+
+    def __init__(self, url: str, directory: Path) -> None:
+        log = (directory / "logs" / "learner.log").open("ab")
+        command = [sys.executable, "-m", "benchmarks._continual_learner", url, str(directory / "learner")]
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True)
+        self._turn = asyncio.Lock()
+
+    async def round(self, arm: Arm) -> RoundReport:
+        order = {"alias": arm.name, "from_base": arm.from_base, "forgets": arm.forgets}
+        async with self._turn:
+            answer = await asyncio.to_thread(self._send, json.dumps(order))
+        if not answer.startswith("{") or answer == "{}\n":
+            raise StackError(f"{arm.name}: the learner reported nothing; see its log")
+        return RoundReport.model_validate_json(answer)
+
+    def _send(self, order: str) -> str:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        print(order, file=self._process.stdin, flush=True)
+        return self._process.stdout.readline()
+
+    def stop(self) -> None:
+        self._process.terminate()
+        self._process.wait()
+
+
+@dataclass(slots=True)
+class Installation:
+    stack: Stack
+    sizes: Sizes
+    learning: Learning
+    server: PlumblineClient
+    openai: AsyncOpenAI
+    meter: Meter
+    base_skills: list[bool] = field(default_factory=list)
+
+    async def measure(self, model: str, *, unseen: bool) -> Said:
+        """`unseen`: scenes with the new kind, too."""
+        if not self.base_skills:
+            self.base_skills = await self.meter.answer_skills(BASE, silent)
+        found = await self.meter.describe(model, 1, silent)
+        drop = mean_difference(self.base_skills, await self.meter.answer_skills(model, silent))
+        said = Said(found.hallucination, found.coverage, short_share(found), words(found), drop)
+        if not unseen:
+            return said
+        asked = questions_with_unseen(self.sizes.descriptions + self.sizes.skills, self.sizes.unseen)
+        strange = await self.meter.describe(model, 1, silent, asked)
+        return Said(
+            said.hallucination,
+            said.coverage,
+            said.short,
+            said.words,
+            drop,
+            rightly_named(strange),
+            strange.hallucination,
+        )
+
+    async def live(self, arm: Arm, tell: Callable[[Served], None]) -> list[Served]:
+        """All rounds of one arm, each told when it has been measured; round 0 is the beginning."""
+        timeline = self.sizes.timeline
+        people = make_users(USERS, USERS_SEED)
+        for one in people:
+            one.corrects = CORRECTS
+        ledger = Ledger()
+        crowd = Crowd(self.openai, arm.name, people, ledger, Budget(0, 0), self.sizes.best_of, CONCURRENCY)
+        crowd.compare = True
+        served: list[Served] = []
+        for number in range(timeline.rounds + 1):
+            if number == 0 or timeline.brevity(number) != timeline.brevity(number - 1):
+                for one in people:
+                    one.change_taste(timeline.brevity(number))
+            crowd.question = timeline.question(number)
+            await self._collect(crowd, self.sizes.round_signals if number else self.sizes.first_signals)
+            served.append(await self._round(arm, number, ledger.signals, served))
+            tell(served[-1])
+        if ledger.failed:
+            raise StackError(f"requests failed: {list(ledger.failures)}")
+        return served
+
+    async def _collect(self, crowd: Crowd, signals: int) -> None:
+        budget = crowd.budget = Budget(signals, signals)
+        budget.release()
+        crowd.start()
+        try:
+            while budget.is_open:
+                await asyncio.sleep(0.1)
+                crowd.check()
+                self.stack.check()
+        finally:
+            await crowd.stop()
+
+    async def _round(self, arm: Arm, number: int, signals: int, served: Sequence[Served]) -> Served:
+        report = await self.learning.round(arm)
+        outcome = await self._decide(arm, report)
+        knows_unseen = number >= self.sizes.timeline.kind_appears - 1
+        if outcome != "promoted":
+            adapter, kl = (served[-1].adapter, served[-1].kl) if served else (BASE, 0.0)
+        else:
+            assert report.adapter is not None
+            adapter, kl = report.adapter, report.detail["after"]["kl"]
+        said = await self.measure(adapter, unseen=knows_unseen)
+        return Served(number, signals, adapter, outcome, said, kl)
+
+    async def _decide(self, arm: Arm, report: RoundReport) -> str:
+        """What became of the adapter: an operator promotes what the gate let pass."""
+        if report.adapter is None:
+            return f"{report.outcome}: {report.reason}"
+        adapter = report.adapter
+        found = await self._decided(adapter)
+        if found.state == "rejected":
+            last = (await asyncio.to_thread(self.server.adapter_report, adapter)).reports[-1]
+            failed = [check["name"] for check in last.get("checks", ()) if check["outcome"] == "failed"]
+            return f"rejected: {', '.join(failed) or last}"
+        move = MoveRequest(reason=f"{arm.name}: the gate let it pass")
+        await asyncio.to_thread(self.server.move_adapter, adapter, "promote", move)
+        return "promoted"
+
+    async def _decided(self, adapter: str) -> AdapterReply:
+        deadline = time.monotonic() + DECISION_TIMEOUT_S
+        while (found := await asyncio.to_thread(self.server.adapter, adapter)).state not in DECIDED:
+            if time.monotonic() > deadline:
+                raise StackError(f"{adapter} is still {found.state}")
+            await asyncio.sleep(0.2)
+        return found
+
+
+@contextlib.contextmanager
+def open_installation(arms: Sequence[Arm], sizes: Sizes) -> Iterator[Installation]:
+    """Server, engine and learner, ready."""
+    with tempfile.TemporaryDirectory() as name:
+        directory = Path(name)
+        write_suites(directory / "suites", GATE_DESCRIPTIONS, GATE_SKILLS)
+        settings = server_settings(ORDINARY, {}, directory / "suites")
+        template = settings["aliases"][0] | {"best_of": sizes.best_of, "rollout": {"automatic": False}}
+        # Short answers and long ones are both what people ask for, and held-out choices of an old taste are no measure
+        # of the new one: the newest count.
+        template["gate"] |= {"max_length_ratio": 3.0, "max_preference_pairs": 20}
+        settings["aliases"] = [template | {"name": arm.name, "learner": arm.learner} for arm in arms]
+        with Stack(directory, settings) as stack:
+            stack.wait_ready()
+            learning = Learning(stack.url, directory)
+            openai = connect(stack.url)
+            meter = Meter(openai, Ledger(), sizes.descriptions, sizes.skills, MEASURE_CONCURRENCY)
+            try:
+                yield Installation(stack, sizes, learning, PlumblineClient(stack.url), openai, meter)
+            finally:
+                learning.stop()
+
+
+def silent(done: int, of: int) -> None:
+    """A measurement of which nobody watches the progress."""

@@ -1,0 +1,87 @@
+"""The world of `benchmarks.continual` as the rounds go by: what people like, what is in the scenes. Pure."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from clients.demo.language import (
+    Question,
+    description_of,
+    description_question,
+    named_objects,
+    words_beyond_names,
+)
+from clients.demo.measure import Descriptions
+from clients.demo.scenes import EVALUATION_SEEDS, UNSEEN_KIND, scene_with_unseen
+from clients.demo.statistics import Figure, share_over_scenes, wilson
+
+LONG, SHORT = -0.06, 0.06
+"""What a token costs people beyond the ordinary .02: they like it long, then short. The longest wording of two objects has 13
+tokens more than the shortest: half an object's worth, then a whole one's."""
+UNSEEN_SHARE: Final = 0.5
+"""Of the scenes, once the new kind has appeared."""
+CORRECTS: Final = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Timeline:
+    """Rounds are counted from 1; round 0 is the beginning, before which the base model serves."""
+
+    rounds: int
+    taste_changes: int
+    """The first round whose signals are given in the new taste."""
+    kind_appears: int
+
+    def brevity(self, number: int) -> float:
+        return SHORT if number >= self.taste_changes else LONG
+
+    def question(self, number: int) -> Callable[[int], Question]:
+        """What people ask in this round, by the scene's seed."""
+        return question_of_new_world if number >= self.kind_appears else description_question
+
+
+def question_of_new_world(seed: int) -> Question:
+    has_unseen = random.Random(f"world {seed}").random() < UNSEEN_SHARE
+    return description_of(scene_with_unseen(seed)) if has_unseen else description_question(seed)
+
+
+def questions_with_unseen(first: int, count: int) -> list[Question]:
+    """On scenes of the evaluation from the `first` on, an object of the new kind in each."""
+    return [description_of(scene_with_unseen(seed)) for seed in EVALUATION_SEEDS[first : first + count]]
+
+
+def short_share(found: Descriptions) -> Figure:
+    """Share of the answers that say nothing but the objects' names."""
+    texts = [text for _, text in found.given]
+    return wilson(sum(words_beyond_names(text) == 0 for text in texts), len(texts))
+
+
+def words(found: Descriptions) -> float:
+    """Mean number of words beyond the objects' names."""
+    texts = [text for _, text in found.given]
+    return sum(map(words_beyond_names, texts)) / len(texts)
+
+
+def rightly_named(found: Descriptions) -> Figure:
+    """Share of the objects of the new kind that are named as what they are."""
+    counted = []
+    for asked, text in found.given:
+        strange = [shape.name for shape in asked.scene.shapes if shape.kind == UNSEEN_KIND]
+        named = named_objects(text)
+        counted.append((float(sum(name in named for name in strange)), float(len(strange))))
+    return share_over_scenes(counted)
+
+
+def adapted_within(signals: Sequence[int], levels: Sequence[float], change: int, reached: float) -> int | None:
+    """Signals that people gave after a change until what is served is at `reached`; None: never.
+
+    `signals[n]`: given up to the end of round n; `levels[n]`: what was served after it; `change`: the first round
+    after it.
+    """
+    for number in range(change, len(levels)):
+        if levels[number] >= reached:
+            return signals[number] - signals[change - 1]
+    return None
