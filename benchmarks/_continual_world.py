@@ -19,8 +19,8 @@ from clients.demo.scenes import EVALUATION_SEEDS, UNSEEN_KIND, scene_with_unseen
 from clients.demo.statistics import Figure, share_over_scenes, wilson
 
 LONG, SHORT = -0.06, 0.06
-"""What a token costs people beyond the ordinary .02: they like it long, then short. The longest wording of two objects has 13
-tokens more than the shortest: half an object's worth, then a whole one's."""
+"""What a token costs people beyond the ordinary .02: they like it long, then short. The longest wording of two objects
+has 13 tokens more than the shortest: half an object's worth, then a whole one's."""
 UNSEEN_SHARE: Final = 0.5
 """Of the scenes, once the new kind has appeared."""
 CORRECTS: Final = 0.5

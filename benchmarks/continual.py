@@ -9,20 +9,20 @@ and triangles. Its tokenizer can spell the word; nothing but people's correction
 come upon it: where no answer shown names the thing rightly, people type what they see in half of the cases, and judge
 as always in the others.
 
-- `ours`: each round starts from the active adapter, with new signals and a replay (the newest groups and a sample of the
-  older ones).
+- `ours`: each round starts from the active adapter, with new signals and a replay (the newest groups and a sample of
+  the older ones).
 - `from_scratch`: each round starts from the base model, with all signals ever given.
 - `no_replay`: each round starts from the active adapter, with new signals alone.
 
 A round is ended by its signals (choices, ties, thumbs, corrections); the adapter is probed and gated by the server, and
-promoted by an operator where the gate let it pass. What is served after it is measured through the server, of the adapter
-alone (one candidate, temperature 1): the beginning, round 0, has as many signals as it takes to have a first adapter worth
-serving, and counts as a round.
+promoted by an operator where the gate let it pass. What is served after it is measured through the server, of the
+adapter alone (one candidate, temperature 1).
 
-- `adapted_style_*`, `adapted_kind_*`: signals given after the change (ties too) until .8 of the answers are short, or .8 of
-  the new kind's objects rightly named. Four in five: people who err one time in ten can hardly ask for more. null: never.
-- `hallucination_max_*`, `skills_drop_max_*`, `coverage_min_*`, `kl_max_*`: over everything served from round 0 on, on scenes
-  without the new kind, so that rounds can be compared; `unseen_hallucination_*`: on scenes with it, at the end.
+- `adapted_style_*`, `adapted_kind_*`: signals given after the change (ties too) until .8 of the answers are short, or
+  .8 of the new kind's objects rightly named. Four in five: people who err one time in ten can hardly ask for more.
+  null: never.
+- `hallucination_max_*`, `skills_drop_max_*`, `coverage_min_*`, `kl_max_*`: over everything served, on scenes without
+  the new kind, so that rounds can be compared; `unseen_hallucination_*`: on scenes with it, at the end.
 - `*_final`: after the last round.
 """
 
@@ -168,9 +168,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.continual", description="Twelve rounds in which taste and world change."
     )
-    parser.add_argument(
-        "--quick", action="store_true", help="five rounds, fewer descriptions: the changes come at 2 and 4"
-    )
+    parser.add_argument("--quick", action="store_true", help="five rounds; the changes come at 2 and 4")
     parser.add_argument("--arms", nargs="+", choices=[arm.name for arm in ARMS], help="these alone")
     parser.add_argument("--out", type=Path, default=Path("docs/continual.svg"), help="where the plot goes")
     args = parser.parse_args()

@@ -18,8 +18,10 @@ from clients.demo.scenes import (
     SIZES_PX,
     SUITE_SEEDS,
     TRAINING_SEEDS,
+    UNSEEN_KIND,
     USER_SEEDS,
     scene,
+    scene_with_unseen,
 )
 
 SOME = range(300)
@@ -96,6 +98,17 @@ def test_the_purposes_share_no_seed() -> None:
     ranges = (TRAINING_SEEDS, USER_SEEDS, SUITE_SEEDS, EVALUATION_SEEDS)
     for one, other in itertools.combinations(ranges, 2):
         assert one.stop <= other.start or other.stop <= one.start
+
+
+def test_one_object_of_a_scene_may_be_of_a_kind_that_no_other_scene_has() -> None:
+    """Everything else is as in the ordinary scene, and the picture shows the difference."""
+    for seed in range(50):
+        ordinary, strange = scene(seed), scene_with_unseen(seed)
+        changed = [(a, b) for a, b in zip(ordinary.shapes, strange.shapes, strict=True) if a != b]
+        assert [(a.colour, a.cell, UNSEEN_KIND) for a, _ in changed] == [(b.colour, b.cell, b.kind) for _, b in changed]
+        assert len(changed) == 1
+        assert all(shape.kind != UNSEEN_KIND for shape in ordinary.shapes)
+        assert ordinary.render() != strange.render()
 
 
 def test_triangles_are_common_enough_for_the_planted_fault() -> None:
