@@ -74,8 +74,8 @@ ARMS: Final = (OURS, SCRATCH, NO_REPLAY)
 @dataclass(frozen=True, slots=True)
 class Sizes:
     timeline: Timeline
-    first_signals: int
-    """Of the beginning."""
+    opening_signals: int
+    """Of each round of the opening."""
     round_signals: int
     best_of: int
     descriptions: int
@@ -174,7 +174,7 @@ class Installation:
         )
 
     async def live(self, arm: Arm, tell: Callable[[Served], None]) -> list[Served]:
-        """All rounds of one arm, each told when it has been measured; round 0 is the beginning."""
+        """All rounds of one arm, each told when it has been measured."""
         timeline = self.sizes.timeline
         people = make_users(USERS, USERS_SEED)
         for one in people:
@@ -183,12 +183,12 @@ class Installation:
         crowd = Crowd(self.openai, arm.name, people, ledger, Budget(0, 0), self.sizes.best_of, CONCURRENCY)
         crowd.compare = True
         served: list[Served] = []
-        for number in range(timeline.rounds + 1):
-            if number == 0 or timeline.brevity(number) != timeline.brevity(number - 1):
+        for number in timeline.numbers:
+            if not served or timeline.brevity(number) != timeline.brevity(number - 1):
                 for one in people:
                     one.change_taste(timeline.brevity(number))
             crowd.question = timeline.question(number)
-            await self._collect(crowd, self.sizes.round_signals if number else self.sizes.first_signals)
+            await self._collect(crowd, self.sizes.round_signals if number > 0 else self.sizes.opening_signals)
             served.append(await self._round(arm, number, ledger.signals, served))
             tell(served[-1])
         if ledger.failed:

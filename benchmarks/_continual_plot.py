@@ -38,8 +38,9 @@ def draw(path: Path, found: Mapping[str, Sequence[Served]], timeline: Timeline, 
             axes.plot(signals, values, color=COLOURS[arm], marker="o", markersize=3, label=arm.replace("_", " "))
         ours = next(iter(found.values()))
         for change, what in ((timeline.taste_changes, "people like it short"), (timeline.kind_appears, "a new kind")):
-            axes.axvline(ours[change - 1].signals, color=CHANGE, linestyle="--", linewidth=1)
-            axes.text(ours[change - 1].signals, axes.get_ylim()[1], f" {what}", color=CHANGE, fontsize=8, va="top")
+            given = next(one.signals for one in ours if one.number == change - 1)
+            axes.axvline(given, color=CHANGE, linestyle="--", linewidth=1)
+            axes.text(given, axes.get_ylim()[1], f" {what}", color=CHANGE, fontsize=8, va="top")
         axes.axhline(targets[name], color=CHANGE, linestyle=":", linewidth=1)
         axes.set(title=title, ylabel="share")
         axes.grid(alpha=0.25)

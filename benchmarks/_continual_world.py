@@ -28,12 +28,18 @@ CORRECTS: Final = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Timeline:
-    """Rounds are counted from 1; round 0 is the beginning, before which the base model serves."""
+    """Rounds are counted from 1; those of the opening, which make the first adapter worth serving, end with round 0."""
 
+    opening: int
     rounds: int
     taste_changes: int
     """The first round whose signals are given in the new taste."""
     kind_appears: int
+
+    @property
+    def numbers(self) -> range:
+        """Of all rounds, the opening's too."""
+        return range(1 - self.opening, self.rounds + 1)
 
     def brevity(self, number: int) -> float:
         return SHORT if number >= self.taste_changes else LONG
@@ -75,13 +81,11 @@ def rightly_named(found: Descriptions) -> Figure:
     return share_over_scenes(counted)
 
 
-def adapted_within(signals: Sequence[int], levels: Sequence[float], change: int, reached: float) -> int | None:
+def adapted_within(signals: Sequence[int], levels: Sequence[float], reached: float) -> int | None:
     """Signals that people gave after a change until what is served is at `reached`; None: never.
 
-    `signals[n]`: given up to the end of round n; `levels[n]`: what was served after it; `change`: the first round
-    after it.
+    `signals`: given up to the end of the last round before the change, and of each after it; `levels`: of what was
+    served after those.
     """
-    for number in range(change, len(levels)):
-        if levels[number] >= reached:
-            return signals[number] - signals[change - 1]
-    return None
+    adapted = (given for given, level in zip(signals[1:], levels[1:], strict=True) if level >= reached)
+    return next((given - signals[0] for given in adapted), None)

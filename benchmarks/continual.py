@@ -16,13 +16,15 @@ as always in the others.
 
 A round is ended by its signals (choices, ties, thumbs, corrections); the adapter is probed and gated by the server, and
 promoted by an operator where the gate let it pass. What is served after it is measured through the server, of the
-adapter alone (one candidate, temperature 1).
+adapter alone (one candidate, temperature 1). Rounds -2 to 0 are the opening: the base model invents in half of its
+answers, and it takes the demo's three rounds to have an adapter that is worth serving. They are in the table; what is
+said of every served round is said from the adapter of round 0 on.
 
 - `adapted_style_*`, `adapted_kind_*`: signals given after the change (ties too) until .8 of the answers are short, or
   .8 of the new kind's objects rightly named. Four in five: people who err one time in ten can hardly ask for more.
   null: never.
-- `hallucination_max_*`, `skills_drop_max_*`, `coverage_min_*`, `kl_max_*`: over everything served, on scenes without
-  the new kind, so that rounds can be compared; `unseen_hallucination_*`: on scenes with it, at the end.
+- `hallucination_max_*`, `skills_drop_max_*`, `coverage_min_*`, `kl_max_*`: over everything served from round 0 on, on
+  scenes without the new kind, so that rounds can be compared; `unseen_hallucination_*`: on scenes with it, at the end.
 - `*_final`: after the last round.
 """
 
@@ -47,8 +49,8 @@ from clients.demo.statistics import Figure
 from server.wire.base import BASE
 
 FULL: Final = Sizes(
-    timeline=Timeline(rounds=12, taste_changes=5, kind_appears=9),
-    first_signals=200,
+    timeline=Timeline(opening=3, rounds=12, taste_changes=5, kind_appears=9),
+    opening_signals=76,
     round_signals=66,
     best_of=8,
     descriptions=300,
@@ -56,8 +58,8 @@ FULL: Final = Sizes(
     skills=300,
 )
 QUICK: Final = Sizes(
-    timeline=Timeline(rounds=5, taste_changes=2, kind_appears=4),
-    first_signals=100,
+    timeline=Timeline(opening=3, rounds=5, taste_changes=2, kind_appears=4),
+    opening_signals=76,
     round_signals=66,
     best_of=8,
     descriptions=150,
@@ -82,10 +84,10 @@ async def run(installation: Installation, arms: Sequence[Arm], progress: Progres
     base = await installation.measure(BASE, unseen=True)
 
     async def live(arm: Arm) -> list[Served]:
-        task = progress.add_task(arm.name, total=installation.sizes.timeline.rounds + 1)
+        task = progress.add_task(arm.name, total=len(installation.sizes.timeline.numbers))
 
         def tell(one: Served) -> None:
-            progress.update(task, completed=one.number + 1)
+            progress.advance(task)
             progress.console.print(" ".join(row(arm.name, one)), highlight=False)
 
         return await installation.live(arm, tell)
@@ -98,16 +100,18 @@ async def run(installation: Installation, arms: Sequence[Arm], progress: Progres
 def summarise(found: Mapping[str, Sequence[Served]], timeline: Timeline) -> dict[str, float | int | None]:
     """The result line's figures, for each arm."""
     figures: dict[str, float | int | None] = {"rounds": timeline.rounds}
-    for name, served in found.items():
+    for name, every in found.items():
+        served = [one for one in every if one.number >= 0]
         signals = [one.signals for one in served]
         short = [one.said.short.value for one in served]
         named = [one.said.unseen.value if one.said.unseen else 0.0 for one in served]
+        taste, kind = timeline.taste_changes - 1, timeline.kind_appears - 1
         last = served[-1].said
         assert last.unseen is not None
         assert last.unseen_hallucination is not None
         figures |= {
-            f"adapted_style_{name}": adapted_within(signals, short, timeline.taste_changes, ADAPTED),
-            f"adapted_kind_{name}": adapted_within(signals, named, timeline.kind_appears, ADAPTED),
+            f"adapted_style_{name}": adapted_within(signals[taste:], short[taste:], ADAPTED),
+            f"adapted_kind_{name}": adapted_within(signals[kind:], named[kind:], ADAPTED),
             f"hallucination_max_{name}": max(one.said.hallucination.value for one in served),
             f"hallucination_final_{name}": last.hallucination.value,
             f"unseen_hallucination_{name}": last.unseen_hallucination.value,

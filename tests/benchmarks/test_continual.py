@@ -26,7 +26,7 @@ from clients.demo.measure import Descriptions
 from clients.demo.scenes import UNSEEN_KIND, USER_SEEDS, Scene, Shape
 from clients.demo.statistics import Figure
 
-TIMELINE = Timeline(rounds=3, taste_changes=1, kind_appears=2)
+TIMELINE = Timeline(opening=2, rounds=3, taste_changes=1, kind_appears=2)
 VIEW = Scene(0, (Shape("red", UNSEEN_KIND, 0), Shape("blue", "square", 4)), 96, "white", "PNG")
 
 
@@ -55,6 +55,7 @@ def served(number: int, signals: int, short: float, unseen: float, outcome: str 
 
 def test_taste_and_world_change_with_their_rounds() -> None:
     """Long answers before the change, short ones from it on; the new kind from its round on, in its share of scenes."""
+    assert list(TIMELINE.numbers) == [-1, 0, 1, 2, 3]
     assert [TIMELINE.brevity(number) for number in range(4)] == [LONG, SHORT, SHORT, SHORT]
     seeds = USER_SEEDS[:400]
     shares = [sum(has_unseen(TIMELINE.question(number)(seed)) for seed in seeds) / len(seeds) for number in range(4)]
@@ -65,7 +66,7 @@ def test_taste_and_world_change_with_their_rounds() -> None:
 
 def test_what_is_promised_for_the_full_run_is_what_it_does() -> None:
     """Twelve rounds, the taste at the fifth, the new kind at the ninth; three rounds' signals are within the target."""
-    assert FULL.timeline == Timeline(rounds=12, taste_changes=5, kind_appears=9)
+    assert FULL.timeline == Timeline(opening=3, rounds=12, taste_changes=5, kind_appears=9)
     assert 3 * FULL.round_signals <= 200
 
 
@@ -88,14 +89,21 @@ def test_the_new_kind_is_named_rightly_or_not() -> None:
 def test_signals_until_adapted_are_counted_from_the_last_round_before_the_change() -> None:
     """The level before the change is of no account; a level that is never reached gives nothing."""
     signals, levels = [10, 20, 30, 40], [0.9, 0.5, 0.8, 0.7]
-    assert adapted_within(signals, levels, change=1, reached=0.8) == 20
-    assert adapted_within(signals, levels, change=1, reached=0.5) == 10
-    assert adapted_within(signals, levels, change=3, reached=0.8) is None
+    assert adapted_within(signals, levels, reached=0.8) == 20
+    assert adapted_within(signals, levels, reached=0.5) == 10
+    assert adapted_within(signals[2:], levels[2:], reached=0.8) is None
 
 
 def test_the_result_has_the_worst_of_what_was_served_and_the_last() -> None:
-    """For each arm; a round whose adapter was refused serves the one before and is no promotion."""
-    ours = [served(0, 100, 0.3, 0.0), served(1, 160, 0.6, 0.0), served(2, 220, 0.9, 0.2), served(3, 280, 0.9, 0.85)]
+    """For each arm, without the opening; a round whose adapter was refused serves the one before: no promotion."""
+    opening = replace(served(-1, 50, 0.3, 0.0), said=served(9, 50, 0.3, 0.0).said)
+    ours = [
+        opening,
+        served(0, 100, 0.3, 0.0),
+        served(1, 160, 0.6, 0.0),
+        served(2, 220, 0.9, 0.2),
+        served(3, 280, 0.9, 0.85),
+    ]
     other = [served(0, 100, 0.3, 0.0), *(served(n, 100 + 60 * n, 0.5, 0.0, "rejected: skills") for n in (1, 2, 3))]
     figures = summarise({"ours": ours, "from_scratch": other}, TIMELINE)
     assert figures["adapted_style_ours"] == 120
