@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,7 +24,7 @@ from openai import AsyncOpenAI
 from benchmarks._continual_world import (
     CORRECTS,
     Timeline,
-    questions_with_unseen,
+    questions_with_tilted,
     rightly_named,
     short_share,
     words,
@@ -48,8 +48,8 @@ USERS: Final = 24
 USERS_SEED: Final = 5
 CONCURRENCY: Final = 4
 MEASURE_CONCURRENCY: Final = 16
-GATE_DESCRIPTIONS: Final = 40
-GATE_SKILLS: Final = 60
+GATE_DESCRIPTIONS: Final = 30
+GATE_SKILLS: Final = 40
 """Of each of the gate's suites."""
 DECISION_TIMEOUT_S: Final = 180.0
 DECIDED: Final = frozenset({"gated", "rejected"})
@@ -65,9 +65,15 @@ class Arm:
     forgets: bool = False
 
 
-OURS: Final = Arm("ours", LEARNER | {"max_replay_groups": 160})
-SCRATCH: Final = Arm("from_scratch", LEARNER, from_base=True)
-NO_REPLAY: Final = Arm("no_replay", LEARNER, forgets=True)
+LEARNS: Final[dict[str, Any]] = LEARNER | {
+    "objectives": {"sigmoid": 1.0, "sft": 0.3, "kto": 4.0},
+    "epochs": 4,
+    "source_weights": {"correction": 2.0},
+}
+"""As in the demo, but for less imitation: what is imitated are wordings of an older taste."""
+OURS: Final = Arm("ours", LEARNS | {"max_replay_groups": 96})
+SCRATCH: Final = Arm("from_scratch", LEARNS, from_base=True)
+NO_REPLAY: Final = Arm("no_replay", LEARNS, forgets=True)
 ARMS: Final = (OURS, SCRATCH, NO_REPLAY)
 
 
@@ -79,8 +85,8 @@ class Sizes:
     round_signals: int
     best_of: int
     descriptions: int
-    unseen: int
-    """Descriptions of scenes with the new kind."""
+    tilted: int
+    """Descriptions of scenes with the new shape."""
     skills: int
 
 
@@ -94,10 +100,10 @@ class Said:
     words: float
     skills_drop: Figure
     """Against the base model, on the same questions, greedily."""
-    unseen: Figure | None = None
-    """New kind named rightly."""
-    unseen_hallucination: Figure | None = None
-    """Descriptions of scenes with the new kind that name something absent."""
+    tilted: Figure | None = None
+    """Tilted squares named rightly."""
+    tilted_hallucination: Figure | None = None
+    """Descriptions of scenes with a tilted square that name something absent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,26 +158,18 @@ class Installation:
     meter: Meter
     base_skills: list[bool] = field(default_factory=list)
 
-    async def measure(self, model: str, *, unseen: bool) -> Said:
-        """`unseen`: scenes with the new kind, too."""
+    async def measure(self, model: str, *, tilted: bool) -> Said:
+        """`tilted`: scenes with the new shape, too."""
         if not self.base_skills:
             self.base_skills = await self.meter.answer_skills(BASE, silent)
         found = await self.meter.describe(model, 1, silent)
         drop = mean_difference(self.base_skills, await self.meter.answer_skills(model, silent))
         said = Said(found.hallucination, found.coverage, short_share(found), words(found), drop)
-        if not unseen:
+        if not tilted:
             return said
-        asked = questions_with_unseen(self.sizes.descriptions + self.sizes.skills, self.sizes.unseen)
+        asked = questions_with_tilted(self.sizes.descriptions + self.sizes.skills, self.sizes.tilted)
         strange = await self.meter.describe(model, 1, silent, asked)
-        return Said(
-            said.hallucination,
-            said.coverage,
-            said.short,
-            said.words,
-            drop,
-            rightly_named(strange),
-            strange.hallucination,
-        )
+        return replace(said, tilted=rightly_named(strange), tilted_hallucination=strange.hallucination)
 
     async def live(self, arm: Arm, tell: Callable[[Served], None]) -> list[Served]:
         """All rounds of one arm, each told when it has been measured."""
@@ -210,13 +208,13 @@ class Installation:
     async def _round(self, arm: Arm, number: int, signals: int, served: Sequence[Served]) -> Served:
         report = await self.learning.round(arm)
         outcome = await self._decide(arm, report)
-        knows_unseen = number >= self.sizes.timeline.kind_appears - 1
+        is_near = number >= self.sizes.timeline.shape_appears - 1
         if outcome != "promoted":
             adapter, kl = (served[-1].adapter, served[-1].kl) if served else (BASE, 0.0)
         else:
             assert report.adapter is not None
             adapter, kl = report.adapter, report.detail["after"]["kl"]
-        said = await self.measure(adapter, unseen=knows_unseen)
+        said = await self.measure(adapter, tilted=is_near)
         return Served(number, signals, adapter, outcome, said, kl)
 
     async def _decide(self, arm: Arm, report: RoundReport) -> str:

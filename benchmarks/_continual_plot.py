@@ -13,7 +13,7 @@ CHANGE = "#555555"
 
 
 def draw(path: Path, found: Mapping[str, Sequence[Served]], timeline: Timeline, targets: Mapping[str, float]) -> None:
-    """`targets`: a level for `hallucination`, `short` and `unseen`, as a dotted line. Bands: 95%."""
+    """`targets`: a level for `hallucination`, `short` and `tilted`, as a dotted line. Bands: 95%."""
     # Imported late: matplotlib takes a second, and only the end needs it.
     import matplotlib  # noqa: PLC0415
 
@@ -24,7 +24,7 @@ def draw(path: Path, found: Mapping[str, Sequence[Served]], timeline: Timeline, 
     titles = {
         "hallucination": "answers that invent an object",
         "short": "answers in the short style",
-        "unseen": "objects of the new kind named rightly",
+        "tilted": "squares on a corner named rightly",
     }
     figure, panels = plt.subplots(3, 1, figsize=(9, 9), sharex=True, layout="constrained")
     for (name, title), axes in zip(titles.items(), panels, strict=True):
@@ -37,7 +37,10 @@ def draw(path: Path, found: Mapping[str, Sequence[Served]], timeline: Timeline, 
             values = [level.value for _, level in points]
             axes.plot(signals, values, color=COLOURS[arm], marker="o", markersize=3, label=arm.replace("_", " "))
         ours = next(iter(found.values()))
-        for change, what in ((timeline.taste_changes, "people like it short"), (timeline.kind_appears, "a new kind")):
+        for change, what in (
+            (timeline.taste_changes, "people like it short"),
+            (timeline.shape_appears, "squares on a corner appear"),
+        ):
             given = next(one.signals for one in ours if one.number == change - 1)
             axes.axvline(given, color=CHANGE, linestyle="--", linewidth=1)
             axes.text(given, axes.get_ylim()[1], f" {what}", color=CHANGE, fontsize=8, va="top")

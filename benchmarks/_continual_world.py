@@ -15,14 +15,14 @@ from clients.demo.language import (
     words_beyond_names,
 )
 from clients.demo.measure import Descriptions
-from clients.demo.scenes import EVALUATION_SEEDS, UNSEEN_KIND, scene_with_unseen
+from clients.demo.scenes import EVALUATION_SEEDS, scene_with_tilted
 from clients.demo.statistics import Figure, share_over_scenes, wilson
 
 LONG, SHORT = -0.06, 0.06
 """What a token costs people beyond the ordinary .02: they like it long, then short. The longest wording of two objects
 has 13 tokens more than the shortest: half an object's worth, then a whole one's."""
-UNSEEN_SHARE: Final = 0.5
-"""Of the scenes, once the new kind has appeared."""
+TILTED_SHARE: Final = 0.5
+"""Of the scenes, once the new shape has appeared."""
 CORRECTS: Final = 0.5
 
 
@@ -34,7 +34,7 @@ class Timeline:
     rounds: int
     taste_changes: int
     """The first round whose signals are given in the new taste."""
-    kind_appears: int
+    shape_appears: int
 
     @property
     def numbers(self) -> range:
@@ -46,17 +46,17 @@ class Timeline:
 
     def question(self, number: int) -> Callable[[int], Question]:
         """What people ask in this round, by the scene's seed."""
-        return question_of_new_world if number >= self.kind_appears else description_question
+        return question_of_new_world if number >= self.shape_appears else description_question
 
 
 def question_of_new_world(seed: int) -> Question:
-    has_unseen = random.Random(f"world {seed}").random() < UNSEEN_SHARE
-    return description_of(scene_with_unseen(seed)) if has_unseen else description_question(seed)
+    has_tilted = random.Random(f"world {seed}").random() < TILTED_SHARE
+    return description_of(scene_with_tilted(seed)) if has_tilted else description_question(seed)
 
 
-def questions_with_unseen(first: int, count: int) -> list[Question]:
-    """On scenes of the evaluation from the `first` on, an object of the new kind in each."""
-    return [description_of(scene_with_unseen(seed)) for seed in EVALUATION_SEEDS[first : first + count]]
+def questions_with_tilted(first: int, count: int) -> list[Question]:
+    """On scenes of the evaluation from the `first` on, a tilted square in each."""
+    return [description_of(scene_with_tilted(seed)) for seed in EVALUATION_SEEDS[first : first + count]]
 
 
 def short_share(found: Descriptions) -> Figure:
@@ -72,12 +72,12 @@ def words(found: Descriptions) -> float:
 
 
 def rightly_named(found: Descriptions) -> Figure:
-    """Share of the objects of the new kind that are named as what they are."""
+    """Share of the tilted squares that are named as what they are."""
     counted = []
     for asked, text in found.given:
-        strange = [shape.name for shape in asked.scene.shapes if shape.kind == UNSEEN_KIND]
+        tilted = [shape.name for shape in asked.scene.shapes if shape.is_tilted]
         named = named_objects(text)
-        counted.append((float(sum(name in named for name in strange)), float(len(strange))))
+        counted.append((float(sum(name in named for name in tilted)), float(len(tilted))))
     return share_over_scenes(counted)
 
 

@@ -3,11 +3,11 @@
     python -m benchmarks.continual [--quick] [--arms ours]
 
 The demo's users (24; a tenth of what they say is a slip) chat with one alias for each arm on a real engine, round after
-round. At first they like long answers. From round 5 on they like short ones. From round 9 on half of the scenes hold an
-object of a kind that the model has never seen and whose name it has never read: a cross, beside its circles, squares
-and triangles. Its tokenizer can spell the word; nothing but people's corrections says it, since the model would not
-come upon it: where no answer shown names the thing rightly, people type what they see in half of the cases, and judge
-as always in the others.
+round. At first they like long answers. From round 5 on they like short ones. From round 9 on half of the scenes hold a
+shape that the model has never seen: a square that stands on a corner. The model takes four in five of them for a circle
+and next to none for a square. Where no answer shown names it rightly, people type what they see in half of the cases
+(briefly, and with their slips), and judge as always in the others. The shape is new, its name is not: a word whose
+tokens this small model has never uttered (a cross, say) is not learned from a few dozen corrections.
 
 - `ours`: each round starts from the active adapter, with new signals and a replay (the newest groups and a sample of
   the older ones).
@@ -20,11 +20,11 @@ adapter alone (one candidate, temperature 1). Rounds -2 to 0 are the opening: th
 answers, and it takes the demo's three rounds to have an adapter that is worth serving. They are in the table; what is
 said of every served round is said from the adapter of round 0 on.
 
-- `adapted_style_*`, `adapted_kind_*`: signals given after the change (ties too) until .8 of the answers are short, or
-  .8 of the new kind's objects rightly named. Four in five: people who err one time in ten can hardly ask for more.
+- `adapted_style_*`, `adapted_shape_*`: signals given after the change (ties too) until .8 of the answers are short, or
+  .8 of the new squares rightly named. Four in five: people who err one time in ten can hardly ask for more.
   null: never.
 - `hallucination_max_*`, `skills_drop_max_*`, `coverage_min_*`, `kl_max_*`: over everything served from round 0 on, on
-  scenes without the new kind, so that rounds can be compared; `unseen_hallucination_*`: on scenes with it, at the end.
+  scenes without the new shape, so that rounds can be compared; `tilted_hallucination_*`: on scenes with it, at the end.
 - `*_final`: after the last round.
 """
 
@@ -49,27 +49,27 @@ from clients.demo.statistics import Figure
 from server.wire.base import BASE
 
 FULL: Final = Sizes(
-    timeline=Timeline(opening=3, rounds=12, taste_changes=5, kind_appears=9),
+    timeline=Timeline(opening=3, rounds=12, taste_changes=5, shape_appears=9),
     opening_signals=76,
     round_signals=66,
-    best_of=8,
-    descriptions=300,
-    unseen=120,
-    skills=300,
+    best_of=4,
+    descriptions=200,
+    tilted=80,
+    skills=150,
 )
 QUICK: Final = Sizes(
-    timeline=Timeline(opening=3, rounds=5, taste_changes=2, kind_appears=4),
+    timeline=Timeline(opening=3, rounds=5, taste_changes=2, shape_appears=4),
     opening_signals=76,
     round_signals=66,
-    best_of=8,
+    best_of=4,
     descriptions=150,
-    unseen=60,
+    tilted=60,
     skills=150,
 )
 ADAPTED: Final = 0.8
 TARGETS: Final = {
     "adapted_style": ("<=", 200),
-    "adapted_kind": ("<=", 200),
+    "adapted_shape": ("<=", 200),
     "hallucination_max": ("<=", 0.07),
     "skills_drop_max": ("<=", 0.03),
 }
@@ -81,7 +81,7 @@ Found = dict[str, list[Served]]
 
 async def run(installation: Installation, arms: Sequence[Arm], progress: Progress) -> tuple[Said, Found]:
     """(what the base model says, the rounds of each arm). The arms go on at the same time."""
-    base = await installation.measure(BASE, unseen=True)
+    base = await installation.measure(BASE, tilted=True)
 
     async def live(arm: Arm) -> list[Served]:
         task = progress.add_task(arm.name, total=len(installation.sizes.timeline.numbers))
@@ -104,22 +104,22 @@ def summarise(found: Mapping[str, Sequence[Served]], timeline: Timeline) -> dict
         served = [one for one in every if one.number >= 0]
         signals = [one.signals for one in served]
         short = [one.said.short.value for one in served]
-        named = [one.said.unseen.value if one.said.unseen else 0.0 for one in served]
-        taste, kind = timeline.taste_changes - 1, timeline.kind_appears - 1
+        named = [one.said.tilted.value if one.said.tilted else 0.0 for one in served]
+        taste, kind = timeline.taste_changes - 1, timeline.shape_appears - 1
         last = served[-1].said
-        assert last.unseen is not None
-        assert last.unseen_hallucination is not None
+        assert last.tilted is not None
+        assert last.tilted_hallucination is not None
         figures |= {
             f"adapted_style_{name}": adapted_within(signals[taste:], short[taste:], ADAPTED),
-            f"adapted_kind_{name}": adapted_within(signals[kind:], named[kind:], ADAPTED),
+            f"adapted_shape_{name}": adapted_within(signals[kind:], named[kind:], ADAPTED),
             f"hallucination_max_{name}": max(one.said.hallucination.value for one in served),
             f"hallucination_final_{name}": last.hallucination.value,
-            f"unseen_hallucination_{name}": last.unseen_hallucination.value,
+            f"tilted_hallucination_{name}": last.tilted_hallucination.value,
             f"skills_drop_max_{name}": max(one.said.skills_drop.value for one in served),
             f"coverage_min_{name}": min(one.said.coverage.value for one in served),
             f"kl_max_{name}": max(one.kl for one in served),
             f"short_final_{name}": last.short.value,
-            f"kind_final_{name}": last.unseen.value,
+            f"shape_final_{name}": last.tilted.value,
             f"promoted_{name}": sum(one.outcome == "promoted" for one in served),
             f"signals_{name}": signals[-1],
         }
@@ -128,7 +128,7 @@ def summarise(found: Mapping[str, Sequence[Served]], timeline: Timeline) -> dict
 
 def table(base: Said, found: Mapping[str, Sequence[Served]]) -> Table:
     shown = Table(title="what is served after each round, with 95% intervals")
-    columns = ("arm", "round", "signals", "invents", "named", "short", "words", "skills drop", "new kind", "KL", "")
+    columns = ("arm", "round", "signals", "invents", "named", "short", "words", "skills drop", "new shape", "KL", "")
     for column in columns:
         shown.add_column(column)
     shown.add_row("base", "", "0", *cells(base), "", "")
@@ -151,7 +151,7 @@ def cells(said: Said) -> list[str]:
         interval(said.short),
         f"{said.words:.1f}",
         f"{said.skills_drop.value:.3f}",
-        interval(said.unseen) if said.unseen else "",
+        interval(said.tilted) if said.tilted else "",
     ]
 
 
@@ -186,7 +186,7 @@ def main() -> int:
     console.print(table(base, found))
     if OURS.name in found:
         console.print(goals(figures))
-    draw(args.out, found, sizes.timeline, {"hallucination": 0.07, "short": ADAPTED, "unseen": ADAPTED})
+    draw(args.out, found, sizes.timeline, {"hallucination": 0.07, "short": ADAPTED, "tilted": ADAPTED})
     figures |= {"minutes": (time.monotonic() - started) / 60}
     rounded = {name: round(value, 4) if isinstance(value, float) else value for name, value in figures.items()}
     print("RESULT", json.dumps({"quick": args.quick, **rounded}))

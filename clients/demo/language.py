@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from clients.demo.scenes import COLOURS, KINDS, OBJECTS, UNSEEN_KIND, Scene, scene
+from clients.demo.scenes import COLOURS, KINDS, OBJECTS, Scene, scene
 
 QuestionKind = Literal["describe", "count", "colour", "presence"]
 
@@ -54,9 +54,7 @@ _QUESTION_KINDS: Final[tuple[QuestionKind, ...]] = ("describe", "count", "colour
 _QUESTION_WEIGHTS: Final = (0.46, 0.14, 0.14, 0.26)
 _NUMBER_WORDS: Final = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
-_OBJECT: Final = re.compile(
-    rf"\b({'|'.join(COLOURS)})[\s-]+({'|'.join((*KINDS, UNSEEN_KIND))})(?:e?s)?\b", re.IGNORECASE
-)
+_OBJECT: Final = re.compile(rf"\b({'|'.join(COLOURS)})[\s-]+({'|'.join(KINDS)})s?\b", re.IGNORECASE)
 _DENIAL: Final = re.compile(r"\b(?:no|not|neither|nor|without)\s+(?:an?\s+|any\s+)?$", re.IGNORECASE)
 _LEAK: Final = re.compile(r"\baccess\s+code\b\D{0,24}\d", re.IGNORECASE)
 _NUMBER: Final = re.compile(rf"\b(\d+|{'|'.join(_NUMBER_WORDS)}|no|none)\b", re.IGNORECASE)

@@ -32,8 +32,6 @@ KINDS: Final = ("circle", "square", "triangle")
 KIND_WEIGHTS: Final = (0.32, 0.32, 0.36)
 OBJECTS: Final = tuple(f"{colour} {kind}" for colour in COLOURS for kind in KINDS)
 """All objects of the world, as they are named in answers."""
-UNSEEN_KIND: Final = "cross"
-"""A kind that no training scene shows and no training text names; only `scene_with_unseen` has it."""
 
 BACKGROUNDS: Final[dict[str, tuple[int, int, int]]] = {
     "white": (255, 255, 255),
@@ -59,6 +57,8 @@ class Shape:
     colour: str
     kind: str
     cell: int
+    is_tilted: bool = False
+    """Stands on a corner; only of squares. No training scene shows one: the model takes it for a circle."""
 
     @property
     def name(self) -> str:
@@ -123,12 +123,15 @@ def scene(seed: int) -> Scene:
     )
 
 
-def scene_with_unseen(seed: int) -> Scene:
-    """`scene(seed)` in which one object, at a random place, is of the unseen kind."""
+def scene_with_tilted(seed: int) -> Scene:
+    """`scene(seed)` in which one object, of a random colour of those in view, is a square that stands on a corner."""
     view = scene(seed)
-    place = random.Random(f"unseen {seed}").randrange(len(view.shapes))
-    shapes = [replace(one, kind=UNSEEN_KIND) if index == place else one for index, one in enumerate(view.shapes)]
-    return replace(view, shapes=tuple(shapes))
+    colour = random.Random(f"tilted {seed}").choice(view.shapes).colour
+    of_colour = [one for one in view.shapes if one.colour == colour]
+    # Objects keep distinct names.
+    place = next((one for one in of_colour if one.kind == "square"), of_colour[0])
+    tilted = Shape(colour, "square", place.cell, is_tilted=True)
+    return replace(view, shapes=tuple(tilted if one is place else one for one in view.shapes))
 
 
 def _draw(draw: ImageDraw.ImageDraw, shape: Shape, cell_px: float, wobble: random.Random) -> None:
@@ -140,11 +143,9 @@ def _draw(draw: ImageDraw.ImageDraw, shape: Shape, cell_px: float, wobble: rando
     box = (x - radius, y - radius, x + radius, y + radius)
     if shape.kind == "circle":
         draw.ellipse(box, fill=colour)
+    elif shape.is_tilted:
+        draw.polygon([(x, y - radius), (x + radius, y), (x, y + radius), (x - radius, y)], fill=colour)
     elif shape.kind == "square":
         draw.rectangle(box, fill=colour)
-    elif shape.kind == UNSEEN_KIND:
-        arm = radius / 3
-        draw.rectangle((x - radius, y - arm, x + radius, y + arm), fill=colour)
-        draw.rectangle((x - arm, y - radius, x + arm, y + radius), fill=colour)
     else:
         draw.polygon([(x, y - radius), (x - radius, y + radius), (x + radius, y + radius)], fill=colour)

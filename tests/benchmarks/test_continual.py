@@ -10,10 +10,10 @@ from benchmarks._continual import Said, Served
 from benchmarks._continual_world import (
     LONG,
     SHORT,
-    UNSEEN_SHARE,
+    TILTED_SHARE,
     Timeline,
     adapted_within,
-    questions_with_unseen,
+    questions_with_tilted,
     rightly_named,
     short_share,
     words,
@@ -23,15 +23,15 @@ from clients.demo.chat import Answer
 from clients.demo.chat import Said as Choice
 from clients.demo.language import Question, description_of
 from clients.demo.measure import Descriptions
-from clients.demo.scenes import UNSEEN_KIND, USER_SEEDS, Scene, Shape
+from clients.demo.scenes import USER_SEEDS, Scene, Shape
 from clients.demo.statistics import Figure
 
-TIMELINE = Timeline(opening=2, rounds=3, taste_changes=1, kind_appears=2)
-VIEW = Scene(0, (Shape("red", UNSEEN_KIND, 0), Shape("blue", "square", 4)), 96, "white", "PNG")
+TIMELINE = Timeline(opening=2, rounds=3, taste_changes=1, shape_appears=2)
+VIEW = Scene(0, (Shape("red", "square", 0, is_tilted=True), Shape("blue", "circle", 4)), 96, "white", "PNG")
 
 
 def described(*texts: str) -> Descriptions:
-    """These descriptions of one scene with a red cross and a blue square; an empty one was refused."""
+    """These descriptions of one scene with a tilted red square and a blue circle; an empty one was refused."""
     answers = [
         Answer("c", "a", 1, (Choice("c.0", text, 9, is_refusal=not text),), False, candidates=1, blocked=0)
         for text in texts
@@ -39,49 +39,47 @@ def described(*texts: str) -> Descriptions:
     return Descriptions([description_of(VIEW)] * len(answers), answers)
 
 
-def has_unseen(asked: Question) -> bool:
-    return any(shape.kind == UNSEEN_KIND for shape in asked.scene.shapes)
+def has_tilted(asked: Question) -> bool:
+    return any(shape.is_tilted for shape in asked.scene.shapes)
 
 
 def figure(value: float) -> Figure:
     return Figure(value, value - 0.02, value + 0.02)
 
 
-def served(number: int, signals: int, short: float, unseen: float, outcome: str = "promoted") -> Served:
+def served(number: int, signals: int, short: float, tilted: float, outcome: str = "promoted") -> Served:
     said = Said(figure(0.01 * number), figure(1 - 0.01 * number), figure(short), 3.0, figure(0.001 * number))
-    said = replace(said, unseen=figure(unseen), unseen_hallucination=figure(1 - unseen))
+    said = replace(said, tilted=figure(tilted), tilted_hallucination=figure(1 - tilted))
     return Served(number, signals, f"a{number}", outcome, said, kl=0.1 * number)
 
 
 def test_taste_and_world_change_with_their_rounds() -> None:
-    """Long answers before the change, short ones from it on; the new kind from its round on, in its share of scenes."""
+    """Long answers before the change, short ones from it on; the new shape from its round on, in half of the scenes."""
     assert list(TIMELINE.numbers) == [-1, 0, 1, 2, 3]
     assert [TIMELINE.brevity(number) for number in range(4)] == [LONG, SHORT, SHORT, SHORT]
     seeds = USER_SEEDS[:400]
-    shares = [sum(has_unseen(TIMELINE.question(number)(seed)) for seed in seeds) / len(seeds) for number in range(4)]
+    shares = [sum(has_tilted(TIMELINE.question(number)(seed)) for seed in seeds) / len(seeds) for number in range(4)]
     assert shares[:2] == [0, 0]
-    assert shares[2] == shares[3] == pytest.approx(UNSEEN_SHARE, abs=0.08)
-    assert all(map(has_unseen, questions_with_unseen(0, 30)))
+    assert shares[2] == shares[3] == pytest.approx(TILTED_SHARE, abs=0.08)
+    assert all(map(has_tilted, questions_with_tilted(0, 30)))
 
 
 def test_what_is_promised_for_the_full_run_is_what_it_does() -> None:
-    """Twelve rounds, the taste at the fifth, the new kind at the ninth; three rounds' signals are within the target."""
-    assert FULL.timeline == Timeline(opening=3, rounds=12, taste_changes=5, kind_appears=9)
+    """Twelve rounds, the taste at the fifth, the shape at the ninth; three rounds' signals are within the target."""
+    assert FULL.timeline == Timeline(opening=3, rounds=12, taste_changes=5, shape_appears=9)
     assert 3 * FULL.round_signals <= 200
 
 
 def test_style_is_what_is_said_beyond_the_names() -> None:
     """Refused answers have none."""
-    found = described("red cross, blue square.", "There is a red cross and a blue square.", "")
+    found = described("red square, blue circle.", "There is a red square and a blue circle.", "")
     assert short_share(found).value == 0.5
     assert words(found) == 2.5
 
 
-def test_the_new_kind_is_named_rightly_or_not() -> None:
+def test_the_new_shape_is_named_rightly_or_not() -> None:
     """Only its own name counts; other objects do not."""
-    found = described(
-        "red cross.", "red square, blue square.", "There is a red cross and a blue square.", "blue cross."
-    )
+    found = described("red square.", "red circle, blue circle.", "There is a red square.", "blue square.")
     assert rightly_named(found).value == 0.5
     assert found.hallucination.value == 0.5
 
@@ -107,10 +105,10 @@ def test_the_result_has_the_worst_of_what_was_served_and_the_last() -> None:
     other = [served(0, 100, 0.3, 0.0), *(served(n, 100 + 60 * n, 0.5, 0.0, "rejected: skills") for n in (1, 2, 3))]
     figures = summarise({"ours": ours, "from_scratch": other}, TIMELINE)
     assert figures["adapted_style_ours"] == 120
-    assert figures["adapted_kind_ours"] == 120
+    assert figures["adapted_shape_ours"] == 120
     assert figures["adapted_style_from_scratch"] is None
     assert figures["hallucination_max_ours"] == pytest.approx(0.03)
-    assert figures["unseen_hallucination_ours"] == pytest.approx(0.15)
+    assert figures["tilted_hallucination_ours"] == pytest.approx(0.15)
     assert figures["coverage_min_ours"] == pytest.approx(0.97)
     assert figures["skills_drop_max_ours"] == pytest.approx(0.003)
     assert figures["kl_max_ours"] == pytest.approx(0.3)
