@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
@@ -52,6 +52,7 @@ GATE_DESCRIPTIONS: Final = 30
 GATE_SKILLS: Final = 40
 """Of each of the gate's suites."""
 DECISION_TIMEOUT_S: Final = 180.0
+MAX_REPORT_BYTES: Final = 2**24
 DECIDED: Final = frozenset({"gated", "rejected"})
 
 
@@ -121,38 +122,42 @@ class Served:
 
 
 class Learning:
-    """The learner's process."""
+    """The learner's process; one round at a time."""
 
-    def __init__(self, url: str, directory: Path) -> None:
-        log = (directory / "logs" / "learner.log").open("ab")
-        command = [sys.executable, "-m", "benchmarks._continual_learner", url, str(directory / "learner")]
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True)
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self._process = process
         self._turn = asyncio.Lock()
 
     async def round(self, arm: Arm) -> RoundReport:
         order = {"alias": arm.name, "from_base": arm.from_base, "forgets": arm.forgets}
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
         async with self._turn:
-            answer = await asyncio.to_thread(self._send, json.dumps(order))
-        if not answer.startswith("{") or answer == "{}\n":
+            self._process.stdin.write(json.dumps(order).encode() + b"\n")
+            answer = await self._process.stdout.readline()
+        if not answer.startswith(b'{"'):
             raise StackError(f"{arm.name}: the learner reported nothing; see its log")
         return RoundReport.model_validate_json(answer)
 
-    def _send(self, order: str) -> str:
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        print(order, file=self._process.stdin, flush=True)
-        return self._process.stdout.readline()
 
-    def stop(self) -> None:
-        self._process.terminate()
-        self._process.wait()
+@contextlib.asynccontextmanager
+async def start_learning(stack: Stack) -> AsyncIterator[Learning]:
+    command = [sys.executable, "-m", "benchmarks._continual_learner", stack.url, str(stack.directory / "learner")]
+    with (stack.directory / "logs" / "learner.log").open("ab") as log:
+        process = await asyncio.create_subprocess_exec(
+            *command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, limit=MAX_REPORT_BYTES
+        )
+    try:
+        yield Learning(process)
+    finally:
+        process.terminate()
+        await process.wait()
 
 
 @dataclass(slots=True)
 class Installation:
     stack: Stack
     sizes: Sizes
-    learning: Learning
     server: PlumblineClient
     openai: AsyncOpenAI
     meter: Meter
@@ -171,7 +176,7 @@ class Installation:
         strange = await self.meter.describe(model, 1, silent, asked)
         return replace(said, tilted=rightly_named(strange), tilted_hallucination=strange.hallucination)
 
-    async def live(self, arm: Arm, tell: Callable[[Served], None]) -> list[Served]:
+    async def live(self, arm: Arm, learning: Learning, tell: Callable[[Served], None]) -> list[Served]:
         """All rounds of one arm, each told when it has been measured."""
         timeline = self.sizes.timeline
         people = make_users(USERS, USERS_SEED)
@@ -187,7 +192,8 @@ class Installation:
                     one.change_taste(timeline.brevity(number))
             crowd.question = timeline.question(number)
             await self._collect(crowd, self.sizes.round_signals if number > 0 else self.sizes.opening_signals)
-            served.append(await self._round(arm, number, ledger.signals, served))
+            report = await learning.round(arm)
+            served.append(await self._served(arm, number, ledger.signals, report, served))
             tell(served[-1])
         if ledger.failed:
             raise StackError(f"requests failed: {list(ledger.failures)}")
@@ -205,16 +211,16 @@ class Installation:
         finally:
             await crowd.stop()
 
-    async def _round(self, arm: Arm, number: int, signals: int, served: Sequence[Served]) -> Served:
-        report = await self.learning.round(arm)
+    async def _served(
+        self, arm: Arm, number: int, signals: int, report: RoundReport, before: Sequence[Served]
+    ) -> Served:
         outcome = await self._decide(arm, report)
-        is_near = number >= self.sizes.timeline.shape_appears - 1
-        if outcome != "promoted":
-            adapter, kl = (served[-1].adapter, served[-1].kl) if served else (BASE, 0.0)
-        else:
+        if outcome == "promoted":
             assert report.adapter is not None
             adapter, kl = report.adapter, report.detail["after"]["kl"]
-        said = await self.measure(adapter, tilted=is_near)
+        else:
+            adapter, kl = (before[-1].adapter, before[-1].kl) if before else (BASE, 0.0)
+        said = await self.measure(adapter, tilted=number >= self.sizes.timeline.shape_appears - 1)
         return Served(number, signals, adapter, outcome, said, kl)
 
     async def _decide(self, arm: Arm, report: RoundReport) -> str:
@@ -242,7 +248,7 @@ class Installation:
 
 @contextlib.contextmanager
 def open_installation(arms: Sequence[Arm], sizes: Sizes) -> Iterator[Installation]:
-    """Server, engine and learner, ready."""
+    """Server and engine, ready."""
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
         write_suites(directory / "suites", GATE_DESCRIPTIONS, GATE_SKILLS)
@@ -254,13 +260,9 @@ def open_installation(arms: Sequence[Arm], sizes: Sizes) -> Iterator[Installatio
         settings["aliases"] = [template | {"name": arm.name, "learner": arm.learner} for arm in arms]
         with Stack(directory, settings) as stack:
             stack.wait_ready()
-            learning = Learning(stack.url, directory)
             openai = connect(stack.url)
             meter = Meter(openai, Ledger(), sizes.descriptions, sizes.skills, MEASURE_CONCURRENCY)
-            try:
-                yield Installation(stack, sizes, learning, PlumblineClient(stack.url), openai, meter)
-            finally:
-                learning.stop()
+            yield Installation(stack, sizes, PlumblineClient(stack.url), openai, meter)
 
 
 def silent(done: int, of: int) -> None:

@@ -42,10 +42,22 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from benchmarks._continual import ARMS, OURS, Arm, Installation, Said, Served, Sizes, open_installation
+from benchmarks._continual import (
+    ARMS,
+    OURS,
+    Arm,
+    Installation,
+    Learning,
+    Said,
+    Served,
+    Sizes,
+    open_installation,
+    start_learning,
+)
 from benchmarks._continual_plot import draw
 from benchmarks._continual_world import Timeline, adapted_within
 from clients.demo.statistics import Figure
+from clients.stack import interrupted_by_signals
 from server.wire.base import BASE
 
 FULL: Final = Sizes(
@@ -83,17 +95,17 @@ async def run(installation: Installation, arms: Sequence[Arm], progress: Progres
     """(what the base model says, the rounds of each arm). The arms go on at the same time."""
     base = await installation.measure(BASE, tilted=True)
 
-    async def live(arm: Arm) -> list[Served]:
+    async def live(arm: Arm, learning: Learning) -> list[Served]:
         task = progress.add_task(arm.name, total=len(installation.sizes.timeline.numbers))
 
         def tell(one: Served) -> None:
             progress.advance(task)
             progress.console.print(" ".join(row(arm.name, one)), highlight=False)
 
-        return await installation.live(arm, tell)
+        return await installation.live(arm, learning, tell)
 
-    async with asyncio.TaskGroup() as group:
-        tasks = {arm.name: group.create_task(live(arm)) for arm in arms}
+    async with start_learning(installation.stack) as learning, asyncio.TaskGroup() as group:
+        tasks = {arm.name: group.create_task(live(arm, learning)) for arm in arms}
     return base, {name: task.result() for name, task in tasks.items()}
 
 
@@ -179,7 +191,7 @@ def main() -> int:
     sizes = QUICK if args.quick else FULL
     arms = [arm for arm in ARMS if not args.arms or arm.name in args.arms]
     started = time.monotonic()
-    with open_installation(arms, sizes) as installation, Progress() as progress:
+    with interrupted_by_signals(), open_installation(arms, sizes) as installation, Progress() as progress:
         base, found = asyncio.run(run(installation, arms, progress))
     figures = summarise(found, sizes.timeline)
     console = Console(width=160)
