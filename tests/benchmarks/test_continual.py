@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import httpx
 import pytest
 
-from benchmarks._continual import Said, Served
+from benchmarks._continual import ARMS, Said, Served
+from benchmarks._continual_learner import Ordered
 from benchmarks._continual_world import (
     LONG,
     SHORT,
@@ -25,6 +27,8 @@ from clients.demo.language import Question, description_of
 from clients.demo.measure import Descriptions
 from clients.demo.scenes import USER_SEEDS, Scene, Shape
 from clients.demo.statistics import Figure
+from server.wire.base import BASE
+from server.wire.training import LeaseReply, LeaseRequest
 
 TIMELINE = Timeline(opening=2, rounds=3, taste_changes=1, shape_appears=2)
 VIEW = Scene(0, (Shape("red", "square", 0, is_tilted=True), Shape("blue", "circle", 4)), 96, "white", "PNG")
@@ -114,3 +118,19 @@ def test_the_result_has_the_worst_of_what_was_served_and_the_last() -> None:
     assert figures["kl_max_ours"] == pytest.approx(0.3)
     assert (figures["promoted_ours"], figures["promoted_from_scratch"]) == (4, 1)
     assert goals(figures).row_count == 5
+
+
+@pytest.mark.parametrize(("from_base", "parent"), [(True, BASE), (False, "a00003-x")])
+def test_a_round_starts_where_its_arm_says(from_base: bool, parent: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the base model, or from what the server says is active; the lease is the server's either way."""
+    lease = LeaseReply(alias="a", token=7, expires_at=0.0, active="a00003-x", generation=3, head=9).model_dump_json()
+    monkeypatch.setattr(httpx.Client, "send", lambda self, request, **_: httpx.Response(200, text=lease))
+    with Ordered("http://localhost", from_base=from_base) as client:
+        given = client.lease(LeaseRequest(alias="a", owner="me"))
+    assert (given.active, given.token, given.head) == (parent, 7, 9)
+
+
+def test_the_arms_differ_in_nothing_but_their_start_and_their_memory() -> None:
+    """Same objectives, same steps: what the table compares is what it says."""
+    assert len({str(arm.learner | {"max_replay_groups": 0}) for arm in ARMS}) == 1
+    assert [(arm.from_base, arm.forgets) for arm in ARMS] == [(False, False), (True, False), (False, True)]
