@@ -68,11 +68,11 @@ class Arm:
 
 LEARNS: Final[dict[str, Any]] = LEARNER | {
     "objectives": {"sigmoid": 1.0, "sft": 0.3, "kto": 4.0},
-    "epochs": 4,
+    "epochs": 5,
     "source_weights": {"correction": 2.0},
 }
 """As in the demo, but for less imitation: what is imitated are wordings of an older taste."""
-OURS: Final = Arm("ours", LEARNS | {"max_replay_groups": 96})
+OURS: Final = Arm("ours", LEARNS | {"max_replay_groups": 80})
 SCRATCH: Final = Arm("from_scratch", LEARNS, from_base=True)
 NO_REPLAY: Final = Arm("no_replay", LEARNS, forgets=True)
 ARMS: Final = (OURS, SCRATCH, NO_REPLAY)

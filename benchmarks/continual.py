@@ -62,7 +62,7 @@ from server.wire.base import BASE
 
 FULL: Final = Sizes(
     timeline=Timeline(opening=3, rounds=12, taste_changes=5, shape_appears=9),
-    opening_signals=76,
+    opening_signals=80,
     round_signals=66,
     best_of=4,
     descriptions=200,
@@ -71,7 +71,7 @@ FULL: Final = Sizes(
 )
 QUICK: Final = Sizes(
     timeline=Timeline(opening=3, rounds=5, taste_changes=2, shape_appears=4),
-    opening_signals=76,
+    opening_signals=80,
     round_signals=66,
     best_of=4,
     descriptions=150,
