@@ -43,9 +43,11 @@ def draw(path: Path, found: Mapping[str, Sequence[Served]], timeline: Timeline, 
         ):
             given = next(one.signals for one in ours if one.number == change - 1)
             axes.axvline(given, color=CHANGE, linestyle="--", linewidth=1)
-            axes.text(given, axes.get_ylim()[1], f" {what}", color=CHANGE, fontsize=8, va="top")
+            place = axes.get_xaxis_transform()  # signals across, the panel's height upwards
+            axes.text(given, 0.97, f" {what}", transform=place, color=CHANGE, fontsize=8, va="top")
         axes.axhline(targets[name], color=CHANGE, linestyle=":", linewidth=1)
         axes.set(title=title, ylabel="share")
+        axes.set_ylim(bottom=0)
         axes.grid(alpha=0.25)
     panels[0].legend(fontsize=9)
     panels[-1].set(xlabel="signals given by people")
