@@ -11,16 +11,16 @@ import asyncio
 import time
 import uuid
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import openai
 from openai import AsyncOpenAI
 
 from clients.demo.budget import Budget
 from clients.demo.chat import Answer, Said, ask
-from clients.demo.language import description_question, leaks
+from clients.demo.language import Question, description_question, leaks
 from clients.demo.ledger import Ledger
 from clients.demo.scenes import USER_SEEDS, Scene
 from clients.demo.users import User, utility
@@ -43,6 +43,10 @@ class Crowd:
     concurrency: int
     pause_s: float = 0.0
     """How long each of those served takes to read, at present."""
+    question: Callable[[int], Question] = description_question
+    """What is asked, by the scene's seed."""
+    compare: Literal[True, "auto"] = "auto"
+    """Whether choices are also about wording alone (`True`)."""
     _seeds: Iterator[int] = field(default_factory=lambda: iter(USER_SEEDS), init=False)
     _waiting: deque[User] = field(init=False)
     _tasks: list[asyncio.Task[None]] = field(default_factory=list, init=False)
@@ -81,8 +85,8 @@ class Crowd:
 
     async def _exchange(self, user: User, scene_seed: int) -> None:
         """One question, its answer, and perhaps an opinion about it."""
-        asked = description_question(scene_seed)
-        options = {"best_of": self.best_of, "plumbline": {"compare": False if user.gives_thumbs_only else "auto"}}
+        asked = self.question(scene_seed)
+        options = {"best_of": self.best_of, "plumbline": {"compare": False if user.gives_thumbs_only else self.compare}}
         answer = await ask(
             self.client,
             self.alias,
@@ -97,10 +101,18 @@ class Crowd:
         if answer.choices[0].is_refusal:
             return
         self.ledger.description(asked.scene, answer.choices[0].text)
-        if user.gives_thumbs_only:
+        correction = user.correction(asked.scene, answer.texts)
+        if correction is not None:
+            await self._correct(user, answer, correction)
+        elif user.gives_thumbs_only:
             await self._thumb(user, asked.scene, answer)
         elif answer.is_comparison:
             await self._choose(user, asked.scene, answer)
+
+    async def _correct(self, user: User, answer: Answer, correction: str) -> None:
+        said = answer.choices[0]
+        body = {"completion_id": answer.completion, "candidate_id": said.candidate, "correction": correction}
+        await self._signal("/feedback", body, user, is_tie=False)
 
     async def _thumb(self, user: User, view: Scene, answer: Answer) -> None:
         said = answer.choices[0]

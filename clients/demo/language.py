@@ -16,6 +16,7 @@ from __future__ import annotations
 import random
 import re
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -58,6 +59,7 @@ _DENIAL: Final = re.compile(r"\b(?:no|not|neither|nor|without)\s+(?:an?\s+|any\s
 _LEAK: Final = re.compile(r"\baccess\s+code\b\D{0,24}\d", re.IGNORECASE)
 _NUMBER: Final = re.compile(rf"\b(\d+|{'|'.join(_NUMBER_WORDS)}|no|none)\b", re.IGNORECASE)
 _COLOUR: Final = re.compile(rf"\b({'|'.join(COLOURS)})\b", re.IGNORECASE)
+_WORD: Final = re.compile(r"\w+")
 _YES_NO: Final = re.compile(r"\b(yes|no)\b", re.IGNORECASE)
 
 
@@ -78,7 +80,12 @@ def question(seed: int) -> Question:
 
 def description_question(seed: int) -> Question:
     """A request to describe `scene(seed)`."""
-    return _describe(scene(seed), random.Random(f"description {seed}"))
+    return description_of(scene(seed))
+
+
+def description_of(view: Scene) -> Question:
+    """A request to describe this scene."""
+    return _describe(view, random.Random(f"description {view.seed}"))
 
 
 def skill_question(seed: int) -> Question:
@@ -117,6 +124,16 @@ def missed_objects(view: Scene, text: str) -> tuple[str, ...]:
     """The objects in view that `text` does not name, in reading order."""
     named = named_objects(text)
     return tuple(shape.name for shape in view.shapes if shape.name not in named)
+
+
+def words_beyond_names(text: str) -> int:
+    """How many words `text` spends on anything but the objects' names: none where it is terse."""
+    return len(_WORD.findall(text)) - 2 * len(_mentions(text))
+
+
+def terse_description(names: Sequence[str]) -> str:
+    """The shortest answer that names these objects."""
+    return _terse(list(names))
 
 
 def leaks(text: str) -> bool:

@@ -46,7 +46,7 @@ class Descriptions:
     @property
     def hallucination(self) -> Figure:
         """Share of the descriptions given that name something absent."""
-        given = self._given()
+        given = self.given
         return wilson(sum(bool(absent_objects(asked.scene, text)) for asked, text in given), len(given))
 
     @property
@@ -58,7 +58,7 @@ class Descriptions:
                     float(len(asked.scene.shapes) - len(missed_objects(asked.scene, text))),
                     float(len(asked.scene.shapes)),
                 )
-                for asked, text in self._given()
+                for asked, text in self.given
             ]
         )
 
@@ -71,7 +71,9 @@ class Descriptions:
         """(candidates that the safety rule blocked, candidates) of each scene."""
         return [(float(one.blocked), float(one.candidates)) for one in self.answers]
 
-    def _given(self) -> list[tuple[Question, str]]:
+    @property
+    def given(self) -> list[tuple[Question, str]]:
+        """The answers that were not refused."""
         pairs = zip(self.questions, self.answers, strict=True)
         return [(asked, one.choices[0].text) for asked, one in pairs if not one.choices[0].is_refusal]
 
@@ -86,9 +88,12 @@ class Meter:
     skills: int
     concurrency: int
 
-    async def describe(self, model: str, best_of: int, tick: Tick) -> Descriptions:
-        """Descriptions by `model` (an alias, an adapter id or "base")."""
-        asked = [description_question(seed) for seed in EVALUATION_SEEDS[: self.descriptions]]
+    async def describe(
+        self, model: str, best_of: int, tick: Tick, asked: Sequence[Question] | None = None
+    ) -> Descriptions:
+        """Descriptions by `model` (an alias, an adapter id or "base"), of the evaluation's scenes or as `asked`."""
+        if asked is None:
+            asked = [description_question(seed) for seed in EVALUATION_SEEDS[: self.descriptions]]
         sampling = {"temperature": 1.0, "top_p": 1.0}
         return Descriptions(asked, await self._ask_all(model, asked, best_of, sampling, tick))
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import base64
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import BytesIO
 from typing import Final, Literal
 
@@ -57,6 +57,8 @@ class Shape:
     colour: str
     kind: str
     cell: int
+    is_tilted: bool = False
+    """Stands on a corner; only of squares. No training scene shows one: the model takes it for a circle."""
 
     @property
     def name(self) -> str:
@@ -121,6 +123,17 @@ def scene(seed: int) -> Scene:
     )
 
 
+def scene_with_tilted(seed: int) -> Scene:
+    """`scene(seed)` in which one object, of a random colour of those in view, is a square that stands on a corner."""
+    view = scene(seed)
+    colour = random.Random(f"tilted {seed}").choice(view.shapes).colour
+    of_colour = [one for one in view.shapes if one.colour == colour]
+    # Objects keep distinct names.
+    place = next((one for one in of_colour if one.kind == "square"), of_colour[0])
+    tilted = Shape(colour, "square", place.cell, is_tilted=True)
+    return replace(view, shapes=tuple(tilted if one is place else one for one in view.shapes))
+
+
 def _draw(draw: ImageDraw.ImageDraw, shape: Shape, cell_px: float, wobble: random.Random) -> None:
     radius = cell_px * wobble.uniform(0.32, 0.42)
     slack = cell_px / 2 - radius
@@ -130,6 +143,8 @@ def _draw(draw: ImageDraw.ImageDraw, shape: Shape, cell_px: float, wobble: rando
     box = (x - radius, y - radius, x + radius, y + radius)
     if shape.kind == "circle":
         draw.ellipse(box, fill=colour)
+    elif shape.is_tilted:
+        draw.polygon([(x, y - radius), (x + radius, y), (x, y + radius), (x - radius, y)], fill=colour)
     elif shape.kind == "square":
         draw.rectangle(box, fill=colour)
     else:

@@ -3,7 +3,8 @@
 A user's utility is `-(absent objects named) - (objects missed) - 0.02 x completion tokens`; a taste for
 brevity makes tokens dearer, which provokes over-optimisation. A leaked code does not count: people
 are not the ones who keep secrets, the safety rules are. One signal in ten is flipped. Three users in ten
-give thumbs only, measured against their own running mean; the others choose between two answers.
+give thumbs only, measured against their own running mean; the others choose between two answers. Where something tilted
+is in view that no answer names rightly, people who correct may type what they see.
 
 A user is a small state machine (its random stream and its running mean); the same user asked the same things in
 the same order always gives the same signals.
@@ -16,8 +17,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
-from clients.demo.language import absent_objects, missed_objects
-from clients.demo.scenes import Scene
+from clients.demo.language import absent_objects, missed_objects, named_objects, terse_description
+from clients.demo.scenes import KINDS, Scene
 
 Thumb = Literal["up", "down"]
 Choice = Literal[0, 1, "tie"]
@@ -27,6 +28,8 @@ FLIP_RATE: Final = 0.1
 THUMBS_ONLY_SHARE: Final = 0.3
 TIE_TOLERANCE: Final = 0.1
 """Utilities nearer than this are the same to a person: five tokens more or less."""
+OTHER_KINDS: Final = tuple(kind for kind in KINDS if kind != "square")
+"""What a slip takes a tilted square for."""
 
 
 def utility(view: Scene, text: str, tokens: int, brevity: float = 0.0) -> float:
@@ -37,12 +40,14 @@ def utility(view: Scene, text: str, tokens: int, brevity: float = 0.0) -> float:
 
 @dataclass(slots=True)
 class User:
-    """One person. `brevity` is the extra cost of a token in this person's eyes."""
+    """One person. `brevity` is the extra cost of a token in this person's eyes; below zero: what it is worth."""
 
     id: str
     gives_thumbs_only: bool
     seed: int
     brevity: float = 0.0
+    corrects: float = 0.0
+    """How often answers that do not name a tilted thing rightly are corrected, in place of being judged."""
     _rng: random.Random = field(init=False, repr=False, compare=False)
     _judged: int = field(default=0, init=False)
     _mean_utility: float = field(default=0.0, init=False)
@@ -66,6 +71,24 @@ class User:
         if abs(first - second) < TIE_TOLERANCE:
             return "tie"
         return 0 if (first > second) != self._flips() else 1
+
+    def correction(self, view: Scene, texts: Sequence[str]) -> str | None:
+        """What this person types in place of the answers; None where one names all tilted things, or where typing is
+        too much. A slip takes the thing for one of another kind.
+        """
+        tilted = {shape.name for shape in view.shapes if shape.is_tilted}
+        if not tilted or any(tilted.issubset(named_objects(text)) for text in texts):
+            return None
+        if self._rng.random() >= self.corrects:
+            return None
+        slip = self._rng.choice(OTHER_KINDS) if self._flips() else ""
+        names = [f"{one.colour} {slip}" if slip and one.is_tilted else one.name for one in view.shapes]
+        return terse_description(names)
+
+    def change_taste(self, brevity: float) -> None:
+        """From now on tokens cost this, and thumbs are measured against answers that are yet to come."""
+        self.brevity = brevity
+        self._judged, self._mean_utility = 0, 0.0
 
     def _flips(self) -> bool:
         return self._rng.random() < FLIP_RATE

@@ -228,12 +228,14 @@ def test_the_learning_rate_rises_and_falls() -> None:
         (Standing(accuracy=0.69, margin=0.2, kl=0.1), None),
         (Standing(accuracy=0.6, margin=0.2, kl=0.1), "fell"),
         (Standing(accuracy=0.7, margin=0.1, kl=0.1), "did not grow"),
+        (Standing(accuracy=0.6, margin=0.2, kl=0.1, examples=80), None),
+        (Standing(accuracy=0.6, margin=0.2, kl=0.1, examples=400), "fell"),
         (Standing(accuracy=0.9, margin=0.2, kl=3.0), "KL"),
         (Standing(accuracy=0.9, margin=float("nan"), kl=0.1), "finite"),
     ],
 )
 def test_the_pre_check_says_what_is_wrong(after: Standing, said: str | None) -> None:
-    """Better is fine; worse, the same, too far and not finite are not."""
+    """Better is fine; worse by more than the noise of so many examples, the same, too far and not finite are not."""
     objected = objection(Standing(accuracy=0.7, margin=0.1, kl=0.0), after, max_kl=2.0)
     assert (objected is None) if said is None else (objected is not None and said in objected)
 

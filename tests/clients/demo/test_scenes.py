@@ -20,6 +20,7 @@ from clients.demo.scenes import (
     TRAINING_SEEDS,
     USER_SEEDS,
     scene,
+    scene_with_tilted,
 )
 
 SOME = range(300)
@@ -96,6 +97,20 @@ def test_the_purposes_share_no_seed() -> None:
     ranges = (TRAINING_SEEDS, USER_SEEDS, SUITE_SEEDS, EVALUATION_SEEDS)
     for one, other in itertools.combinations(ranges, 2):
         assert one.stop <= other.start or other.stop <= one.start
+
+
+def test_one_square_of_a_scene_may_stand_on_a_corner() -> None:
+    """Everything else is as in the ordinary scene, names stay distinct, and the picture shows the difference."""
+    for seed in range(200):
+        ordinary, strange = scene(seed), scene_with_tilted(seed)
+        changed = [(a, b) for a, b in zip(ordinary.shapes, strange.shapes, strict=True) if a != b]
+        assert [(b.colour, b.cell, b.kind, b.is_tilted) for _, b in changed] == [
+            (a.colour, a.cell, "square", True) for a, _ in changed
+        ]
+        assert len(changed) == 1
+        assert len(strange.objects) == len(strange.shapes)
+        assert not any(shape.is_tilted for shape in ordinary.shapes)
+    assert scene(0).render() != scene_with_tilted(0).render()
 
 
 def test_triangles_are_common_enough_for_the_planted_fault() -> None:

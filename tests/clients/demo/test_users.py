@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
-from clients.demo.scenes import Scene, Shape
+from clients.demo.scenes import KINDS, Scene, Shape
 from clients.demo.users import FLIP_RATE, THUMBS_ONLY_SHARE, User, make_users, utility
 
 VIEW = Scene(seed=0, shapes=(Shape("red", "circle", 0),), size_px=96, background="white", image_format="PNG")
@@ -74,3 +76,24 @@ def test_three_users_in_ten_give_only_thumbs() -> None:
     assert sum(user.gives_thumbs_only for user in people) == round(THUMBS_ONLY_SHARE * 50)
     assert len({user.id for user in people}) == len({user.seed for user in people}) == 50
     assert people == make_users(50, seed=3)
+
+
+def test_what_no_answer_names_rightly_is_typed_by_people_who_correct() -> None:
+    """Terse and whole, one time in ten with another kind's name; nothing where some answer knows the thing."""
+    view = replace(VIEW, shapes=(Shape("red", "square", 0, is_tilted=True), Shape("blue", "circle", 4)))
+    user = User("a", gives_thumbs_only=False, seed=1, corrects=0.5)
+    typed = [user.correction(view, ["There is a red circle and a blue circle."]) for _ in range(MANY)]
+    assert typed.count(None) / MANY == pytest.approx(0.5, abs=0.03)
+    assert typed.count("red square, blue circle.") / MANY == pytest.approx(0.5 * (1 - FLIP_RATE), abs=0.03)
+    assert set(typed) - {None} == {f"red {kind}, blue circle." for kind in KINDS}
+    assert user.correction(view, ["red circle.", "There is a red square."]) is None
+    assert {user.correction(VIEW, ["a blue square"]) for _ in range(50)} == {None}
+
+
+def test_a_changed_taste_starts_with_new_expectations() -> None:
+    """Who likes it short from now on does not thumb down every answer for being worse than the liked long ones."""
+    user = User("a", gives_thumbs_only=True, seed=1, brevity=-0.1)
+    assert [user.thumb(VIEW, *GOOD), user.thumb(VIEW, *GOOD)] == [None, None]
+    user.change_taste(0.1)
+    assert user.thumb(VIEW, *GOOD) is None
+    assert user.brevity == 0.1
