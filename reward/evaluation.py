@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-Z95 = 1.959964
+Z95 = 1.959963984540054
 BINS = 10
 
 

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Final
+from typing import Final
 
+from reward.evaluation import wilson
 from reward.types import Action
-from server.adapters.gate.statistics import Z
+from server.agreement import ENSEMBLE, Agreement, preferences, views
 from server.store.activity import AnswerRow, JudgedRow, OpinionRow
 from server.store.records import GroupState, SignalKind
 from server.wire.activity import ActivityBucket, AdapterActivity, RuleAgreement, ScorerAgreement
 
-ENSEMBLE: Final = "ensemble"
+MARKS: Final[Mapping[Agreement, float]] = {"agrees": 1.0, "tied": 0.5, "disagrees": 0.0}
 
 
 def buckets(
@@ -66,10 +66,9 @@ def scorer_agreement(opinions: Iterable[OpinionRow], judged: Iterable[JudgedRow]
     values = {row.id: _values(row) for row in judged}
     marks: dict[str, list[float]] = {name: [] for found in values.values() for name in found}
     for opinion in opinions:
-        for better, worse in _preferred(opinion):
-            one, other = values.get(better, {}), values.get(worse, {})
-            for name in one.keys() & other.keys():
-                marks[name].append(0.5 if one[name] == other[name] else float(one[name] > other[name]))
+        for better, worse in preferences(opinion.kind, opinion.payload):
+            for name, view in views(values.get(better, {}), values.get(worse, {})):
+                marks[name].append(MARKS[view])
     return [_agreement(name, marks[name]) for name in sorted(marks, key=lambda name: (name != ENSEMBLE, name))]
 
 
@@ -111,26 +110,13 @@ def _values(row: JudgedRow) -> dict[str, float]:
     return found if row.total is None else {ENSEMBLE: row.total, **found}
 
 
-def _preferred(opinion: OpinionRow) -> list[tuple[str, str]]:
-    """(better, worse) candidate ids of a choice or ranking."""
-    payload: Mapping[str, Any] = opinion.payload
-    if opinion.kind is SignalKind.CHOICE:
-        return [(payload["chosen"], worse) for worse in payload["rejected"]]
-    if opinion.kind is SignalKind.RANKING:
-        return list(itertools.combinations(payload["ranking"], 2))
-    return []
-
-
 def _agreement(scorer: str, marks: Sequence[float]) -> ScorerAgreement:
     count = len(marks)
     if not count:
         return ScorerAgreement(scorer=scorer, compared=0)
     share = math.fsum(marks) / count
-    middle = (share + Z * Z / (2 * count)) / (1 + Z * Z / count)
-    half = Z / (1 + Z * Z / count) * math.sqrt(share * (1 - share) / count + Z * Z / (4 * count * count))
-    return ScorerAgreement(
-        scorer=scorer, compared=count, share=share, low=max(0.0, middle - half), high=min(1.0, middle + half)
-    )
+    low, high = wilson(share, count)
+    return ScorerAgreement(scorer=scorer, compared=count, share=share, low=low, high=high)
 
 
 def _mean(values: Iterable[float | None]) -> float | None:

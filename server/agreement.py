@@ -19,21 +19,26 @@ def compared(group: GroupRecord, kind: SignalKind, payload: Mapping[str, Any]) -
 
     Scorers that have no value for one of the two say nothing; nor do other kinds of signals.
     """
-    for better, worse in _pairs(kind, payload):
+    for better, worse in preferences(kind, payload):
         preferred, other = group.candidate(better), group.candidate(worse)
-        if preferred is None or other is None:
-            continue
-        for scorer, value in _values(preferred).items():
-            against = _values(other).get(scorer)
-            if value is not None and against is not None:
-                yield scorer, "tied" if value == against else "agrees" if value > against else "disagrees"
+        if preferred is not None and other is not None:
+            yield from views(_values(preferred), _values(other))
 
 
-def _pairs(kind: SignalKind, payload: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+def preferences(kind: SignalKind, payload: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """(better, worse) candidate ids of a choice or ranking."""
     if kind is SignalKind.CHOICE:
         yield from ((payload["chosen"], one) for one in payload["rejected"])
     elif kind is SignalKind.RANKING:
         yield from itertools.combinations(payload["ranking"], 2)
+
+
+def views(preferred: Mapping[str, float | None], other: Mapping[str, float | None]) -> Iterator[tuple[str, Agreement]]:
+    """How each scorer sees a pair, given what it found of the one that people prefer and of the other."""
+    for scorer, value in preferred.items():
+        against = other.get(scorer)
+        if value is not None and against is not None:
+            yield scorer, "tied" if value == against else "agrees" if value > against else "disagrees"
 
 
 def _values(candidate: CandidateRecord) -> dict[str, float | None]:

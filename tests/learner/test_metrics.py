@@ -11,7 +11,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from learner import metrics
 from learner.metrics import Board, Clock, curve, finite
-from server.api.training import LEARNER_GAUGES
+from server.metrics import LEARNER_GAUGES
 from tests.learner.conftest import MakeLearner
 from tests.learner.fake_server import FakeServer
 

@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from reward.evaluation import wilson
+
 Outcome = Literal["passed", "failed", "inconclusive", "skipped"]
 
 Z = 1.959963984540054
@@ -70,10 +72,7 @@ def wilson_interval(successes: int, count: int) -> Interval | None:
     if count == 0:
         return None
     share = successes / count
-    scale = 1 + Z * Z / count
-    middle = (share + Z * Z / (2 * count)) / scale
-    half = Z / scale * math.sqrt(share * (1 - share) / count + Z * Z / (4 * count * count))
-    return Interval(share, max(0.0, middle - half), min(1.0, middle + half), count)
+    return Interval(share, *wilson(share, count), count)
 
 
 def win_rate_interval(wins: int, losses: int, count: int) -> Interval | None:
