@@ -255,7 +255,8 @@ class _Sums:
         totals = (batch.logprobs * batch.mask).sum(-1)
         own = torch.ones(len(totals), dtype=torch.bool, device=totals.device)
         own[batch.mismatched] = False
-        self._put("length", batch.mask[own].sum(-1).float())
+        lengths = batch.mask[own].sum(-1)
+        self._put("length", lengths[lengths > 0].float())  # an idle rank's batch has an answer of no token
         if len(batch.chosen):
             margin = beta * batch.margin
             self._put("margin", margin)

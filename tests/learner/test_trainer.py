@@ -13,6 +13,7 @@ from torch import Tensor
 from learner.examples import Example
 from learner.objectives import Batch
 from learner.settings import Settings
+from learner.team import Team
 from learner.trainer import Trainer
 from learner.weighting import Reliabilities
 from tests.learner.batches import make_batch
@@ -26,6 +27,7 @@ class OneWeight:
 
     weight: torch.nn.Parameter = field(default_factory=lambda: torch.nn.Parameter(torch.ones(())))
     partners: dict[str, Any] = field(default_factory=dict)
+    team: Team = field(default_factory=Team)
 
     @property
     def parameters(self) -> dict[str, torch.nn.Parameter]:
@@ -34,7 +36,13 @@ class OneWeight:
     def follow(self) -> None:
         """No moving average."""
 
-    def split(self, examples: Sequence[Example]) -> list[Sequence[Example]]:
+    def acquaintance(self, examples: Sequence[Example]) -> None:
+        """Nobody to tell."""
+
+    def complete(self, examples: Sequence[Example]) -> None:
+        """No references."""
+
+    def own_parts(self, examples: Sequence[Example]) -> list[Sequence[Example]]:
         return [examples]
 
     def batch(self, examples: Sequence[Example], length: float) -> Batch:

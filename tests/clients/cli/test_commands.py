@@ -325,7 +325,7 @@ def test_the_shell_completes_commands_and_options() -> None:
     }
     program = "import sys; sys.argv = ['plumbline']; from clients.cli import main; main()"
     done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=False)
-    assert done.stdout.split() == ["routing", "rollback"], done.stderr
+    assert done.stdout.split() == ["routing", "rollback", "rounds"], done.stderr
 
 
 def test_the_shell_completes_adapters() -> None:
