@@ -69,10 +69,11 @@ def wait_ready(stack: Stack, console: Console) -> None:
 
 
 def welcome(url: str, alias: str) -> str:
-    """The URL, a curl call and an openai snippet, each to be pasted as it is."""
+    """The URLs, a curl call and an openai snippet, each to be pasted as it is."""
     image = f"data:image/png;base64,{base64.b64encode(sample_image()).decode('ascii')}"
     return f"""
 Plumbline serves {url}/v1 (model "{alias}")
+Chat: {url}/ui · watch and decide: {url}/ui/operate
 
 curl {url}/v1/chat/completions -H 'content-type: application/json' -d '{{"model": "{alias}", "max_tokens": 64, \
 "messages": [{{"role": "user", "content": [{{"type": "image_url", "image_url": {{"url": "{image}"}}}}, \
