@@ -49,7 +49,6 @@ from learner.publish import FILES
 from server.wire.base import BASE
 
 ONE_PASS = LEARNER | {"batch_groups": 16, "learning_rate": 2e-3, "epochs": 1}
-TWO_PASSES = ONE_PASS | {"epochs": 2}
 REWARDED = LEARNER | {
     "objectives": {"grpo": 1.0},
     # One round of answers that the base gave: within PPO's usual .2 of it the policy could hardly move.
@@ -64,7 +63,7 @@ TURNED = 0.25
 """Of what people say, a tenth of which is a slip: so that three in ten labels are wrong."""
 
 DPO = Recipe("dpo", ONE_PASS)
-KTO = Recipe("kto_thumbs", TWO_PASSES, thumbs_only=True)
+KTO = Recipe("kto_thumbs", LEARNER, thumbs_only=True)
 GRPO = Recipe("grpo", REWARDED, reward_model=True)
 DPO_FLIPPED = Recipe("dpo_flipped", FOR_NOISE, flips=TURNED)
 LCPO_FLIPPED = Recipe("lcpo_flipped", FOR_NOISE | LCPO, flips=TURNED)

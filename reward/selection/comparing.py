@@ -36,10 +36,10 @@ def ranked(judgements: Sequence[Judgement], first: int, count: int) -> tuple[int
 def rival(judgements: Sequence[Judgement], winner: int, *, of_content: bool = False) -> int | None:
     """The feasible candidate that is the best one to compare with the winner: the nearest one that says something else.
 
-    Nearest by the words used, counted and without their order, and by content words first: of the same content in
-    other words people judge style and length, of the same words in another order nothing. A pair that differs in
-    one thing that is said shows what a choice was about. None when no candidate uses other words (or, `of_content`,
-    says other things): there is nothing to choose.
+    Nearest by the words used, counted and without their order, and by content words first: a pair that differs in one
+    thing that is said shows what a choice was about. Where all say the same, people judge style and length, and the
+    one in the most different words is taken: of nearly the same words nobody prefers one. None when no candidate uses
+    other words (or, `of_content`, says other things): there is nothing to choose.
     """
     words = _words(judgements[winner])
     apart: dict[int, tuple[bool, int, int]] = {}
@@ -47,8 +47,9 @@ def rival(judgements: Sequence[Judgement], winner: int, *, of_content: bool = Fa
         if judgement.is_feasible and index != winner:
             others = _words(judgement)
             content = _difference(_content(words), _content(others))
-            apart[index] = (content == 0, content, _difference(words, others))
-    different = [index for index, (_, content, wording) in apart.items() if (content if of_content else wording) > 0]
+            wording = _difference(words, others)
+            apart[index] = (content == 0, content, wording if content else -wording)
+    different = [index for index, (_, content, wording) in apart.items() if (content if of_content else wording) != 0]
     return min(different, key=lambda index: (*apart[index], index)) if different else None
 
 

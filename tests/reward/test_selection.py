@@ -241,3 +241,9 @@ def test_the_rival_is_the_nearest_that_says_something_else() -> None:
     assert rival(judgements[:3], 0, of_content=True) is None
     assert rival(judgements, 0, of_content=True) == 3
     assert rival([*judgements[:2], judged(1.0, blocked=True, text="a cow")], 0) is None
+
+
+def test_where_all_say_the_same_the_rival_is_worded_most_differently() -> None:
+    """Of nearly the same words nobody prefers one."""
+    texts = ["a cat", "a cat.", "the cat", "I can see that there is a cat here"]
+    assert rival([judged(1.0, text=text) for text in texts], 0) == 3
