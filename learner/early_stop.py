@@ -1,7 +1,8 @@
 """Early stop: of a round's epochs, that is kept which does best on groups that the round does not learn from.
 
-Prechelt 1998, https://doi.org/10.1007/3-540-49430-8_3: "generalisation loss" with a patience. Measured is the mean of
--log σ of the implicit reward that each label gets, which punishes what is firmly wrong; accuracy alone would not.
+Prechelt 1998, https://doi.org/10.1007/3-540-49430-8_3, with a patience. Measured is the mean of 1 − σ of the implicit
+reward that each label gets (`Standing.loss`). It is bounded, as people's labels are wrong now and then: −log σ would
+call a policy that is right more often, and surer, worse for the few that it then firmly contradicts.
 """
 
 from __future__ import annotations

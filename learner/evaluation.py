@@ -87,15 +87,15 @@ def evaluate(
         examples=len(agreements),
         accuracy=sum(value > 0 for value in agreements) / max(1, len(agreements)),
         margin=sum(agreements) / max(1, len(agreements)),
-        loss=sum(softplus(-value) for value in agreements) / max(1, len(agreements)),
+        loss=sum(1 - sigmoid(value) for value in agreements) / max(1, len(agreements)),
         kl=float(torch.cat(divergences).mean()) if divergences else 0.0,
     )
     return Evaluation(standing, tuple(measured))
 
 
-def softplus(value: float) -> float:
-    """log(1 + e^value), without overflow."""
-    return max(value, 0.0) + math.log1p(math.exp(-abs(value)))
+def sigmoid(value: float) -> float:
+    """1 / (1 + e^-value), without overflow."""
+    return (1 + math.tanh(value / 2)) / 2
 
 
 def _compare(engine: PrefixModel, own: Tensor, base: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:

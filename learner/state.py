@@ -32,7 +32,7 @@ class Standing(BaseModel):
     margin: float = 0.0
     """Mean implicit reward, in that direction."""
     loss: float = 0.0
-    """Mean of −log σ(implicit reward), in that direction."""
+    """Mean of 1 − σ(implicit reward), in that direction: how surely it contradicts people."""
     kl: float = 0.0
     """Mean KL(policy ‖ base) per token of stored answers, whole vocabulary."""
 
