@@ -19,6 +19,7 @@ from server.config_scorers import ScorerConfig
 from server.config_selection import (
     STEPWISE,
     AutoConfig,
+    CompareConfig,
     EarlyRejectConfig,
     EnsembleConfig,
     SelectionConfig,
@@ -468,6 +469,7 @@ class AliasConfig(Section):
     explore: Share = 0.0
     """Probability of a random feasible candidate instead of the best one."""
     selection: SelectionConfig = SelectionConfig()
+    compare: CompareConfig = CompareConfig()
     signals: SignalsConfig = SignalsConfig()
     gate: GateConfig = GateConfig()
     rollout: RolloutConfig = RolloutConfig()

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Annotated, Final, Literal, Self
 
 from pydantic import Field, model_validator
 
 from reward.ensemble import LengthPenalty
-from reward.selection import STRATEGIES, Strategy
+from reward.selection import STRATEGIES, Strategy, entropy, margin
+from reward.types import Judgement
 from server.config_base import Section
 from server.wire.chat import StrategyName
 
@@ -32,6 +34,24 @@ class SelectionConfig(Section):
         """The strategy of this name, the alias's own without one. Each step of `stepwise` takes the highest total."""
         wanted = name or self.strategy
         return STRATEGIES["argmax" if wanted == STEPWISE else wanted](self.temperature, self.beta)
+
+
+class CompareConfig(Section):
+    """When `compare: "auto"` asks people to choose between two answers: where they say different things, and where the
+    ensemble is undecided (Active Preference Learning, https://arxiv.org/abs/2402.08114).
+    """
+
+    when: Literal["always", "entropy", "margin"] = "always"
+    """`always`: undecided or not; `entropy`: of all candidates' totals; `margin`: between the two shown."""
+    min_entropy: float = Field(0.9, ge=0, le=1)
+    """`entropy`: of the softmax over the totals, as a share of what it is when all are alike."""
+    max_margin: float = Field(0.5, ge=0)
+    """`margin`: the difference of the two totals, in the total's units."""
+
+    def asks(self, judgements: Sequence[Judgement], winner: int, other: int) -> bool:
+        if self.when == "entropy":
+            return entropy(judgements) >= self.min_entropy
+        return self.when == "always" or margin(judgements, winner, other) <= self.max_margin
 
 
 class LengthPenaltyConfig(Section):

@@ -3,11 +3,11 @@
 strategies   argmax, soft, mbr, pessimistic; `STRATEGIES` is the one table of them
 consensus    how far texts agree (what `mbr` goes by)
 choosing     a strategy's choice among judged candidates, with exploration
-comparing    what is shown beside the winner: further choices, and a rival to compare it with
+comparing    what is shown beside the winner: further choices, a rival; how undecided the totals are
 """
 
 from reward.selection.choosing import choose
-from reward.selection.comparing import ranked, rival
+from reward.selection.comparing import entropy, margin, ranked, rival
 from reward.selection.strategies import STRATEGIES, Strategy
 
-__all__ = ["STRATEGIES", "Strategy", "choose", "ranked", "rival"]
+__all__ = ["STRATEGIES", "Strategy", "choose", "entropy", "margin", "ranked", "rival"]

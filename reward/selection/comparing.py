@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -51,6 +52,22 @@ def rival(judgements: Sequence[Judgement], winner: int, *, of_content: bool = Fa
             apart[index] = (content == 0, content, wording if content else -wording)
     different = [index for index, (_, content, wording) in apart.items() if (content if of_content else wording) != 0]
     return min(different, key=lambda index: (*apart[index], index)) if different else None
+
+
+def margin(judgements: Sequence[Judgement], winner: int, other: int) -> float:
+    """By how much the ensemble prefers the winner to the other, in totals' units; 0 where one of them has no total."""
+    one, against = judgements[winner].total, judgements[other].total
+    return 0.0 if one is None or against is None else abs(one - against)
+
+
+def entropy(judgements: Sequence[Judgement]) -> float:
+    """Of the softmax over the totals of the feasible, as a share of what it is when all are alike: 0 decided, 1 not."""
+    totals = [one.total for one in judgements if one.is_feasible and one.total is not None]
+    if len(totals) < 2:
+        return 1.0
+    weights = [math.exp(total - max(totals)) for total in totals]
+    shares = [weight / math.fsum(weights) for weight in weights]
+    return -math.fsum(share * math.log(share) for share in shares if share) / math.log(len(totals))
 
 
 def _words(judgement: Judgement) -> Counter[str]:

@@ -12,7 +12,7 @@ import dataclasses
 import logging
 import random
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import aclosing
 
 from reward.policy import GuardDown, is_blocked
@@ -205,9 +205,16 @@ class Pipeline:
         if selection.index is not None:
             shown = ranked(judgements, selection.index, task.n)
             if task.compare and len(shown) == 1:
-                other = rival(judgements, selection.index, of_content=task.compare == "auto")
-                shown = (*shown, *(() if other is None else (other,)))
+                shown += self._beside(task, judgements, selection.index)
         return self._outcome(task, wave, selection, shown)
+
+    @staticmethod
+    def _beside(task: ChatTask, judgements: Sequence[Judgement], winner: int) -> tuple[int, ...]:
+        """What is shown beside the winner, for a choice; nothing where there is none worth asking for."""
+        is_auto = task.compare == "auto"
+        other = rival(judgements, winner, of_content=is_auto)
+        is_asked = other is not None and (not is_auto or task.alias.compare.asks(judgements, winner, other))
+        return (other,) if other is not None and is_asked else ()
 
     def _outcome(self, task: ChatTask, wave: Wave, selection: Selection, shown: tuple[int, ...]) -> Outcome:
         return Outcome(

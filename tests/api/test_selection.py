@@ -12,7 +12,7 @@ import pytest
 
 from server.config import AliasConfig
 from server.config_safety import SecondWaveConfig
-from server.config_selection import AutoConfig, EarlyRejectConfig, SelectionConfig
+from server.config_selection import AutoConfig, CompareConfig, EarlyRejectConfig, SelectionConfig
 from server.engine.fake import Call
 from server.engine.port import EngineError
 from server.opinions import first_shown
@@ -51,6 +51,26 @@ async def test_the_alias_sets_the_strategy(open_stack: Opener, tmp_path: Path) -
     assert reply["plumbline"]["selection"] == "pessimistic"
     shares = [one["probability"] for one in reply["plumbline"]["explanation"]["candidates"]]
     assert shares == pytest.approx([0.25] * 4)
+
+
+@pytest.mark.parametrize(
+    ("compare", "asked"),
+    [
+        (CompareConfig(), True),
+        (CompareConfig(when="margin", max_margin=1e9), True),
+        (CompareConfig(when="margin", max_margin=0), False),
+        (CompareConfig(when="entropy", min_entropy=0), True),
+        (CompareConfig(when="entropy", min_entropy=1), False),
+    ],
+)
+async def test_people_are_asked_where_the_alias_says(
+    compare: CompareConfig, asked: bool, open_stack: Opener, tmp_path: Path
+) -> None:
+    """With `compare: "auto"`; who wants to compare, compares."""
+    stack = await open_stack(config_for(tmp_path, compare=compare))
+    auto = await stack.chat(best_of=6, plumbline={"compare": "auto"})
+    assert len(auto["choices"]) == (2 if asked else 1)
+    assert len((await stack.chat(best_of=6, plumbline={"compare": True}))["choices"]) == 2
 
 
 def test_the_default_is_argmax() -> None:

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from reward.selection import STRATEGIES, choose, ranked, rival
+from reward.selection import STRATEGIES, choose, entropy, margin, ranked, rival
 from reward.selection.consensus import agreement
 from reward.selection.strategies import Argmax, Mbr, Pessimistic, Soft, Strategy
 from reward.types import Judgement
@@ -241,6 +241,17 @@ def test_the_rival_is_the_nearest_that_says_something_else() -> None:
     assert rival(judgements[:3], 0, of_content=True) is None
     assert rival(judgements, 0, of_content=True) == 3
     assert rival([*judgements[:2], judged(1.0, blocked=True, text="a cow")], 0) is None
+
+
+def test_an_ensemble_is_undecided_where_totals_are_alike() -> None:
+    """By hand: of softmax(ln 3, 0) = (3/4, 1/4) the entropy is .8113 bits, of at most one."""
+    judgements = [judged(math.log(3)), judged(0.0), judged(9.0, blocked=True), judged(None)]
+    assert margin(judgements, 0, 1) == pytest.approx(math.log(3))
+    assert margin(judgements, 0, 3) == 0
+    assert entropy(judgements) == pytest.approx(0.8113, abs=1e-4)
+    assert entropy([judged(2.0)] * 3) == pytest.approx(1)
+    assert entropy([judged(1000.0), judged(-1000.0)]) == 0
+    assert entropy([judged(1.0), judged(None)]) == 1
 
 
 def test_where_all_say_the_same_the_rival_is_worded_most_differently() -> None:
