@@ -219,6 +219,7 @@ def test_a_second_learner_is_fenced_off_and_then_the_first(service: Service, per
     assert (found.adapters, told.body["signals"]) == ([told.adapter], GROUPS + 1)
 
 
+@pytest.mark.slow
 def test_a_second_learner_takes_over_from_a_dead_one(
     service: Service, person: Person, other: Person, whole: Outcome
 ) -> None:
@@ -250,6 +251,7 @@ def away(service: Service, person: Person, seconds: float, *, lease_ttl_s: float
     assert "lease was lost" not in person.log
 
 
+@pytest.mark.slow
 def test_a_server_that_is_away_for_three_leases(service: Service, person: Person, whole: Outcome) -> None:
     """Training goes on, the upload waits, and a lease that ran out meanwhile, with nobody to take it, is no loss."""
     away(service, person, 6.0, lease_ttl_s=2.0, pause_s=0.0)
