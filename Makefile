@@ -56,7 +56,7 @@ serve: setup  ## Keep the service running (MODEL=directory or Hugging Face name)
 	$(BIN)/plumbline up --model $(MODEL) $(ARGS)
 
 # Beside each other, for the tests of the engine mostly wait for it: the engine's and these directories, and all others.
-BESIDE := tests/browser tests/docs tests/faults
+BESIDE := tests/browser tests/docs tests/faults tests/observability
 
 test: setup litellm  ## Tests that hold the promises, real engine included (at most 12 minutes)
 	@mkdir -p build
