@@ -57,7 +57,7 @@ REWARDED = LEARNER | {
     "learning_rate": 1e-3,
     "epochs": 1,
 }
-FOR_NOISE = LEARNER | {"learning_rate": 1e-3, "epochs": 5, "validation_share": 0.0}
+FOR_NOISE = LEARNER | {"learning_rate": 1e-3, "epochs": 5}
 LCPO = {"weighting": {"pairs": "lcpo", "unpaired": "lcpo"}}
 TURNED = 0.25
 """Of what people say, a tenth of which is a slip: so that three in ten labels are wrong."""

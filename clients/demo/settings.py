@@ -50,6 +50,7 @@ LEARNER: Final[dict[str, Any]] = {
     "beta": 0.3,
     "learning_rate": 5e-4,
     "epochs": 3,
+    "validation_share": 0.0,  # so few signals are all learned from
 }
 OVER_OPTIMISING_LEARNER: Final[dict[str, Any]] = {
     **LEARNER,
