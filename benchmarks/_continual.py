@@ -66,8 +66,13 @@ class Arm:
     forgets: bool = False
 
 
-LEARNS: Final[dict[str, Any]] = LEARNER | {"epochs": 4, "source_weights": {"correction": 2.0}}
-"""As in the demo, but for one pass more: a round is small."""
+LEARNS: Final[dict[str, Any]] = LEARNER | {
+    "batch_groups": 8,
+    "learning_rate": 5e-4,
+    "epochs": 4,
+    "source_weights": {"correction": 2.0},
+}
+"""As in the demo, but for more and smaller steps: a round is small."""
 OURS: Final = Arm("ours", LEARNS | {"max_replay_groups": 80})
 SCRATCH: Final = Arm("from_scratch", LEARNS, from_base=True)
 NO_REPLAY: Final = Arm("no_replay", LEARNS, forgets=True)

@@ -4,7 +4,7 @@
 
 For each of LABELS scenes the policy says two things, and a user of the demo, slips included, says which is better: as
 many labels as our people give signals. The adapter (PEFT's files) is written to OUT, and the seconds of the training,
-its sampling included, are printed. LoRA's rank and modules and the batch are those of ours. Learning rate and β are the
+its sampling included, are printed. LoRA's rank and modules are those of ours. Learning rate, β and batch are the
 best for TRL of what was tried (ours are .0005 and .3, and barely move it in one pass; at .005 it forgets objects).
 """
 
@@ -35,6 +35,7 @@ from learner.settings import Settings
 
 LEARNING_RATE: Final = 2e-3
 BETA: Final = 0.1
+BATCH: Final = 8
 
 
 def rows(labels: int) -> Dataset:
@@ -83,7 +84,7 @@ def main() -> int:
     ours = Settings(**LEARNER)
     arguments = OnlineDPOConfig(
         output_dir=out,
-        per_device_train_batch_size=ours.batch_groups,
+        per_device_train_batch_size=BATCH,
         num_train_epochs=1,
         learning_rate=LEARNING_RATE,
         warmup_steps=ours.warmup_share,

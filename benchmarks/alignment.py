@@ -57,13 +57,14 @@ REWARDED = LEARNER | {
     "learning_rate": 1e-3,
     "epochs": 1,
 }
-FOR_NOISE = LEARNER | {"learning_rate": 1e-3, "epochs": 5}
+SMALL_STEPS = LEARNER | {"batch_groups": 8, "learning_rate": 5e-4, "epochs": 3}
+FOR_NOISE = SMALL_STEPS | {"learning_rate": 1e-3, "epochs": 5}
 LCPO = {"weighting": {"pairs": "lcpo", "unpaired": "lcpo"}}
 TURNED = 0.25
 """Of what people say, a tenth of which is a slip: so that three in ten labels are wrong."""
 
 DPO = Recipe("dpo", ONE_PASS)
-KTO = Recipe("kto_thumbs", LEARNER, thumbs_only=True)
+KTO = Recipe("kto_thumbs", SMALL_STEPS, thumbs_only=True)
 GRPO = Recipe("grpo", REWARDED, reward_model=True)
 DPO_FLIPPED = Recipe("dpo_flipped", FOR_NOISE, flips=TURNED)
 LCPO_FLIPPED = Recipe("lcpo_flipped", FOR_NOISE | LCPO, flips=TURNED)

@@ -48,8 +48,9 @@ OVER_OPTIMISING: Final = Sizes(rounds=1, round_size=150, brevity=1.0)
 LEARNER: Final[dict[str, Any]] = {
     "objectives": {"sigmoid": 1.0, "sft": 1.0, "kto": 4.0},
     "beta": 0.3,
-    "learning_rate": 5e-4,
-    "epochs": 3,
+    "learning_rate": 1e-3,
+    "batch_groups": 16,
+    "epochs": 2,
     "validation_share": 0.0,  # so few signals are all learned from
 }
 OVER_OPTIMISING_LEARNER: Final[dict[str, Any]] = {
@@ -57,6 +58,7 @@ OVER_OPTIMISING_LEARNER: Final[dict[str, Any]] = {
     "objectives": {"sigmoid": 1.0, "kto": 4.0},
     "beta": 0.05,
     "learning_rate": 2e-3,
+    "batch_groups": 8,
     "epochs": 10,
     "max_kl": 100.0,
 }
