@@ -232,8 +232,8 @@ class Installation:
         found = await self._decided(adapter)
         if found.state == "rejected":
             last = (await asyncio.to_thread(self.server.adapter_report, adapter)).reports[-1]
-            failed = [check["name"] for check in last.get("checks", ()) if check["outcome"] == "failed"]
-            return f"rejected: {', '.join(failed) or last}"
+            failed = [check["name"] for check in last["body"].get("checks", ()) if check["outcome"] == "failed"]
+            return f"rejected: {', '.join(failed) or last['kind']}"
         move = MoveRequest(reason=f"{arm.name}: the gate let it pass")
         await asyncio.to_thread(self.server.move_adapter, adapter, "promote", move)
         return "promoted"

@@ -48,7 +48,8 @@ class BestEpoch:
 
     def note(self, standings: list[Standing]) -> bool:
         """After an epoch; True when the next would be one too many."""
-        losses = [one.loss if math.isfinite(one.loss) else math.inf for one in standings]
+        # Of an epoch after which nobody was left to measure by, nothing good is known.
+        losses = [one.loss if one.examples and math.isfinite(one.loss) else math.inf for one in standings]
         best = losses.index(min(losses))
         if best == len(losses) - 1:
             tensors = {name: value.detach().cpu().contiguous() for name, value in self._parameters.items()}

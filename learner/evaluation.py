@@ -87,15 +87,10 @@ def evaluate(
         examples=len(agreements),
         accuracy=sum(value > 0 for value in agreements) / max(1, len(agreements)),
         margin=sum(agreements) / max(1, len(agreements)),
-        loss=sum(1 - sigmoid(value) for value in agreements) / max(1, len(agreements)),
+        loss=float((-torch.tensor(agreements)).sigmoid().mean()) if agreements else 0.0,
         kl=float(torch.cat(divergences).mean()) if divergences else 0.0,
     )
     return Evaluation(standing, tuple(measured))
-
-
-def sigmoid(value: float) -> float:
-    """1 / (1 + e^-value), without overflow."""
-    return (1 + math.tanh(value / 2)) / 2
 
 
 def _compare(engine: PrefixModel, own: Tensor, base: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:

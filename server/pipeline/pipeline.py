@@ -213,8 +213,9 @@ class Pipeline:
         """What is shown beside the winner, for a choice; nothing where there is none worth asking for."""
         is_auto = task.compare == "auto"
         other = rival(judgements, winner, of_content=is_auto)
-        is_asked = other is not None and (not is_auto or task.alias.compare.asks(judgements, winner, other))
-        return (other,) if other is not None and is_asked else ()
+        if other is None or (is_auto and not task.alias.compare.asks(judgements, winner, other)):
+            return ()
+        return (other,)
 
     def _outcome(self, task: ChatTask, wave: Wave, selection: Selection, shown: tuple[int, ...]) -> Outcome:
         return Outcome(

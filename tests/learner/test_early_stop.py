@@ -28,14 +28,14 @@ def lot_of(server: FakeServer, number: int) -> float:
 
 
 def test_the_best_epoch_is_kept(tmp_path: Path) -> None:
-    """Patience counts epochs since the best one; what is not finite is never best."""
+    """Patience counts epochs since the best one; what is not finite, or of nobody, is never best."""
     parameters = {"weight": torch.zeros(2)}
     best = BestEpoch(tmp_path, parameters, patience=2)
     enough = []
     standings: list[Standing] = []
-    for epoch, loss in enumerate([0.7, 0.5, float("nan"), 0.6]):
+    for epoch, (loss, examples) in enumerate([(0.7, 9), (0.5, 9), (float("nan"), 9), (0.0, 0)]):
         parameters["weight"].fill_(epoch)
-        standings.append(Standing(loss=loss))
+        standings.append(Standing(loss=loss, examples=examples))
         enough.append(best.note(standings))
     assert enough == [False, False, False, True]
     best.restore()
