@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from learner.objectives import Batch, Needs, Objective
-from learner.objectives.kto import Kto
+from learner.objectives.unpaired.kto import Kto
 from learner.weighting import Reliabilities, Weighting
 
 
@@ -36,6 +36,10 @@ class Recipe:
     @property
     def views(self) -> frozenset[str]:
         return frozenset(name for _, objective in self.losses for name in objective.views)
+
+    @property
+    def statistics(self) -> frozenset[str]:
+        return frozenset(name for _, objective in self.losses for name in objective.statistics)
 
     def balanced(self, desirable: float, undesirable: float) -> Recipe:
         """For a round with these amounts of thumbs."""

@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import Enum
-from typing import ClassVar
+from typing import ClassVar, Final
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
@@ -82,6 +82,8 @@ class Batch:
     """(A, T) under each reference that an objective asks for by name."""
     views: Mapping[str, View] = field(default_factory=dict)
     """By the name of the augmentation."""
+    statistics: Mapping[str, Tensor] = field(default_factory=dict)
+    """(A, T) by name, of the policy's whole distribution at each token: see `STATISTICS`."""
     shared_point: Tensor | None = None
     """`reference_point` of a larger batch that this one is a part of."""
 
@@ -131,6 +133,11 @@ def _masked(values: Tensor, mask: Tensor) -> Tensor:
     return torch.where(mask, values, values.new_zeros(()))
 
 
+STATISTICS: Final = ("reference_kl", "entropy")
+"""What an objective may ask to know of every token's distribution, in nats, with gradient: KL(π_ref ‖ π_θ), and the
+entropy of π_θ. Each costs logits of the whole vocabulary; the first a forward pass of the reference too."""
+
+
 class Objective(BaseModel, ABC):
     """A loss with its options, which are the fields. Stateless: `losses` is a function of batch and options."""
 
@@ -141,6 +148,11 @@ class Objective(BaseModel, ABC):
     """References besides the main one that it reads in `Batch.references`."""
     views: ClassVar[tuple[str, ...]] = ()
     """Augmentations that it reads in `Batch.views`."""
+
+    @property
+    def statistics(self) -> tuple[str, ...]:
+        """Names in `STATISTICS` that it reads in `Batch.statistics`."""
+        return ()
 
     @abstractmethod
     def losses(self, batch: Batch) -> Tensor:

@@ -9,7 +9,7 @@ import pytest
 
 from learner.augmentation import AUGMENTATIONS
 from learner.objectives import OBJECTIVES
-from learner.objectives.advantages import ADVANTAGES
+from learner.objectives.policy_gradient.advantages import ADVANTAGES
 from learner.settings import Reference
 from learner.weighting import WEIGHTINGS
 from server.config import LearnerConfig

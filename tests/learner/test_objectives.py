@@ -10,7 +10,7 @@ import torch
 
 from learner.errors import SettingsError
 from learner.objectives import OBJECTIVES, Batch, Needs, Rewarded, View
-from learner.objectives.kto import balance
+from learner.objectives.unpaired.kto import balance
 from learner.recipe import Recipe
 from learner.settings import Settings, read_settings
 from learner.weighting import WEIGHTINGS, Reliabilities

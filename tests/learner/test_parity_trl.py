@@ -28,7 +28,7 @@ from trl.trainer.rloo_trainer import RLOOTrainer
 from trl.trainer.utils import nanstd
 
 from learner.objectives import OBJECTIVES, Batch, Objective
-from learner.objectives.advantages import ADVANTAGES
+from learner.objectives.policy_gradient.advantages import ADVANTAGES
 from tests.learner.batches import gradient, random_batch, with_length
 
 TOLERANCE = {"rtol": 1e-5, "atol": 1e-5}

@@ -17,8 +17,8 @@ import torch
 from pydantic import Field, field_validator
 from torch import Tensor
 
-from learner.objectives.advantages import ADVANTAGES
 from learner.objectives.base import Batch, Needs, Objective, Rewarded
+from learner.objectives.policy_gradient.advantages import ADVANTAGES
 
 
 @dataclass(frozen=True, slots=True)

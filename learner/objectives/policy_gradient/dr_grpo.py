@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import Field
 from torch import Tensor
 
-from learner.objectives.policy_gradient import Clipped, Drawn
+from learner.objectives.policy_gradient.base import Clipped, Drawn
 
 
 class DrGrpo(Clipped):

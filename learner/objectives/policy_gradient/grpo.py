@@ -5,7 +5,7 @@ With `importance_sampling_level = "sequence"` (and an ε of 3e-4, `epsilon_high`
 
 from __future__ import annotations
 
-from learner.objectives.policy_gradient import Clipped
+from learner.objectives.policy_gradient.base import Clipped
 
 
 class Grpo(Clipped):

@@ -8,7 +8,7 @@ from __future__ import annotations
 from pydantic import Field
 from torch import Tensor
 
-from learner.objectives.policy_gradient import Drawn, PolicyGradient
+from learner.objectives.policy_gradient.base import Drawn, PolicyGradient
 
 
 class Cispo(PolicyGradient):

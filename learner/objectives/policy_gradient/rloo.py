@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from learner.objectives.policy_gradient import Clipped, Drawn
+from learner.objectives.policy_gradient.base import Clipped, Drawn
 
 
 class Rloo(Clipped):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from learner.objectives.policy_gradient import Clipped, Drawn
+from learner.objectives.policy_gradient.base import Clipped, Drawn
 
 
 class Bnpo(Clipped):

@@ -6,7 +6,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from learner.objectives.policy_gradient import Drawn, PolicyGradient
+from learner.objectives.policy_gradient.base import Drawn, PolicyGradient
 
 
 class Sapo(PolicyGradient):

@@ -1,0 +1,15 @@
+"""Losses on thumbs: single answers that are desirable or not."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+from learner.objectives.base import Objective
+from learner.objectives.unpaired.kto import Kto
+from learner.objectives.unpaired.npo import Npo
+
+UNPAIRED: Final[Mapping[str, type[Objective]]] = {
+    "kto": Kto,
+    "npo": Npo,
+}
