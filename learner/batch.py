@@ -253,6 +253,7 @@ class Collator:
             rewarded=None,
             references={},
             views={},
+            statistics={},
             **self._indices([], logprobs.device),
         )
 
@@ -272,6 +273,7 @@ class Collator:
             rewarded=self._rewarded(examples, logprobs, length),
             references={name: padded(self._other(name, examples, mask.device))[0] for name in self._others},
             views=self._view_batches(examples, values[answers:], main[answers:]),
+            statistics={},
             **self._indices(examples, logprobs.device),
         )
 
