@@ -49,7 +49,14 @@ def assemble(base: Base, vision: Vision, pace: Pace, team: Team, job: Job) -> As
     recipe = settings.recipe().balanced(*job.thumbs)
     references = References(policy, settings.reference, begins_at_base=fresh, ema_decay=settings.ema_decay)
     collator = Collator(
-        references, engine, vision, pace.max_tokens, others=recipe.references, views=recipe.views, team=team
+        references,
+        engine,
+        vision,
+        pace.max_tokens,
+        others=recipe.references,
+        views=recipe.views,
+        statistics=recipe.statistics,
+        team=team,
     )
     trainer = Trainer(policy, collator, settings, job.steps, recipe=recipe, references=references)
     trainer.believe(job.reliabilities)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Final
 
 import torch
@@ -65,15 +66,19 @@ class Collator:
         *,
         others: Iterable[str] = (),
         views: Iterable[str] = (),
+        statistics: Iterable[str] = (),
         team: Team | None = None,
     ) -> None:
-        """`others`: references that objectives ask for besides the main one; `views`: augmentations."""
+        """`others`: references that objectives ask for besides the main one; `views`: augmentations; `statistics`:
+        names of what they ask for of the whole distribution.
+        """
         self.team = team or Team()
         self._references = references
         self._engine = engine
         self._vision = vision
         self._others = sorted(others)
         self._views = sorted(views)
+        self._statistics = frozenset(statistics)
         self._max_tokens = max_tokens // (1 + len(self._views))
         self._kept: dict[Key, Tensor] = {}
         self.partners: dict[str, Partner] = {}
@@ -242,6 +247,7 @@ class Collator:
 
     def _idle(self) -> Batch:
         """Of no example: one answer outside of every mask."""
+        self._reference_hidden([IDLE])  # a sharded base needs every rank in every pass
         logprobs, mask = padded(self._engine.logprobs([IDLE]))
         none = torch.zeros_like(mask)
         return Batch(
@@ -260,7 +266,10 @@ class Collator:
     def _batch(self, examples: Sequence[Example], step_length: float | None) -> Batch:
         rows = self.rows(examples)
         answers = sum(len(row.answers) for row in rows)
-        values = self._engine.logprobs([*rows, *self._view_rows(examples)])
+        reference_hidden = self._reference_hidden(rows)
+        packed = self._engine.pack([*rows, *self._view_rows(examples)])
+        hidden = self._engine.hidden(packed)
+        values = self._engine.logprobs_at(hidden, packed)
         main = self._reference(self._references.main, examples)
         logprobs, mask = padded(values[:answers])
         length = mean_length(examples) if step_length is None else step_length
@@ -273,9 +282,28 @@ class Collator:
             rewarded=self._rewarded(examples, logprobs, length),
             references={name: padded(self._other(name, examples, mask.device))[0] for name in self._others},
             views=self._view_batches(examples, values[answers:], main[answers:]),
-            statistics={},
+            statistics=self._statistics_of(hidden, reference_hidden, packed.lengths[:answers]),
             **self._indices(examples, logprobs.device),
         )
+
+    @torch.no_grad()
+    def _reference_hidden(self, rows: Sequence[Row]) -> Tensor | None:
+        """Where a statistic is about the main reference: its hidden states. They are too large to be kept."""
+        if "reference_kl" not in self._statistics:
+            return None
+        with self._references.standing_in(self._references.main):
+            return self._engine.hidden(self._engine.pack(rows))
+
+    def _statistics_of(self, hidden: Tensor, reference: Tensor | None, lengths: Sequence[int]) -> dict[str, Tensor]:
+        """Of the plain answers, which come first; views have none."""
+        own = hidden[: sum(lengths)]
+        found = {}
+        if "entropy" in self._statistics:
+            found["entropy"] = self._engine.entropy(own)
+        if reference is not None:
+            inside = partial(self._references.standing_in, self._references.main)
+            found["reference_kl"] = self._engine.reference_kl(own, reference, inside)
+        return {name: padded(torch.split(values, list(lengths)))[0] for name, values in found.items()}
 
     def _view_batches(
         self, examples: Sequence[Example], values: Sequence[Tensor], reference: Sequence[Tensor]
