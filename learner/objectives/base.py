@@ -141,7 +141,7 @@ entropy of π_θ. Each costs logits of the whole vocabulary; the first a forward
 class Objective(BaseModel, ABC):
     """A loss with its options, which are the fields. Stateless: `losses` is a function of batch and options."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     needs: ClassVar[Needs]
     references: ClassVar[tuple[str, ...]] = ()
