@@ -87,7 +87,7 @@ def evaluate(
         examples=len(agreements),
         accuracy=sum(value > 0 for value in agreements) / max(1, len(agreements)),
         margin=sum(agreements) / max(1, len(agreements)),
-        loss=float((-torch.tensor(agreements)).sigmoid().mean()) if agreements else 0.0,
+        loss=float((-torch.tensor(agreements, dtype=torch.float64)).sigmoid().mean()) if agreements else 0.0,
         kl=float(torch.cat(divergences).mean()) if divergences else 0.0,
     )
     return Evaluation(standing, tuple(measured))

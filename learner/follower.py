@@ -11,6 +11,7 @@ import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from learner.assembly import Assembly, Job, assemble
 from learner.augmentation import reader
 from learner.batch import Partner
 from learner.errors import LearnerError, RoundAborted
@@ -19,7 +20,6 @@ from learner.examples import Example
 from learner.model import Base
 from learner.replay import kept_image
 from learner.team import Team
-from learner.training import Job, Training, assemble
 from learner.vision import Vision
 from learner.workplace import Pace, drop_image
 
@@ -35,7 +35,7 @@ class Follower:
         self._team = team
         self._base: Base | None = None
         self._vision: Vision | None = None
-        self._training: Training | None = None
+        self._training: Assembly | None = None
         self._obeyed: dict[str, Callable[..., object]] = {
             "open": self.open,
             "begin": self.begin,
@@ -105,10 +105,10 @@ class Follower:
             self._training = None
 
     @property
-    def _held(self) -> Training:
+    def _held(self) -> Assembly:
         assert self._training is not None, "begin comes first"
         return self._training
 
-    def _acquainted(self, acquaintance: Acquaintance) -> Training:
+    def _acquainted(self, acquaintance: Acquaintance) -> Assembly:
         self._held.collator.acquaint(acquaintance)
         return self._held

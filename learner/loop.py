@@ -18,7 +18,7 @@ from learner.errors import BaseMismatch, LearnerError, LeaseLost, Stopped
 from learner.lease import Heart
 from learner.model import Base, check_base, find_base
 from learner.publish import find_uploaded
-from learner.round import Round
+from learner.round import run_round
 from learner.settings import Settings, read_settings
 from learner.state import RoundState, StateDir
 from learner.team import Team
@@ -178,7 +178,7 @@ class Learner:
         interval_s = place.pace.lease_ttl_s / 3
         with Heart(self._client, lease, interval_s) as heart:
             place.patiently(lambda: place.follow_feed(settings.capacity), heart.check)
-            return Round(place, lease, config, heart).run(settings)
+            return run_round(place, lease, config, heart, settings)
 
     def _has_arrived(self, place: Workplace, cut_off: RoundState) -> bool:
         """Whether the server has the round's adapter, or needs none: then nothing is left but to say so."""

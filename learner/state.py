@@ -73,6 +73,10 @@ class RoundState(BaseModel):
     """They count again for the next round."""
     adapter: str | None = None
 
+    def end(self, outcome: Outcome, reason: str) -> None:
+        """Nothing but the report is left to do."""
+        self.outcome, self.reason, self.phase = outcome, reason, "report"
+
 
 class State(BaseModel):
     model_config = ConfigDict(extra="forbid")

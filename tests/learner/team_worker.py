@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch.distributed.tensor import DTensor
 
+from learner.assembly import Assembly, Job, assemble
 from learner.augmentation import reader
 from learner.batch import find_partners
 from learner.evaluation import evaluate
@@ -22,7 +23,6 @@ from learner.model import Base, Policy
 from learner.objectives import Needs
 from learner.settings import Settings
 from learner.team import Team, join
-from learner.training import Job, Training, assemble
 from learner.vision import Vision
 from learner.workplace import Pace
 from tests.learner.fake_server import FakeServer, candidate, make_group
@@ -104,7 +104,7 @@ def parent_of(base: Base) -> dict[str, bytes]:
     return files
 
 
-def trained(training: Training, examples: Sequence[Example]) -> dict[str, Any]:
+def trained(training: Assembly, examples: Sequence[Example]) -> dict[str, Any]:
     """Everything that a round would see of these steps."""
     policy, collator, trainer = training.policy, training.collator, training.trainer
     collator.acquaint((find_partners(examples), 3.0))

@@ -19,11 +19,11 @@ import pytest
 import torch
 
 import learner
+from learner.assembly import Job
 from learner.errors import LearnerError
 from learner.follower import Follower
 from learner.settings import Settings
 from learner.team import Order, Team, portions
-from learner.training import Job
 from learner.workplace import Pace
 from tests.learner import shard_worker, team_worker
 from tests.learner.conftest import MakeLearner
