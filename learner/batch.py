@@ -359,14 +359,16 @@ class Collator:
 
     def _indices(self, examples: Sequence[Example], device: torch.device) -> Mapping[str, Tensor]:
         """Where each pair's and each thumb's answers stand among those of the batch."""
-        chosen, rejected, pair_weights, endorsed = [], [], [], []
+        chosen, rejected, gold, pair_weights, endorsed = [], [], [], [], []
         unpaired, desirable, unpaired_weights, mismatched = [], [], [], []
         may_be_positive: list[bool] = []
+        drawn_by_base: list[bool] = []
         first = 0
         for example in examples:
             for pair in example.pairs:
                 chosen.append(first + pair.chosen)
                 rejected.append(first + pair.rejected)
+                gold.append(first + example.gold(pair))
                 pair_weights.append(pair.weight)
                 endorsed.append(pair.is_endorsed)
             for thumb in example.unpaired:
@@ -375,13 +377,16 @@ class Collator:
                 unpaired_weights.append(thumb.weight)
             branches = self._branches(example)
             may_be_positive += [answer.may_be_positive for _, answer in branches]
+            drawn_by_base += [answer.drawn_by_base for _, answer in branches]
             first += len(branches)
             if example.group in self.partners:
                 mismatched.append(first - 1)
         kinds: dict[str, tuple[list[int] | list[bool] | list[float], torch.dtype]] = {
             "may_be_positive": (may_be_positive, torch.bool),
+            "drawn_by_base": (drawn_by_base, torch.bool),
             "chosen": (chosen, torch.long),
             "rejected": (rejected, torch.long),
+            "gold": (gold, torch.long),
             "pair_weights": (pair_weights, torch.float32),
             "endorsed": (endorsed, torch.bool),
             "unpaired": (unpaired, torch.long),

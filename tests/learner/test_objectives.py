@@ -15,6 +15,7 @@ from learner.recipe import Recipe
 from learner.settings import Settings, read_settings
 from learner.weighting import WEIGHTINGS, Reliabilities
 from server.wire.training import TrainingConfig
+from tests.learner import test_pairwise
 from tests.learner.batches import gradient, make_batch, random_batch
 
 
@@ -50,7 +51,7 @@ def with_rewards(batch: Batch, *, old: float = 0.0, sampled: float = 0.0) -> Bat
         step_length=1.5,
         round_length=3.0,
     )
-    return replace(batch, rewarded=rewarded, references={"previous": policy - old})
+    return replace(batch, rewarded=rewarded, references={"previous": policy - old, "base": batch.reference})
 
 
 PAIRS = [  # h = 2.5 and 1.9, beta .5; the second pair was made by a rule
@@ -151,6 +152,8 @@ DIRECTIONS = [
     ("simpo", [0, 2], [1]),
     ("mdpo", [0, 2], [1]),
     ("sft", [0], []),
+    ("apo_down", [], [0, 1, 2]),
+    *((name, [0, 2], [1]) for name in test_pairwise.NAMES if name not in {"apo_down", "prdp"}),
     ("kto", [0], [1]),
     ("npo", [0], [1]),
     *((name, [0], [1]) for name, kind in OBJECTIVES.items() if kind.needs is Needs.REWARDED),
