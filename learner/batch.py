@@ -1,8 +1,9 @@
 """Examples → rows of a forward pass → the tensors that objectives are functions of.
 
 A row that has thumbs carries one more branch for KTO: an answer of another group (`Partner`), run under this
-group's prompt. Where an objective asks for it, the chosen answers run once more under changed images (a view). The
-log-probabilities under references that stay as they are, are computed once and kept by group and answer.
+group's prompt. Where an objective asks for it, the undesirable answers are branches once more, behind a marker of their
+class (C-RLFT), and the chosen answers run once more under changed images (a view). The log-probabilities under
+references that stay as they are, are computed once and kept by group and answer.
 """
 
 from __future__ import annotations
@@ -65,15 +66,20 @@ class Collator:
         *,
         others: Iterable[str] = (),
         views: Iterable[str] = (),
+        marker: Sequence[int] | None = None,
         team: Team | None = None,
     ) -> None:
-        """`others`: references that objectives ask for besides the main one; `views`: augmentations."""
+        """`others`: references that objectives ask for besides the main one; `views`: augmentations; `marker`: token
+        ids of the marker behind which undesirable answers run once more, empty for the prompt's first one; None: they
+        do not.
+        """
         self.team = team or Team()
         self._references = references
         self._engine = engine
         self._vision = vision
         self._others = sorted(others)
         self._views = sorted(views)
+        self._marker = marker
         self._max_tokens = max_tokens // (1 + len(self._views))
         self._kept: dict[Key, Tensor] = {}
         self.partners: dict[str, Partner] = {}
@@ -117,10 +123,28 @@ class Collator:
         return len(example.prompt) + sum(len(answer.token_ids) - 1 for _, answer in self._branches(example))
 
     def _branches(self, example: Example) -> list[tuple[str, Answer]]:
-        """(group the answer comes from, answer), the borrowed one last."""
-        own = [(answer.owner or example.group, answer) for answer in example.answers]
+        """(group the answer comes from, answer): its own, those behind the class's marker, and the borrowed one."""
+        marked = (self._marked(example.answers[index], example) for index in self._disliked(example))
+        own = [(answer.owner or example.group, answer) for answer in (*example.answers, *marked)]
         partner = self.partners.get(example.group)
         return [*own, (partner.group, partner.answer)] if partner else own
+
+    def branches(self, example: Example) -> int:
+        """How many answers its row has."""
+        return len(self._branches(example))
+
+    def _disliked(self, example: Example) -> list[int]:
+        """The answers that run behind the class's marker too: undesirable ones that may be imitated at all."""
+        if self._marker is None:
+            return []
+        disliked = {thumb.answer for thumb in example.unpaired if not thumb.desirable}
+        return [index for index in sorted(disliked) if example.answers[index].may_be_positive]
+
+    def _marked(self, answer: Answer, example: Example) -> Answer:
+        first = next(token for token in example.prompt if token != self._engine.image_token_id)
+        marker = tuple(self._marker or (first,))
+        tokens = (*marker, *answer.token_ids)
+        return replace(answer, candidate=f"{answer.candidate}#marked", token_ids=tokens, condition=len(marker))
 
     def rows(self, examples: Sequence[Example]) -> list[Row]:
         """At least one."""
@@ -263,6 +287,9 @@ class Collator:
         values = self._engine.logprobs([*rows, *self._view_rows(examples)])
         main = self._reference(self._references.main, examples)
         logprobs, mask = padded(values[:answers])
+        conditions = [answer.condition for example in examples for _, answer in self._branches(example)]
+        places = torch.arange(mask.shape[1], device=mask.device)
+        mask &= places >= torch.tensor(conditions, device=mask.device)[:, None]
         length = mean_length(examples) if step_length is None else step_length
         return Batch(
             logprobs=logprobs,
@@ -334,6 +361,7 @@ class Collator:
         chosen, rejected, pair_weights, endorsed = [], [], [], []
         unpaired, desirable, unpaired_weights, mismatched = [], [], [], []
         may_be_positive: list[bool] = []
+        marked: list[int] = []
         first = 0
         for example in examples:
             for pair in example.pairs:
@@ -345,6 +373,8 @@ class Collator:
                 unpaired.append(first + thumb.answer)
                 desirable.append(thumb.desirable)
                 unpaired_weights.append(thumb.weight)
+            behind = {answer: first + len(example.answers) + at for at, answer in enumerate(self._disliked(example))}
+            marked += [-1 if one.desirable else behind.get(one.answer, -1) for one in example.unpaired]
             branches = self._branches(example)
             may_be_positive += [answer.may_be_positive for _, answer in branches]
             first += len(branches)
@@ -360,6 +390,7 @@ class Collator:
             "desirable": (desirable, torch.bool),
             "unpaired_weights": (unpaired_weights, torch.float32),
             "mismatched": (mismatched, torch.long),
+            "marked": (marked, torch.long),
         }
         return {name: torch.tensor(values, dtype=dtype, device=device) for name, (values, dtype) in kinds.items()}
 

@@ -70,6 +70,8 @@ class Answer:
     """As the engine logged them; empty for answers that it did not sample."""
     owner: str = ""
     """The group that it was drawn in, where it stands in for an answer of another (`learner.successes`)."""
+    condition: int = 0
+    """So many first tokens are a class's marker, no part of what is learned (`learner.batch`)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -89,7 +89,7 @@ class PrefixModel:
         self._family = family_of(core.config)
         self._body = core.model
         self._head = core.get_output_embeddings()
-        self._image_token_id = self._family.image_token_id(core.config)
+        self.image_token_id = self._family.image_token_id(core.config)
         self.device = self._head.weight.device
         self._chunk = max(1, logits_per_chunk // self._head.weight.shape[0])
         register()
@@ -148,7 +148,7 @@ class PrefixModel:
         first = 0
         for number, (token, run) in enumerate(groupby(prompt)):
             count = len(list(run))
-            if token == self._image_token_id:
+            if token == self.image_token_id:
                 result[first : first + count] = number
             first += count
         return result

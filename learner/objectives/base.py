@@ -78,6 +78,8 @@ class Batch:
     pair_annotators: tuple[str, ...] = ()  # N names
     unpaired_annotators: tuple[str, ...] = ()  # M names
     rewarded: Rewarded | None = None
+    marked: Tensor | None = None
+    """(M,) where each undesirable answer runs once more behind its class's marker: index of an answer, −1 for none."""
     references: Mapping[str, Tensor] = field(default_factory=dict)
     """(A, T) under each reference that an objective asks for by name."""
     views: Mapping[str, View] = field(default_factory=dict)
@@ -124,6 +126,7 @@ class Batch:
             rejected=self.chosen,
             endorsed=torch.zeros_like(self.endorsed),
             desirable=~self.desirable,
+            marked=None,
             views={},
         )
 
