@@ -58,6 +58,7 @@ def assemble(base: Base, vision: Vision, pace: Pace, team: Team, job: Job) -> As
         pace.max_tokens,
         others=recipe.references,
         views=recipe.views,
+        statistics=recipe.statistics,
         marker=recipe.marker,
         team=team,
     )

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Final
 
 import torch
@@ -66,12 +67,13 @@ class Collator:
         *,
         others: Iterable[str] = (),
         views: Iterable[str] = (),
+        statistics: Iterable[str] = (),
         marker: Sequence[int] | None = None,
         team: Team | None = None,
     ) -> None:
-        """`others`: references that objectives ask for besides the main one; `views`: augmentations; `marker`: token
-        ids of the marker behind which undesirable answers run once more, empty for the prompt's first one; None: they
-        do not.
+        """`others`: references that objectives ask for besides the main one; `views`: augmentations; `statistics`:
+        names of what they ask for of the whole distribution; `marker`: token ids behind which undesirable answers run
+        once more, none for the prompt's first one; None: they do not.
         """
         self.team = team or Team()
         self._references = references
@@ -79,6 +81,7 @@ class Collator:
         self._vision = vision
         self._others = sorted(others)
         self._views = sorted(views)
+        self._statistics = frozenset(statistics)
         self._marker = marker
         self._max_tokens = max_tokens // (1 + len(self._views))
         self._kept: dict[Key, Tensor] = {}
@@ -266,6 +269,7 @@ class Collator:
 
     def _idle(self) -> Batch:
         """Of no example: one answer outside of every mask."""
+        self._reference_hidden([IDLE])  # a sharded base needs every rank in every pass
         logprobs, mask = padded(self._engine.logprobs([IDLE]))
         none = torch.zeros_like(mask)
         return Batch(
@@ -284,7 +288,10 @@ class Collator:
     def _batch(self, examples: Sequence[Example], step_length: float | None) -> Batch:
         rows = self.rows(examples)
         answers = sum(len(row.answers) for row in rows)
-        values = self._engine.logprobs([*rows, *self._view_rows(examples)])
+        reference_hidden = self._reference_hidden(rows)
+        packed = self._engine.pack([*rows, *self._view_rows(examples)])
+        hidden = self._engine.hidden(packed)
+        values = self._engine.logprobs_at(hidden, packed)
         main = self._reference(self._references.main, examples)
         logprobs, mask = padded(values[:answers])
         conditions = [answer.condition for example in examples for _, answer in self._branches(example)]
@@ -300,9 +307,28 @@ class Collator:
             rewarded=self._rewarded(examples, logprobs, length),
             references={name: padded(self._other(name, examples, mask.device))[0] for name in self._others},
             views=self._view_batches(examples, values[answers:], main[answers:]),
-            statistics={},
+            statistics=self._statistics_of(hidden, reference_hidden, packed.lengths[:answers]),
             **self._indices(examples, logprobs.device),
         )
+
+    @torch.no_grad()
+    def _reference_hidden(self, rows: Sequence[Row]) -> Tensor | None:
+        """Where a statistic is about the main reference: its hidden states. They are too large to be kept."""
+        if "reference_kl" not in self._statistics:
+            return None
+        with self._references.standing_in(self._references.main):
+            return self._engine.hidden(self._engine.pack(rows))
+
+    def _statistics_of(self, hidden: Tensor, reference: Tensor | None, lengths: Sequence[int]) -> dict[str, Tensor]:
+        """Of the plain answers, which come first; views have none."""
+        own = hidden[: sum(lengths)]
+        found = {}
+        if "entropy" in self._statistics:
+            found["entropy"] = self._engine.entropy(own)
+        if reference is not None:
+            inside = partial(self._references.standing_in, self._references.main)
+            found["reference_kl"] = self._engine.reference_kl(own, reference, inside)
+        return {name: padded(torch.split(values, list(lengths)))[0] for name, values in found.items()}
 
     def _view_batches(
         self, examples: Sequence[Example], values: Sequence[Tensor], reference: Sequence[Tensor]

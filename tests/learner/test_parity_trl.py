@@ -85,7 +85,9 @@ def inputs(mask: Tensor) -> dict[str, Tensor]:
 # --- pairs ------------------------------------------------------------------------------------------------
 
 
-def trl_dpo(batch: Batch, loss_type: str, beta: float, label_smoothing: float = 0.0) -> Tensor:
+def trl_dpo(
+    batch: Batch, loss_type: str, beta: float, label_smoothing: float = 0.0, divergence: str = "reverse_kl"
+) -> Tensor:
     order = torch.cat([batch.chosen, batch.rejected])
     reference = masked(batch.reference, batch.mask).sum(-1)
     self = trainer(
@@ -95,7 +97,9 @@ def trl_dpo(batch: Batch, loss_type: str, beta: float, label_smoothing: float = 
         label_smoothing=label_smoothing,
         ld_alpha=None,
         precompute_ref_logps=True,
-        f_divergence_type="reverse_kl",
+        f_divergence_type=divergence,
+        f_alpha_divergence_coef=0.3,
+        args=SimpleNamespace(discopop_tau=0.05),
         use_weighting=False,
     )
     given = {
@@ -135,6 +139,28 @@ def test_pairwise_objectives_are_trls(name: str, smoothing: float, beta: float, 
     batch = random_batch(seed)
     options = {"beta": beta, **({"label_smoothing": smoothing} if smoothing else {})}
     assert_equal(batch, OBJECTIVES[name](**options), trl_dpo(batch, name, beta, smoothing))
+
+
+PLAIN = ["nca_pair", "bco_pair", "sppo_hard", "apo_zero", "apo_down", "discopop", "sigmoid_norm"]
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("beta", [0.1, 0.7])
+@pytest.mark.parametrize(("name", "smoothing"), [*((name, 0.0) for name in PLAIN), ("exo_pair", 1e-3), ("aot", 0.2)])
+def test_more_pairwise_objectives_are_trls(name: str, smoothing: float, beta: float, seed: int) -> None:
+    """Those of the later papers; `aot` on eight pairs, so that ranks matter."""
+    batch = random_batch(seed, answers=16)
+    options = {"beta": beta, **({"label_smoothing": smoothing} if smoothing else {})}
+    assert_equal(batch, OBJECTIVES[name](**options), trl_dpo(batch, name, beta, smoothing))
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("divergence", ["reverse_kl", "forward_kl", "js_divergence", "alpha_divergence"])
+def test_f_divergences_are_trls(divergence: str, seed: int) -> None:
+    """In DPO's place of the reverse KL, with α = .3."""
+    batch = random_batch(seed)
+    objective = OBJECTIVES["sigmoid"](beta=0.4, f_divergence=divergence, alpha=0.3)
+    assert_equal(batch, objective, trl_dpo(batch, "sigmoid", 0.4, divergence=divergence))
 
 
 @pytest.mark.parametrize("seed", SEEDS)
