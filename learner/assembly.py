@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from learner.batch import Collator
-from learner.errors import LearnerError
 from learner.model import Base, Policy
 from learner.prefix import PrefixModel
 from learner.references import References
@@ -48,8 +47,6 @@ def assemble(base: Base, vision: Vision, pace: Pace, team: Team, job: Job) -> As
     policy = Policy.fresh(base, settings, job.seed) if job.parent is None else Policy.from_files(base, job.parent)
     engine = PrefixModel(policy.model, checkpointing=pace.gradient_checkpointing)
     recipe = settings.recipe().balanced(*job.thumbs)
-    if any(not 0 <= token < base.vocabulary or token == engine.image_token_id for token in recipe.marker or ()):
-        raise LearnerError("learner setting options.c_rlft.marker: those are no text tokens of the base model")
     references = References(policy, settings.reference, begins_at_base=fresh, ema_decay=settings.ema_decay)
     collator = Collator(
         references,

@@ -8,6 +8,7 @@ references that stay as they are, are computed once and kept by group and answer
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -88,6 +89,8 @@ class Collator:
         self.partners: dict[str, Partner] = {}
         self.round_length = 1.0
         """Mean tokens of the rewarded answers of the round."""
+        self.step = 0
+        """How many optimiser steps there were."""
 
     def forget(self, groups: Iterable[str]) -> None:
         gone = set(groups)
@@ -314,7 +317,7 @@ class Collator:
     @torch.no_grad()
     def _reference_hidden(self, rows: Sequence[Row]) -> Tensor | None:
         """Where a statistic is about the main reference: its hidden states. They are too large to be kept."""
-        if "reference_kl" not in self._statistics:
+        if self._statistics.isdisjoint({"reference_kl", "end_ratio"}):
             return None
         with self._references.standing_in(self._references.main):
             return self._engine.hidden(self._engine.pack(rows))
@@ -325,9 +328,11 @@ class Collator:
         found = {}
         if "entropy" in self._statistics:
             found["entropy"] = self._engine.entropy(own)
-        if reference is not None:
-            inside = partial(self._references.standing_in, self._references.main)
+        inside = partial(self._references.standing_in, self._references.main)
+        if reference is not None and "reference_kl" in self._statistics:
             found["reference_kl"] = self._engine.reference_kl(own, reference, inside)
+        if reference is not None and "end_ratio" in self._statistics:
+            found["end_ratio"] = self._engine.ratio_of(self._references.eos_ids, own, reference, inside)
         return {name: padded(torch.split(values, list(lengths)))[0] for name, values in found.items()}
 
     def _view_batches(
@@ -372,6 +377,8 @@ class Collator:
             sampled[row, : len(values)] = values
         device = logprobs.device
         labels = [one for example in examples for one in example.rewarded]
+        known = [dict(one.scores) for one in labels]
+        scorers = sorted(set[str]().union(*known))
         return Rewarded(
             answers=torch.tensor(answers, device=device),
             groups=torch.tensor(groups, device=device),
@@ -380,6 +387,9 @@ class Collator:
             sampled=sampled.to(device),
             step_length=step_length,
             round_length=self.round_length,
+            step=self.step,
+            scores={name: torch.tensor([one.get(name, math.nan) for one in known], device=device) for name in scorers},
+            baseline=torch.tensor([one.is_baseline for one in labels], device=device),
         )
 
     def _indices(self, examples: Sequence[Example], device: torch.device) -> Mapping[str, Tensor]:

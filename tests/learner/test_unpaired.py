@@ -1,4 +1,4 @@
-"""Losses on thumbs that came later: numbers worked out by hand, TRL's, directions, and the marker's way through a batch."""
+"""`apo_zero_unpaired` and `c_rlft`: by hand, TRL's, directions, and the marker's way through a batch."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ def plain_logprobs(policy: Policy, prompt: tuple[int, ...], answer: tuple[int, .
 
 
 def test_a_marked_answer_is_a_branch_of_its_own_whose_marker_is_not_learned(made: Made) -> None:
-    """It has the log-probabilities of an ordinary pass over prompt, marker and answer, and its mask leaves the marker out."""
+    """Its log-probabilities are those of an ordinary pass behind prompt and marker; the mask leaves the marker out."""
     policy, collator, _, _ = made
     example = question()
     collator.prepare_reference([example])
@@ -147,7 +147,7 @@ def test_a_marked_answer_is_a_branch_of_its_own_whose_marker_is_not_learned(made
 
 def test_serving_needs_no_change(made: Made) -> None:
     """Trained by both classes, the ordinary prompt gives the good answer; the bad one is what follows the marker."""
-    policy, collator, _, trainer = made
+    policy, _, _, trainer = made
     example = question()
     marked = (*example.prompt, example.prompt[0])
 
