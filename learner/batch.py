@@ -1,12 +1,14 @@
 """Examples → rows of a forward pass → the tensors that objectives are functions of.
 
 A row that has thumbs carries one more branch for KTO: an answer of another group (`Partner`), run under this
-group's prompt. Where an objective asks for it, the chosen answers run once more under changed images (a view). The
-log-probabilities under references that stay as they are, are computed once and kept by group and answer.
+group's prompt. Where an objective asks for it, the undesirable answers are branches once more, behind a marker of their
+class (C-RLFT), and the chosen answers run once more under changed images (a view). The log-probabilities under
+references that stay as they are, are computed once and kept by group and answer.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -67,10 +69,12 @@ class Collator:
         others: Iterable[str] = (),
         views: Iterable[str] = (),
         statistics: Iterable[str] = (),
+        marker: Sequence[int] | None = None,
         team: Team | None = None,
     ) -> None:
         """`others`: references that objectives ask for besides the main one; `views`: augmentations; `statistics`:
-        names of what they ask for of the whole distribution.
+        names of what they ask for of the whole distribution; `marker`: token ids behind which undesirable answers run
+        once more, none for the prompt's first one; None: they do not.
         """
         self.team = team or Team()
         self._references = references
@@ -79,11 +83,14 @@ class Collator:
         self._others = sorted(others)
         self._views = sorted(views)
         self._statistics = frozenset(statistics)
+        self._marker = marker
         self._max_tokens = max_tokens // (1 + len(self._views))
         self._kept: dict[Key, Tensor] = {}
         self.partners: dict[str, Partner] = {}
         self.round_length = 1.0
         """Mean tokens of the rewarded answers of the round."""
+        self.step = 0
+        """How many optimiser steps there were."""
 
     def forget(self, groups: Iterable[str]) -> None:
         gone = set(groups)
@@ -122,10 +129,28 @@ class Collator:
         return len(example.prompt) + sum(len(answer.token_ids) - 1 for _, answer in self._branches(example))
 
     def _branches(self, example: Example) -> list[tuple[str, Answer]]:
-        """(group the answer comes from, answer), the borrowed one last."""
-        own = [(answer.owner or example.group, answer) for answer in example.answers]
+        """(group the answer comes from, answer): its own, those behind the class's marker, and the borrowed one."""
+        marked = (self._marked(example.answers[index], example) for index in self._disliked(example))
+        own = [(answer.owner or example.group, answer) for answer in (*example.answers, *marked)]
         partner = self.partners.get(example.group)
         return [*own, (partner.group, partner.answer)] if partner else own
+
+    def branches(self, example: Example) -> int:
+        """How many answers its row has."""
+        return len(self._branches(example))
+
+    def _disliked(self, example: Example) -> list[int]:
+        """The answers that run behind the class's marker too: undesirable ones that may be imitated at all."""
+        if self._marker is None:
+            return []
+        disliked = {thumb.answer for thumb in example.unpaired if not thumb.desirable}
+        return [index for index in sorted(disliked) if example.answers[index].may_be_positive]
+
+    def _marked(self, answer: Answer, example: Example) -> Answer:
+        first = next(token for token in example.prompt if token != self._engine.image_token_id)
+        marker = tuple(self._marker or (first,))
+        tokens = (*marker, *answer.token_ids)
+        return replace(answer, candidate=f"{answer.candidate}#marked", token_ids=tokens, condition=len(marker))
 
     def rows(self, examples: Sequence[Example]) -> list[Row]:
         """At least one."""
@@ -272,6 +297,9 @@ class Collator:
         values = self._engine.logprobs_at(hidden, packed)
         main = self._reference(self._references.main, examples)
         logprobs, mask = padded(values[:answers])
+        conditions = [answer.condition for example in examples for _, answer in self._branches(example)]
+        places = torch.arange(mask.shape[1], device=mask.device)
+        mask &= places >= torch.tensor(conditions, device=mask.device)[:, None]
         length = mean_length(examples) if step_length is None else step_length
         return Batch(
             logprobs=logprobs,
@@ -289,7 +317,7 @@ class Collator:
     @torch.no_grad()
     def _reference_hidden(self, rows: Sequence[Row]) -> Tensor | None:
         """Where a statistic is about the main reference: its hidden states. They are too large to be kept."""
-        if "reference_kl" not in self._statistics:
+        if self._statistics.isdisjoint({"reference_kl", "end_ratio"}):
             return None
         with self._references.standing_in(self._references.main):
             return self._engine.hidden(self._engine.pack(rows))
@@ -300,9 +328,11 @@ class Collator:
         found = {}
         if "entropy" in self._statistics:
             found["entropy"] = self._engine.entropy(own)
-        if reference is not None:
-            inside = partial(self._references.standing_in, self._references.main)
+        inside = partial(self._references.standing_in, self._references.main)
+        if reference is not None and "reference_kl" in self._statistics:
             found["reference_kl"] = self._engine.reference_kl(own, reference, inside)
+        if reference is not None and "end_ratio" in self._statistics:
+            found["end_ratio"] = self._engine.ratio_of(self._references.eos_ids, own, reference, inside)
         return {name: padded(torch.split(values, list(lengths)))[0] for name, values in found.items()}
 
     def _view_batches(
@@ -347,6 +377,8 @@ class Collator:
             sampled[row, : len(values)] = values
         device = logprobs.device
         labels = [one for example in examples for one in example.rewarded]
+        known = [dict(one.scores) for one in labels]
+        scorers = sorted(set[str]().union(*known))
         return Rewarded(
             answers=torch.tensor(answers, device=device),
             groups=torch.tensor(groups, device=device),
@@ -355,6 +387,9 @@ class Collator:
             sampled=sampled.to(device),
             step_length=step_length,
             round_length=self.round_length,
+            step=self.step,
+            scores={name: torch.tensor([one.get(name, math.nan) for one in known], device=device) for name in scorers},
+            baseline=torch.tensor([one.is_baseline for one in labels], device=device),
         )
 
     def _indices(self, examples: Sequence[Example], device: torch.device) -> Mapping[str, Tensor]:
@@ -363,6 +398,7 @@ class Collator:
         unpaired, desirable, unpaired_weights, mismatched = [], [], [], []
         may_be_positive: list[bool] = []
         drawn_by_base: list[bool] = []
+        marked: list[int] = []
         first = 0
         for example in examples:
             for pair in example.pairs:
@@ -375,6 +411,8 @@ class Collator:
                 unpaired.append(first + thumb.answer)
                 desirable.append(thumb.desirable)
                 unpaired_weights.append(thumb.weight)
+            behind = {answer: first + len(example.answers) + at for at, answer in enumerate(self._disliked(example))}
+            marked += [-1 if one.desirable else behind.get(one.answer, -1) for one in example.unpaired]
             branches = self._branches(example)
             may_be_positive += [answer.may_be_positive for _, answer in branches]
             drawn_by_base += [answer.drawn_by_base for _, answer in branches]
@@ -393,6 +431,7 @@ class Collator:
             "desirable": (desirable, torch.bool),
             "unpaired_weights": (unpaired_weights, torch.float32),
             "mismatched": (mismatched, torch.long),
+            "marked": (marked, torch.long),
         }
         return {name: torch.tensor(values, dtype=dtype, device=device) for name, (values, dtype) in kinds.items()}
 

@@ -71,6 +71,8 @@ class Answer:
     drawn_by_base: bool = False
     owner: str = ""
     """The group that it was drawn in, where it stands in for an answer of another (`learner.successes`)."""
+    condition: int = 0
+    """So many first tokens are a class's marker, no part of what is learned (`learner.batch`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +104,12 @@ class RewardedExample:
     answer: int
     reward: float
     weight: float
+    scores: tuple[tuple[str, float], ...] = ()
+    """What each scorer gave, by name, where the server tells it."""
+    is_baseline: bool = False
+    """The answer of its group that others may be measured by: the base's, or the one drawn first."""
+    is_ranked: bool = False
+    """The reward is a place in what people preferred (`learner.rankings`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,8 +207,12 @@ def prepare(group: TrainingGroup, limits: Limits, wanted: Wanted) -> Prepared:
             unpaired.append(one)
     rewards, problems = _rewards(group, limits, wanted)
     skipped += problems
+    baseline = _baseline([candidate for candidate, _ in rewards])
     rewarded = tuple(
-        RewardedExample(index(candidate.id), reward, wanted.weight("reward")) for candidate, reward in rewards
+        RewardedExample(
+            index(candidate.id), reward, wanted.weight("reward"), _scores(candidate), candidate.id == baseline
+        )
+        for candidate, reward in rewards
     )
     if not used:
         return Prepared(None, tuple(skipped) or ("nothing to learn",))
@@ -232,6 +244,15 @@ def _rewards(
         else:
             usable.append((candidate, candidate.total or 0.0))
     return (usable if len(usable) > 1 else []), problems
+
+
+def _baseline(candidates: Sequence[TrainingCandidate]) -> str:
+    """What would have been answered without a choice: the base's answer where there is one, else the first."""
+    return next((one.id for one in candidates if one.adapter == BASE), candidates[0].id if candidates else "")
+
+
+def _scores(candidate: TrainingCandidate) -> tuple[tuple[str, float], ...]:
+    return tuple(sorted((name, value) for name, value in candidate.scores.items() if math.isfinite(value)))
 
 
 def _reward_problem(candidate: TrainingCandidate, wanted: Wanted) -> str | None:
