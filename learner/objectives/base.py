@@ -164,8 +164,11 @@ class Objective(BaseModel, ABC):
     needs: ClassVar[Needs]
     references: ClassVar[tuple[str, ...]] = ()
     """References besides the main one that it reads in `Batch.references`."""
-    views: ClassVar[tuple[str, ...]] = ()
-    """Augmentations that it reads in `Batch.views`."""
+
+    @property
+    def views(self) -> tuple[str, ...]:
+        """Names of what it reads in `Batch.views`: augmentations, or `retrieve`."""
+        return ()
 
     @property
     def statistics(self) -> tuple[str, ...]:

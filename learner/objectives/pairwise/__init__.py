@@ -12,6 +12,7 @@ from learner.objectives.pairwise.apo_zero import ApoZero
 from learner.objectives.pairwise.bco_pair import BcoPair
 from learner.objectives.pairwise.cdpo import Cdpo
 from learner.objectives.pairwise.cpo import Cpo
+from learner.objectives.pairwise.cross_modality import CrossModality
 from learner.objectives.pairwise.discopop import Discopop
 from learner.objectives.pairwise.dpop import Dpop
 from learner.objectives.pairwise.exo_pair import ExoPair
@@ -25,6 +26,7 @@ from learner.objectives.pairwise.mrpo import Mrpo
 from learner.objectives.pairwise.nca_pair import NcaPair
 from learner.objectives.pairwise.orpo import Orpo
 from learner.objectives.pairwise.prdp import Prdp
+from learner.objectives.pairwise.rdpo import Rdpo
 from learner.objectives.pairwise.robust import Robust
 from learner.objectives.pairwise.sft import Sft
 from learner.objectives.pairwise.sigmoid import Sigmoid
@@ -69,5 +71,7 @@ PAIRWISE: Final[Mapping[str, type[Objective]]] = {
     "xpo": Xpo,
     "prdp": Prdp,
     "mdpo": Mdpo,
+    "rdpo": Rdpo,
+    "cross_modality": CrossModality,
     "sft": Sft,
 }
