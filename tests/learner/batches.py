@@ -70,6 +70,10 @@ def random_batch(seed: int = 0, answers: int = 6, tokens: int = 5) -> Batch:
             round_length=mean_length,
         ),
         references={"previous": old},
+        statistics={
+            "entropy": torch.rand(answers, tokens, generator=generator),
+            "end_ratio": torch.randn(answers, tokens, generator=generator) * 0.3,
+        },
     )
 
 
