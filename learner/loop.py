@@ -16,7 +16,7 @@ from typing import Final
 from clients.client import PlumblineClient, PlumblineError
 from learner.errors import BaseMismatch, LearnerError, LeaseLost, Stopped
 from learner.lease import Heart
-from learner.model import Base, check_base, find_base
+from learner.model import NO_IMAGES, Base, check_base, find_base
 from learner.publish import find_uploaded
 from learner.round import run_round
 from learner.settings import Settings, check_fit, read_settings

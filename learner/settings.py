@@ -112,9 +112,8 @@ class Settings(BaseModel):
             return kind(**{**shared, **self.options.get(name, {})})
         except ValidationError as error:
             where, said = _first(error)
-            raise SettingsError(
-                f"learner setting {'.'.join(filter(None, ['options', name, where]))}: {said}"
-            ) from error
+            place = ".".join(filter(None, ("options", name, where)))  # nowhere: options that exclude each other
+            raise SettingsError(f"learner setting {place}: {said}") from error
 
 
 def read_settings(config: TrainingConfig) -> Settings:
@@ -130,8 +129,8 @@ def read_settings(config: TrainingConfig) -> Settings:
         raise SettingsError("learner setting rank_rewards: none of the objectives is on ranked lists, as rankdpo is")
     if settings.rank_rewards and on_draws:
         raise SettingsError(
-            f"learner setting rank_rewards: {min(on_draws)} learns from what was drawn, and people rank other answers too; "
-            "leave one of them out"
+            f"learner setting rank_rewards: {min(on_draws)} learns from what was drawn alone, and people rank other "
+            "answers too; leave one of them out"
         )
     if settings.rollout_groups and Needs.REWARDED not in needs:
         raise SettingsError("learner setting rollout_groups: none of the objectives is on rewards, as grpo is")
@@ -141,7 +140,7 @@ def read_settings(config: TrainingConfig) -> Settings:
 
 
 def check_fit(settings: Settings, vocabulary: int, image_token_id: int | None) -> None:
-    """Raises `SettingsError` where the base model, of which those are, cannot do what is set. None: it sees no images."""
+    """Raises `SettingsError` where the base model, which these are of, cannot do what is set. None: no images."""
     recipe = settings.recipe()
     blind = [name for name in settings.objectives if settings.objective(name).views] if image_token_id is None else []
     if blind:

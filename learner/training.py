@@ -46,7 +46,7 @@ def train(context: Context, state: RoundState) -> None:
     without = idle(state.settings.objectives, context.material.examples.values())
     lacking = explained(without, place.replay.all()) if without else ""
     if len(without) == sum(weight > 0 for weight in state.settings.objectives.values()):
-        state.end("skipped", f"there is nothing to learn from: {lacking}")
+        state.end("skipped", f"there is nothing to learn from: {lacking or 'no objective has a weight'}")
         return
     if lacking:
         logger.warning("round %d goes without some objectives: %s", state.number, lacking)

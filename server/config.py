@@ -404,8 +404,8 @@ class LearnerConfig(Section):
     """A rewarded group whose rewards are alike and below this in the mean gets the best stored answer to the same
     question in its worst one's place; not set: none does."""
     rank_rewards: bool = False
-    """Where people ranked, chose or corrected, their order takes the place of the scorers' values, for the objectives on
-    ranked lists (`rankdpo`, `dro`, `gfn_dpo`)."""
+    """Where people ranked, chose or corrected, their order takes the place of the scorers' values, for the objectives
+    on ranked lists (`rankdpo`, `dro`, `gfn_dpo`)."""
     rollout_groups: int = Field(0, ge=0, le=64)
     """Prompts of each step's batch that the policy of that moment answers anew, for the objectives on rewards
     (docs/rollouts.md); 0: none."""
