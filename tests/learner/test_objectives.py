@@ -54,7 +54,8 @@ def with_rewards(batch: Batch, *, old: float = 0.0, sampled: float = 0.0) -> Bat
     )
     zeros = torch.zeros_like(policy)
     references = {"previous": policy - old, "base": batch.reference}
-    return replace(batch, rewarded=rewarded, references=references, statistics={"end_ratio": zeros})
+    statistics = {**batch.statistics, "end_ratio": zeros}
+    return replace(batch, rewarded=rewarded, references=references, statistics=statistics)
 
 
 PAIRS = [  # h = 2.5 and 1.9, beta .5; the second pair was made by a rule
