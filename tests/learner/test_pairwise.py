@@ -198,9 +198,7 @@ def test_mnpo_by_hand() -> None:
     """Margins: policy 0 and .4, main and base -2.5 and -1.5, previous as the policy; c = .25, λ = .75, .25."""
     batch = with_previous(make_batch(), 0.0, 0.0, 0.0, 0.0)
     expected = [(m - 0.25 * r - 0.75 * (0.75 * m + 0.25 * r) - 2.0) ** 2 for m, r in ((0.0, -2.5), (0.4, -1.5))]
-    assert losses("mnpo", batch, eta=0.25, ratio=0.25, opponents=(3.0, 1.0)) == near(expected)
-    with pytest.raises(ValueError, match="above 0"):
-        OBJECTIVES["mnpo"](opponents=(0.0, 0.0))  # type: ignore[call-arg]
+    assert losses("mnpo", batch, eta=0.25, ratio=0.25, previous_weight=3.0, base_weight=1.0) == near(expected)
 
 
 def rewarded(batch: Batch, *rewards: float) -> Batch:
