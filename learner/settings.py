@@ -79,6 +79,10 @@ class Settings(BaseModel):
     max_rewarded_groups: int = Field(1000, ge=0)
     """Groups that have nothing but rewards."""
     max_grad_norm: float = Field(1.0, gt=0)
+    normalized_gradients: bool = False
+    """What a step raises and what it lowers have gradients of norm 1 each (`learner.gradients`)."""
+    entanglement_every: int = Field(0, ge=0)
+    """Steps after which it is measured whether chosen and rejected answers move together; 0: never."""
     warmup_share: float = Field(0.1, ge=0, lt=1)
     """Share of the steps in which the learning rate rises."""
     max_kl: float = Field(2.0, gt=0)
@@ -123,7 +127,6 @@ def read_settings(config: TrainingConfig) -> Settings:
     except ValidationError as error:
         where, said = _first(error)
         raise SettingsError(f"learner setting {where}: {said}") from error
-    needs = settings.recipe().needs
     on_lists, on_draws = (settings.objectives.keys() & kind.keys() for kind in (LISTWISE, POLICY_GRADIENT))
     if settings.rank_rewards and not on_lists:
         raise SettingsError("learner setting rank_rewards: none of the objectives is on ranked lists, as rankdpo is")
@@ -132,6 +135,12 @@ def read_settings(config: TrainingConfig) -> Settings:
             f"learner setting rank_rewards: {min(on_draws)} learns from what was drawn alone, and people rank other "
             "answers too; leave one of them out"
         )
+    recipe = settings.recipe()
+    if settings.normalized_gradients and recipe.statistics:
+        raise SettingsError(
+            "learner setting normalized_gradients: not with an objective on whole distributions, as tdpo2"
+        )
+    needs = recipe.needs
     if settings.rollout_groups and Needs.REWARDED not in needs:
         raise SettingsError("learner setting rollout_groups: none of the objectives is on rewards, as grpo is")
     if settings.rank > config.max_lora_rank:

@@ -26,6 +26,7 @@ from learner.batch import Collator, mean_length
 from learner.errors import RoundAborted
 from learner.examples import Example
 from learner.files import write_atomic
+from learner.gradients import Entanglement, Sides
 from learner.model import Policy
 from learner.objectives import Batch
 from learner.recipe import Recipe
@@ -110,13 +111,22 @@ class Trainer:
         count = sum(example.count for example in examples)
         length = mean_length(examples)
         measured = _Sums()
+        sides = Sides(self._parameters.values()) if self._settings.normalized_gradients else None
+        pairs = sum(len(example.pairs) for example in examples)
+        every = self._settings.entanglement_every
+        is_watched = bool(every and pairs and self.progress.step % every == 0)
+        entanglement = Entanglement(self._parameters.values()) if is_watched else None
         for part in self._collator.own_parts(examples):
             batch = self._collator.batch(part, length)
             loss = self._recipe.loss(batch, self._reliabilities, count)
             measured.add(batch, loss, self._recipe.beta)
             if not loss.requires_grad and team.size > 1:
                 loss = batch.logprobs.sum() * 0  # a sharded base needs every rank in every backward pass
-            if loss.requires_grad:
+            if loss.requires_grad and entanglement is not None:
+                entanglement.watch(batch, pairs)
+            if loss.requires_grad and sides is not None:
+                sides.backward(loss, batch)
+            elif loss.requires_grad:
                 torch.autograd.backward(loss)
         measured = _Sums.merged(team.exchange(measured))
         if not math.isfinite(measured.loss):
@@ -124,7 +134,10 @@ class Trainer:
         distance, bound = measured.means().get("kl", 0.0), KL_SLACK * self._settings.max_kl
         if distance > bound:
             return self._discard(f"KL to the reference is about {distance:.3g} nats a token, above {bound:g}")
-        if measured.teaches:
+        watched = {} if entanglement is None else entanglement.metrics(team)
+        if measured.teaches and sides is not None:
+            sides.normalised(team)
+        elif measured.teaches:
             team.add_up_gradients(self._parameters.values())
         else:  # no gradient is not a gradient of 0, by which the optimiser would go on as before
             self._optimizer.zero_grad(set_to_none=True)
@@ -137,7 +150,7 @@ class Trainer:
         self._reliabilities.settle()
         self.progress.reliabilities = self._reliabilities.values
         self._note(examples)
-        metrics = {**measured.means(), **_fresh_reward(examples), "grad_norm": norm, "learning_rate": rate}
+        metrics = {**measured.means(), **watched, **_fresh_reward(examples), "grad_norm": norm, "learning_rate": rate}
         self.progress.discarded_in_a_row = 0
         self.progress.history.append(metrics)
         self.progress.step += 1

@@ -439,6 +439,12 @@ class LearnerConfig(Section):
     """Of groups that have nothing but rewards, the newest that are kept."""
     max_grad_norm: float = Field(1.0, gt=0)
     """Gradient clipping."""
+    normalized_gradients: bool = False
+    """What a step raises and what it lowers have gradients of norm 1 each, so that chosen and rejected answers part
+    (docs/objectives.md). One more backward pass."""
+    entanglement_every: int = Field(0, ge=0)
+    """Steps after which it is measured whether chosen and rejected answers move together, at two more backward passes;
+    0: never."""
     warmup_share: float = Field(0.1, ge=0, lt=1)
     """Share of the steps in which the learning rate rises."""
     max_kl: float = Field(2.0, gt=0)

@@ -35,5 +35,7 @@ def test_the_settings_that_compose_a_method_are_on_the_page() -> None:
     """Those of the server's configuration."""
     axes = {"objectives", "options", "beta", "weighting", "reference", "ema_decay", "source_weights"}
     rewards = {"max_staleness", "success_below", "max_rewarded_groups", "max_replay_groups", "max_kl"}
-    assert axes | rewards <= LearnerConfig.model_fields.keys()
-    assert all(f"`{name}`" in PAGE or f"{name} = " in PAGE for name in (axes | rewards) - {"options"})
+    gradients = {"normalized_gradients", "entanglement_every"}
+    named = axes | rewards | gradients
+    assert named <= LearnerConfig.model_fields.keys()
+    assert all(f"`{name}`" in PAGE or f"{name} = " in PAGE for name in named - {"options"})
