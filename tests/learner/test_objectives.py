@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from learner.errors import SettingsError
-from learner.objectives import OBJECTIVES, Batch, Rewarded, View
+from learner.objectives import OBJECTIVES, Batch, Needs, Rewarded, View
 from learner.objectives.policy_gradient import POLICY_GRADIENT
 from learner.objectives.unpaired.kto import balance
 from learner.recipe import Recipe
