@@ -44,7 +44,7 @@ def drawn(rewards: list[float], groups: list[int] | None = None, **changes: Any)
 
 
 def batch_of(rewarded: Rewarded, lengths: list[int], **changes: Any) -> Batch:
-    """Answers of these lengths whose tokens have log-probability −1, now and when they were drawn; −1.5 by reference."""
+    """Answers of these lengths; tokens have log-probability −1, now and when they were drawn, −1.5 by the reference."""
     count, width = len(lengths), max(lengths)
     policy = torch.full((count, width), -1.0, requires_grad=True)
     old = policy.detach().clone()
