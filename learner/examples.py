@@ -68,6 +68,7 @@ class Answer:
     is_human: bool
     logprobs: tuple[float, ...] = ()
     """As the engine logged them; empty for answers that it did not sample."""
+    drawn_by_base: bool = False
     owner: str = ""
     """The group that it was drawn in, where it stands in for an answer of another (`learner.successes`)."""
     condition: int = 0
@@ -141,6 +142,12 @@ class Example:
         """The people whose opinions it holds."""
         said = {thumb.annotator for thumb in self.unpaired}
         return said.union(pair.annotator for pair in self.pairs if pair.is_endorsed)
+
+    def gold(self, pair: PairExample) -> int:
+        """What the pair's person would have said: their own typed answer, else somebody's, else the chosen one."""
+        typed = [one for one in self.pairs if self.answers[one.chosen].is_human]
+        own = [one for one in typed if one.annotator == pair.annotator]
+        return (own or typed or [pair])[0].chosen
 
     def reduced(self, pairs: Sequence[PairExample], unpaired: Sequence[UnpairedExample]) -> Example | None:
         """The same group with these of its pairs and thumbs, its rewards, and the answers they are about; or None."""
@@ -264,6 +271,7 @@ def _answer(candidate: TrainingCandidate) -> Answer:
         may_be_positive=candidate.may_be_positive and not candidate.blocked,
         is_human=candidate.adapter == HUMAN,
         logprobs=tuple(candidate.logprobs),
+        drawn_by_base=candidate.adapter == BASE,
     )
 
 

@@ -21,7 +21,7 @@ REMEDIES: Final = {
 
 def idle(objectives: Mapping[str, float], examples: Iterable[Example]) -> list[str]:
     """The objectives that none of these examples is for; one of no weight asks for nothing."""
-    held = set()
+    held = set[Needs]()
     for one in examples:
         kinds = ((Needs.PAIRS, one.pairs), (Needs.UNPAIRED, one.unpaired), (Needs.REWARDED, one.rewarded))
         held.update(kind for kind, labels in kinds if labels)

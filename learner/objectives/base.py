@@ -94,6 +94,10 @@ class Batch:
     """(A, T) by name, of the policy's whole distribution at each token: see `STATISTICS`."""
     shared_point: Tensor | None = None
     """`reference_point` of a larger batch that this one is a part of."""
+    gold: Tensor | None = None
+    """(N,) index of the answer that says what each pair's person would have said; None: the chosen ones."""
+    drawn_by_base: Tensor | None = None
+    """(A,) bool: base sampled the answer; None: of none it is known."""
 
     @property
     def delta(self) -> Tensor:
@@ -111,10 +115,14 @@ class Batch:
         """Tokens of every answer, (A,), 1 at least."""
         return self.mask.sum(-1).clamp(min=1)
 
+    def totals(self, values: Tensor) -> Tensor:
+        """Sums over each answer's tokens, (A, T) → (A,)."""
+        return _masked(values, self.mask).sum(-1)
+
     @property
     def mean_logprobs(self) -> Tensor:
         """Log-probability per token of every answer, (A,)."""
-        return _masked(self.logprobs, self.mask).sum(-1) / self.lengths
+        return self.totals(self.logprobs) / self.lengths
 
     @property
     def reference_point(self) -> Tensor:
@@ -151,13 +159,16 @@ those about the reference its forward pass too."""
 class Objective(BaseModel, ABC):
     """A loss with its options, which are the fields. Stateless: `losses` is a function of batch and options."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     needs: ClassVar[Needs]
     references: ClassVar[tuple[str, ...]] = ()
     """References besides the main one that it reads in `Batch.references`."""
-    views: ClassVar[tuple[str, ...]] = ()
-    """Augmentations that it reads in `Batch.views`."""
+
+    @property
+    def views(self) -> tuple[str, ...]:
+        """Names of what it reads in `Batch.views`: augmentations, or `retrieve`."""
+        return ()
 
     @property
     def statistics(self) -> tuple[str, ...]:

@@ -16,6 +16,7 @@ from learner.recipe import Recipe
 from learner.settings import Settings, read_settings
 from learner.weighting import WEIGHTINGS, Reliabilities
 from server.wire.training import TrainingConfig
+from tests.learner import test_pairwise
 from tests.learner.batches import gradient, make_batch, random_batch
 
 
@@ -29,14 +30,14 @@ def recipe(weighting: str = "none", **objectives: float) -> Recipe:
 
 
 def with_view(batch: Batch) -> Batch:
-    """The first pair's chosen answer under a cropped image: Δ = -.6."""
+    """The first pair's chosen answer under another image: Δ = -.6."""
     view = View(
         logprobs=torch.tensor([[-1.3, -1.3]], requires_grad=True),
         reference=torch.tensor([[-1.0, -1.0]]),
         mask=torch.tensor([[True, True]]),
         pairs=torch.tensor([0]),
     )
-    return replace(batch, views={"crop": view})
+    return replace(batch, views=dict.fromkeys(("crop", "blur", "retrieve"), view))
 
 
 def with_rewards(batch: Batch, *, old: float = 0.0, sampled: float = 0.0) -> Batch:
@@ -52,7 +53,9 @@ def with_rewards(batch: Batch, *, old: float = 0.0, sampled: float = 0.0) -> Bat
         round_length=3.0,
     )
     zeros = torch.zeros_like(policy)
-    return replace(batch, rewarded=rewarded, references={"previous": policy - old}, statistics={"end_ratio": zeros})
+    references = {"previous": policy - old, "base": batch.reference}
+    statistics = {**batch.statistics, "end_ratio": zeros}
+    return replace(batch, rewarded=rewarded, references=references, statistics=statistics)
 
 
 PAIRS = [  # h = 2.5 and 1.9, beta .5; the second pair was made by a rule
@@ -152,7 +155,11 @@ DIRECTIONS = [
     ("robust", [0, 2], [1]),
     ("simpo", [0, 2], [1]),
     ("mdpo", [0, 2], [1]),
+    ("rdpo", [0, 2], [1]),
+    ("cross_modality", [0], []),
     ("sft", [0], []),
+    ("apo_down", [], [0, 1, 2]),
+    *((name, [0, 2], [1]) for name in test_pairwise.NAMES if name not in {"apo_down", "prdp"}),
     ("kto", [0], [1]),
     ("npo", [0], [1]),
     ("apo_zero_unpaired", [0], [1]),
@@ -171,7 +178,7 @@ def test_every_objective_is_in_the_table_of_directions() -> None:
 @pytest.mark.parametrize(("name", "raised", "lowered"), DIRECTIONS)
 def test_gradients_raise_what_people_liked(name: str, raised: list[int], lowered: list[int]) -> None:
     """Descent raises every token of what was preferred, lowers the others, and never touches padding."""
-    batch = with_rewards(make_batch())
+    batch = with_view(with_rewards(make_batch()))
     options = {"ipo": {"beta": 0.01}, "hinge": {"beta": 0.01}, "dro": {"margin": 5.0}}.get(name, {})
     step = -gradient(OBJECTIVES[name](**options).losses(batch).sum(), batch)
     if name == "ipo":
@@ -188,7 +195,7 @@ def test_gradients_raise_what_people_liked(name: str, raised: list[int], lowered
 @pytest.mark.parametrize("name", list(OBJECTIVES))
 def test_losses_stay_finite_far_from_the_reference(name: str) -> None:
     """Answers that became very likely or unlikely: a large loss, never NaN, and a finite gradient."""
-    batch = with_rewards(make_batch())
+    batch = with_view(with_rewards(make_batch()))
     with torch.no_grad():
         batch.logprobs[0] -= 200
         batch.logprobs[2] += 0.5
