@@ -21,6 +21,7 @@ from learner.references import References
 from learner.settings import Settings
 from learner.trainer import Trainer
 from learner.vision import Vision
+from learner.weighting import Reliabilities
 from tests.learner.batches import gradient, make_batch, random_batch
 from tests.learner.test_parity_trl import assert_equal, inputs, masked, model, trainer
 from tests.learner.tiny import EOS, TARGETS
@@ -91,9 +92,19 @@ def test_c_rlft_imitates_nothing_that_may_not_be_a_positive() -> None:
     """A blocked answer is not learned as what is undesirable either; nor is one without a marked run."""
     batch = with_marked(make_batch())
     blocked = replace(batch, may_be_positive=torch.tensor([True, False, True, True]))
-    for one in (blocked, replace(batch, marked=None), batch.flipped()):
-        losses = OBJECTIVES["c_rlft"]().losses(one)
-        assert losses[int(one.desirable[0])] == 0
+    for one in (blocked, replace(batch, marked=torch.tensor([-1, -1]))):
+        assert OBJECTIVES["c_rlft"]().losses(one).tolist() == [1.0, 0.0]
+
+
+def test_c_rlft_turns_no_label_round() -> None:
+    """LCPO takes its weight from a label that it doubts; it does not make a good answer of a bad one."""
+    batch = with_marked(make_batch())
+    assert OBJECTIVES["c_rlft"]().losses(batch.flipped()).tolist() == [0.0, 0.0]
+    doubted, believed = (
+        Settings(objectives={"c_rlft": 1.0}, weighting={"unpaired": name}).recipe() for name in ("lcpo", "none")
+    )
+    steps = [-gradient(one.loss(batch, Reliabilities(), 1), batch) for one in (doubted, believed)]
+    assert (steps[0][1] == 0).all() and 0 < steps[0][3, 0] < steps[1][3, 0]
 
 
 Made = tuple[Policy, Collator, Recipe, Trainer]
