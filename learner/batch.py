@@ -311,6 +311,8 @@ class Collator:
             references={name: padded(self._other(name, examples, mask.device))[0] for name in self._others},
             views=self._view_batches(examples, values[answers:], main[answers:]),
             statistics={},
+            chosen_mask=_parts(examples, "chosen_part", mask),
+            rejected_mask=_parts(examples, "rejected_part", mask),
             **self._indices(examples, logprobs.device),
         )
 
@@ -406,6 +408,18 @@ class Collator:
             "mismatched": (mismatched, torch.long),
         }
         return {name: torch.tensor(values, dtype=dtype, device=device) for name, (values, dtype) in kinds.items()}
+
+
+def _parts(examples: Sequence[Example], name: str, mask: Tensor) -> Tensor | None:
+    """What of their answers the pairs are about, (N, T); None: of all pairs the whole."""
+    parts: list[tuple[bool, ...]] = [getattr(pair, name) for example in examples for pair in example.pairs]
+    if not any(parts):
+        return None
+    made = mask.new_ones((len(parts), mask.shape[1]))
+    for row, part in enumerate(parts):
+        if part:
+            made[row, : len(part)] = torch.tensor(part, device=mask.device)
+    return made
 
 
 def mean_length(examples: Sequence[Example]) -> float:
