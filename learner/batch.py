@@ -15,6 +15,7 @@ from typing import Final, NamedTuple
 import torch
 from torch import Tensor
 
+from learner.dropout import Dropout
 from learner.examples import Answer, Example
 from learner.objectives import Batch, Rewarded, View
 from learner.prefix import PrefixModel, Row, padded, split_rows
@@ -88,6 +89,7 @@ class Collator:
         *,
         others: Iterable[str] = (),
         views: Iterable[str] = (),
+        dropout: Dropout | None = None,
         team: Team | None = None,
     ) -> None:
         """`others`: references that objectives ask for besides the main one; `views`: augmentations."""
@@ -97,6 +99,7 @@ class Collator:
         self._vision = vision
         self._others = sorted(others)
         self._views = sorted(views)
+        self._dropout = dropout
         self._max_tokens = max_tokens // (1 + len(self._views))
         self._kept: dict[Key, Tensor] = {}
         self.partners: dict[str, Partner] = {}
@@ -280,6 +283,7 @@ class Collator:
     def _idle(self) -> Batch:
         """Of no example: one answer outside of every mask."""
         logprobs, mask = padded(self._engine.logprobs([IDLE]))
+        self._dropped([IDLE], [])
         none = torch.zeros_like(mask)
         return Batch(
             logprobs=logprobs,
@@ -311,10 +315,16 @@ class Collator:
             references={name: padded(self._other(name, examples, mask.device))[0] for name in self._others},
             views=self._view_batches(examples, values[answers:], main[answers:]),
             statistics={},
+            dropped=self._dropped(rows, examples),
             chosen_mask=_parts(examples, "chosen_part", mask),
             rejected_mask=_parts(examples, "rejected_part", mask),
             **self._indices(examples, logprobs.device),
         )
+
+    def _dropped(self, rows: Sequence[Row], examples: Sequence[Example]) -> Tensor | None:
+        """Seeded by the groups, so that a resumed round sees the same; all ranks make these passes together."""
+        seed = " ".join(example.group for example in examples)
+        return None if self._dropout is None else self._dropout.logprobs(rows, seed)
 
     def _view_batches(
         self, examples: Sequence[Example], values: Sequence[Tensor], reference: Sequence[Tensor]

@@ -42,6 +42,10 @@ class Settings(BaseModel):
     """Of the implicit reward: for the objectives on it that name no other, for weightings and the pre-check."""
     weighting: dict[Literal["pairs", "unpaired"], str] = {"unpaired": "lcpo"}
     """How far labels are believed, by kind; "none" or nothing: entirely."""
+    dropout_passes: int = Field(4, ge=2, le=64)
+    """Passes by which the weighting `mc_dropout` judges."""
+    dropout: float = Field(0.1, gt=0, lt=1)
+    """Share of the values that the adapter loses in each of them."""
     token_mask: Literal["none", "sentence"] = "none"  # noqa: S105 - of text
     """`sentence`: a pair teaches only what one of its answers says and the other does not (`learner.sentences`)."""
     separators: Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(min_length=1)] = (*".!?;\n",)

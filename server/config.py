@@ -389,7 +389,11 @@ class LearnerConfig(Section):
     beta: float = Field(0.1, gt=0)
     """Inverse temperature of the implicit reward, for the objectives on it that name no other."""
     weighting: dict[Literal["pairs", "unpaired"], str] = {"unpaired": "lcpo"}
-    """How far labels are believed, by kind of example: `none`, `lcpo` or `uncertainty`."""
+    """How far labels are believed, by kind of example: `none`, `lcpo`, `uncertainty` or `mc_dropout`."""
+    dropout_passes: int = Field(4, ge=2, le=64)
+    """Forward passes with dropout by which `mc_dropout` judges how sure the policy is."""
+    dropout: float = Field(0.1, gt=0, lt=1)
+    """Share of the values that the adapter loses in each of them."""
     token_mask: Literal["none", "sentence"] = "none"  # noqa: S105 - of text
     """What of their answers pairs teach: all, or only the sentences that the other answer does not say."""
     separators: list[str] = [".", "!", "?", ";", "\n"]

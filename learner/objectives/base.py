@@ -92,6 +92,8 @@ class Batch:
     """(N, T) what of the chosen answers each pair is about; None: all of them."""
     rejected_mask: Tensor | None = None
     """(N, T), there where `chosen_mask` is."""
+    dropped: Tensor | None = None
+    """(P, A, T) in passes with dropout, where a weighting looks at them; detached."""
     shared_point: Tensor | None = None
     """`reference_point` of a larger batch that this one is a part of."""
 
@@ -99,6 +101,12 @@ class Batch:
     def delta(self) -> Tensor:
         """Δ of every answer, (A,)."""
         return _masked(self.logprobs - self.reference, self.mask).sum(-1)
+
+    @property
+    def dropped_delta(self) -> Tensor:
+        """Δ of every answer in each pass with dropout, (P, A)."""
+        assert self.dropped is not None
+        return _masked(self.dropped - self.reference, self.mask).sum(-1)
 
     @property
     def margin(self) -> Tensor:
@@ -146,6 +154,7 @@ class Batch:
             rejected=answers + pairs + own,
             references={name: values[rows] for name, values in self.references.items()},
             statistics={name: values[rows] for name, values in self.statistics.items()},
+            dropped=None if self.dropped is None else self.dropped[:, rows],
             views={name: view.within(self.chosen_mask) for name, view in self.views.items()},
             chosen_mask=None,
             rejected_mask=None,
