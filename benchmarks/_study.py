@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -70,11 +70,16 @@ class Quality:
 
 @dataclass(frozen=True, slots=True)
 class Learned:
-    """An adapter, the seconds that its learner's process took, and what the learner reported of its round."""
+    """An adapter, and what the learner reported of its round."""
 
     adapter: str
     seconds: float
+    """From the order, of a process's first round from the process's start, to the answer."""
     detail: dict[str, Any]
+
+
+Learning = Callable[[str, Recipe, str], Learned]
+"""(alias, recipe, name of the learner's state)."""
 
 
 class Study:
@@ -106,20 +111,51 @@ class Study:
             raise StackError(f"requests failed: {list(ledger.failures)}")
 
     def learn(self, alias: str, recipe: Recipe) -> Learned:
-        """One round of the real learner; raises `StackError` where no adapter came of it."""
-        known = {one.id for one in self._client.adapters(alias).data}
-        state = self._directory / f"learner-{alias}-{recipe.name}"
-        order = {"learner": recipe.learner, "flips": recipe.flips, "reward_model": recipe.reward_model}
-        ordered = json.dumps(order)
-        command = [sys.executable, "-m", "benchmarks._study_learner", self._stack.url, alias, str(state), ordered]
-        started = time.perf_counter()
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        seconds = time.perf_counter() - started
-        made = [one for one in self._client.adapters(alias).data if one.id not in known]
-        if done.returncode or not made:
-            raise StackError(f"{recipe.name} learned nothing:\n{done.stderr[-2000:]}")
-        self._await_decision(made[0].id)
-        return Learned(made[0].id, seconds, json.loads(done.stdout.splitlines()[-1]))
+        """One round of the real learner, in a process of its own that has seen nothing before."""
+        with self.learning() as learning:
+            return learning(alias, recipe, f"learner-{alias}-{recipe.name}")
+
+    @contextlib.contextmanager
+    def learning(self) -> Iterator[Learning]:
+        """A process that learns as it is ordered, one round after the other; each starts from the base model.
+
+        Recipes that name the same state share the groups and images that were fetched for the first of them, and the
+        reward model. A round of which no adapter came raises `StackError`.
+        """
+        command = [sys.executable, "-m", "benchmarks._study_learner", self._stack.url]
+        log = self._directory / "learner.log"
+        starts = [time.perf_counter()]
+        with (
+            log.open("w") as errors,
+            subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True
+            ) as process,
+        ):
+            assert process.stdin is not None
+            assert process.stdout is not None
+
+            def learn(alias: str, recipe: Recipe, state: str) -> Learned:
+                started = starts.pop() if starts else time.perf_counter()
+                order = {
+                    "alias": alias,
+                    "state": str(self._directory / state),
+                    "learner": recipe.learner,
+                    "flips": recipe.flips,
+                    "reward_model": recipe.reward_model,
+                }
+                print(json.dumps(order), file=process.stdin, flush=True)
+                answer = json.loads(process.stdout.readline() or "{}")
+                seconds = time.perf_counter() - started
+                if not answer.get("adapter"):
+                    said = answer.get("reason") or log.read_text()[-2000:]
+                    raise StackError(f"{recipe.name} learned nothing:\n{said}")
+                self._await_decision(answer["adapter"])
+                return Learned(answer["adapter"], seconds, answer["detail"])
+
+            try:
+                yield learn
+            finally:
+                process.stdin.close()
 
     def adopt(self, alias: str, files: Mapping[str, bytes]) -> str:
         """The id of an adapter that was trained elsewhere, PEFT's `files`, uploaded as an operator does it."""

@@ -57,6 +57,8 @@ def assemble(base: Base, vision: Vision, pace: Pace, team: Team, job: Job) -> As
         pace.max_tokens,
         others=recipe.references,
         views=recipe.views,
+        statistics=recipe.statistics,
+        marker=recipe.marker,
         dropout=dropout,
         team=team,
     )

@@ -1,14 +1,17 @@
 """Examples → rows of a forward pass → the tensors that objectives are functions of.
 
 A row that has thumbs carries one more branch for KTO: an answer of another group (`Partner`), run under this
-group's prompt. Where an objective asks for it, the chosen answers run once more under other images (a view). The
-log-probabilities under references that stay as they are, are computed once and kept by group and answer.
+group's prompt. Where an objective asks for it, the undesirable answers are branches once more, behind a marker of their
+class (C-RLFT), and the chosen answers run once more under other images (a view). The log-probabilities under
+references that stay as they are, are computed once and kept by group and answer.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import accumulate
 from typing import Final, NamedTuple
 
@@ -89,22 +92,31 @@ class Collator:
         *,
         others: Iterable[str] = (),
         views: Iterable[str] = (),
+        statistics: Iterable[str] = (),
+        marker: Sequence[int] | None = None,
         dropout: Dropout | None = None,
         team: Team | None = None,
     ) -> None:
-        """`others`: references that objectives ask for besides the main one; `views`: augmentations."""
+        """`others`: references that objectives ask for besides the main one; `views`: augmentations; `statistics`:
+        names of what they ask for of the whole distribution; `marker`: token ids behind which undesirable answers run
+        once more, none for the prompt's first one; None: they do not.
+        """
         self.team = team or Team()
         self._references = references
         self._engine = engine
         self._vision = vision
         self._others = sorted(others)
         self._views = sorted(views)
+        self._statistics = frozenset(statistics)
+        self._marker = marker
         self._dropout = dropout
         self._max_tokens = max_tokens // (1 + len(self._views))
         self._kept: dict[Key, Tensor] = {}
         self.partners: dict[str, Partner] = {}
         self.round_length = 1.0
         """Mean tokens of the rewarded answers of the round."""
+        self.step = 0
+        """How many optimiser steps there were."""
         self.similar: dict[str, Similar] = {}
         """For the images of the round, what the view `retrieve` shows instead."""
         self.level = 0
@@ -158,10 +170,28 @@ class Collator:
         return len(example.prompt) + sum(len(answer.token_ids) - 1 for _, answer in self._branches(example))
 
     def _branches(self, example: Example) -> list[tuple[str, Answer]]:
-        """(group the answer comes from, answer), the borrowed one last."""
-        own = [(answer.owner or example.group, answer) for answer in example.answers]
+        """(group the answer comes from, answer): its own, those behind the class's marker, and the borrowed one."""
+        marked = (self._marked(example.answers[index], example) for index in self._disliked(example))
+        own = [(answer.owner or example.group, answer) for answer in (*example.answers, *marked)]
         partner = self.partners.get(example.group)
         return [*own, (partner.group, partner.answer)] if partner else own
+
+    def branches(self, example: Example) -> int:
+        """How many answers its row has."""
+        return len(self._branches(example))
+
+    def _disliked(self, example: Example) -> list[int]:
+        """The answers that run behind the class's marker too: undesirable ones that may be imitated at all."""
+        if self._marker is None:
+            return []
+        disliked = {thumb.answer for thumb in example.unpaired if not thumb.desirable}
+        return [index for index in sorted(disliked) if example.answers[index].may_be_positive]
+
+    def _marked(self, answer: Answer, example: Example) -> Answer:
+        first = next(token for token in example.prompt if token != self._engine.image_token_id)
+        marker = tuple(self._marker or (first,))
+        tokens = (*marker, *answer.token_ids)
+        return replace(answer, candidate=f"{answer.candidate}#marked", token_ids=tokens, condition=len(marker))
 
     def rows(self, examples: Sequence[Example]) -> list[Row]:
         """At least one."""
@@ -282,6 +312,7 @@ class Collator:
 
     def _idle(self) -> Batch:
         """Of no example: one answer outside of every mask."""
+        self._reference_hidden([IDLE])  # a sharded base needs every rank in every pass
         logprobs, mask = padded(self._engine.logprobs([IDLE]))
         self._dropped([IDLE], [])
         none = torch.zeros_like(mask)
@@ -301,9 +332,15 @@ class Collator:
     def _batch(self, examples: Sequence[Example], step_length: float | None) -> Batch:
         rows = self.rows(examples)
         answers = sum(len(row.answers) for row in rows)
-        values = self._engine.logprobs([*rows, *self._view_rows(examples)])
+        reference_hidden = self._reference_hidden(rows)
+        packed = self._engine.pack([*rows, *self._view_rows(examples)])
+        hidden = self._engine.hidden(packed)
+        values = self._engine.logprobs_at(hidden, packed)
         main = self._reference(self._references.main, examples)
         logprobs, mask = padded(values[:answers])
+        conditions = [answer.condition for example in examples for _, answer in self._branches(example)]
+        places = torch.arange(mask.shape[1], device=mask.device)
+        mask &= places >= torch.tensor(conditions, device=mask.device)[:, None]
         length = mean_length(examples) if step_length is None else step_length
         return Batch(
             logprobs=logprobs,
@@ -314,7 +351,7 @@ class Collator:
             rewarded=self._rewarded(examples, logprobs, length),
             references={name: padded(self._other(name, examples, mask.device))[0] for name in self._others},
             views=self._view_batches(examples, values[answers:], main[answers:]),
-            statistics={},
+            statistics=self._statistics_of(hidden, reference_hidden, packed.lengths[:answers]),
             dropped=self._dropped(rows, examples),
             chosen_mask=_parts(examples, "chosen_part", mask),
             rejected_mask=_parts(examples, "rejected_part", mask),
@@ -325,6 +362,27 @@ class Collator:
         """Seeded by the groups, so that a resumed round sees the same; all ranks make these passes together."""
         seed = " ".join(example.group for example in examples)
         return None if self._dropout is None else self._dropout.logprobs(rows, seed)
+
+    @torch.no_grad()
+    def _reference_hidden(self, rows: Sequence[Row]) -> Tensor | None:
+        """Where a statistic is about the main reference: its hidden states. They are too large to be kept."""
+        if self._statistics.isdisjoint({"reference_kl", "end_ratio"}):
+            return None
+        with self._references.standing_in(self._references.main):
+            return self._engine.hidden(self._engine.pack(rows))
+
+    def _statistics_of(self, hidden: Tensor, reference: Tensor | None, lengths: Sequence[int]) -> dict[str, Tensor]:
+        """Of the plain answers, which come first; views have none."""
+        own = hidden[: sum(lengths)]
+        found = {}
+        if "entropy" in self._statistics:
+            found["entropy"] = self._engine.entropy(own)
+        inside = partial(self._references.standing_in, self._references.main)
+        if reference is not None and "reference_kl" in self._statistics:
+            found["reference_kl"] = self._engine.reference_kl(own, reference, inside)
+        if reference is not None and "end_ratio" in self._statistics:
+            found["end_ratio"] = self._engine.ratio_of(self._references.eos_ids, own, reference, inside)
+        return {name: padded(torch.split(values, list(lengths)))[0] for name, values in found.items()}
 
     def _view_batches(
         self, examples: Sequence[Example], values: Sequence[Tensor], reference: Sequence[Tensor]
@@ -375,6 +433,8 @@ class Collator:
             sampled[row, : len(values)] = values
         device = logprobs.device
         labels = [one for example in examples for one in example.rewarded]
+        known = [dict(one.scores) for one in labels]
+        scorers = sorted(set[str]().union(*known))
         return Rewarded(
             answers=torch.tensor(answers, device=device),
             groups=torch.tensor(groups, device=device),
@@ -383,39 +443,51 @@ class Collator:
             sampled=sampled.to(device),
             step_length=step_length,
             round_length=self.round_length,
+            step=self.step,
+            scores={name: torch.tensor([one.get(name, math.nan) for one in known], device=device) for name in scorers},
+            baseline=torch.tensor([one.is_baseline for one in labels], device=device),
         )
 
     def _indices(self, examples: Sequence[Example], device: torch.device) -> Mapping[str, Tensor]:
         """Where each pair's and each thumb's answers stand among those of the batch."""
-        chosen, rejected, pair_weights, endorsed = [], [], [], []
+        chosen, rejected, gold, pair_weights, endorsed = [], [], [], [], []
         unpaired, desirable, unpaired_weights, mismatched = [], [], [], []
         may_be_positive: list[bool] = []
+        drawn_by_base: list[bool] = []
+        marked: list[int] = []
         first = 0
         for example in examples:
             for pair in example.pairs:
                 chosen.append(first + pair.chosen)
                 rejected.append(first + pair.rejected)
+                gold.append(first + example.gold(pair))
                 pair_weights.append(pair.weight)
                 endorsed.append(pair.is_endorsed)
             for thumb in example.unpaired:
                 unpaired.append(first + thumb.answer)
                 desirable.append(thumb.desirable)
                 unpaired_weights.append(thumb.weight)
+            behind = {answer: first + len(example.answers) + at for at, answer in enumerate(self._disliked(example))}
+            marked += [-1 if one.desirable else behind.get(one.answer, -1) for one in example.unpaired]
             branches = self._branches(example)
             may_be_positive += [answer.may_be_positive for _, answer in branches]
+            drawn_by_base += [answer.drawn_by_base for _, answer in branches]
             first += len(branches)
             if example.group in self.partners:
                 mismatched.append(first - 1)
         kinds: dict[str, tuple[list[int] | list[bool] | list[float], torch.dtype]] = {
             "may_be_positive": (may_be_positive, torch.bool),
+            "drawn_by_base": (drawn_by_base, torch.bool),
             "chosen": (chosen, torch.long),
             "rejected": (rejected, torch.long),
+            "gold": (gold, torch.long),
             "pair_weights": (pair_weights, torch.float32),
             "endorsed": (endorsed, torch.bool),
             "unpaired": (unpaired, torch.long),
             "desirable": (desirable, torch.bool),
             "unpaired_weights": (unpaired_weights, torch.float32),
             "mismatched": (mismatched, torch.long),
+            "marked": (marked, torch.long),
         }
         return {name: torch.tensor(values, dtype=dtype, device=device) for name, (values, dtype) in kinds.items()}
 

@@ -77,8 +77,8 @@ def evaluate(
         values = iter(zip(torch.split(own, lengths), torch.split(base, lengths), strict=True))
         for example in part:
             answers = [Measured(example.group, answer, *next(values)) for answer in example.answers]
-            if example.group in collator.partners:
-                next(values)
+            for _ in range(collator.branches(example) - len(answers)):
+                next(values)  # borrowed, or behind a marker
             measured += answers
             agreements += _agreements(example, answers, beta)
     shares = team.exchange((measured, agreements, divergences))
@@ -87,7 +87,7 @@ def evaluate(
         examples=len(agreements),
         accuracy=sum(value > 0 for value in agreements) / max(1, len(agreements)),
         margin=sum(agreements) / max(1, len(agreements)),
-        loss=float((-torch.tensor(agreements)).sigmoid().mean()) if agreements else 0.0,
+        loss=float((-torch.tensor(agreements, dtype=torch.float64)).sigmoid().mean()) if agreements else 0.0,
         kl=float(torch.cat(divergences).mean()) if divergences else 0.0,
     )
     return Evaluation(standing, tuple(measured))

@@ -14,6 +14,7 @@ from dataclasses import replace
 from learner.examples import Example, Prepared, Wanted, prepare
 from learner.families import fits
 from learner.objectives import Needs
+from learner.rankings import with_ranks
 from learner.replay import MissingImage
 from learner.self_inject import Phrases
 from learner.sentences import Cutter
@@ -113,6 +114,8 @@ class Material:
 
     def _what_is_wanted(self, settings: Settings, parent: str) -> Wanted:
         kinds = settings.recipe().needs
+        if settings.rank_rewards:
+            kinds |= {Needs.PAIRS}  # which the ranking is made of
         lineage = [parent]
         if Needs.REWARDED in kinds and parent != BASE:
             reply = self._place.patiently(lambda: self._place.client.adapter_lineage(parent), self._check)
@@ -141,6 +144,10 @@ class Material:
         held = bounded(kept, settings.max_annotator_share, settings.min_new_signals)
         left_out = sum(one.count for one in kept) - sum(one.count for one in held)
         self.skipped["beyond one annotator's share"] += left_out
+        if settings.rank_rewards:
+            pairwise = Needs.PAIRS in settings.recipe().needs
+            ranks = (with_ranks(one, self._wanted.weight("reward"), keep_others=pairwise) for one in held)
+            held = [one for one in ranks if one is not None]
         if self._cutter is not None and settings.masks_pairs:
             held = [self._cutter.masked(one) for one in held]
         self.examples = {one.group: one for one in held}

@@ -4,7 +4,9 @@ A pass lays the tokens of several groups one behind the other, `[prompt and imag
 padding. Attention (`learner.attention`) lets every answer see its prompt and itself only, and every answer's positions
 restart behind the prompt, so each log-probability (and its gradient) equals that of a separate row
 `[prompt][answer g]`; the tests compare the two for every family (`learner.families`). The last token of an answer
-predicts nothing and is not fed; logits are computed at completion positions only, in chunks.
+predicts nothing and is not fed; logits are computed at completion positions only, in chunks. What an objective asks of
+the whole distribution (`entropy`, `reference_kl`, `end_ratio`) comes from the same hidden states, in chunks that are
+made again in the backward pass.
 
 With `checkpointing`, decoder layers keep their inputs only and run again in the backward pass: more time, less memory,
 the same numbers.
@@ -12,7 +14,8 @@ the same numbers.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any, Final
@@ -89,7 +92,7 @@ class PrefixModel:
         self._family = family_of(core.config)
         self._body = core.model
         self._head = core.get_output_embeddings()
-        self._image_token_id = self._family.image_token_id(core.config)
+        self.image_token_id = self._family.image_token_id(core.config)
         self.device = self._head.weight.device
         self._chunk = max(1, logits_per_chunk // self._head.weight.shape[0])
         register()
@@ -104,8 +107,47 @@ class PrefixModel:
     def logprobs(self, rows: Sequence[Row]) -> list[Tensor]:
         """Per-token log-probabilities, one tensor (tokens,) for each answer, rows in order."""
         packed = self.pack(rows)
-        flat = self._token_logprobs(self.hidden(packed), packed.targets)
-        return list(torch.split(flat, list(packed.lengths)))
+        return self.logprobs_at(self.hidden(packed), packed)
+
+    def logprobs_at(self, hidden: Tensor, packed: Packed) -> list[Tensor]:
+        """The same of hidden states, (T, hidden), that are there already."""
+        return list(torch.split(self._token_logprobs(hidden, packed.targets), list(packed.lengths)))
+
+    def entropy(self, hidden: Tensor) -> Tensor:
+        """Entropy of the distribution at each hidden state, (T, hidden) → (T,), in nats, with gradient."""
+        return torch.cat([checkpoint(self._entropy, part, use_reentrant=False) for part in self._parts(hidden)])
+
+    def reference_kl(
+        self, hidden: Tensor, reference: Tensor, standing_in: Callable[[], AbstractContextManager[None]] = nullcontext
+    ) -> Tensor:
+        """KL(reference ‖ policy) at each hidden state, both (T, hidden), → (T,), in nats; gradient for the policy's.
+
+        `standing_in`: inside, the head is the reference's; entered only where the head may differ.
+        """
+        inside = nullcontext if _is_frozen(self._head) else standing_in
+        return torch.cat(
+            [
+                checkpoint(self._reference_kl, part, other, inside, use_reentrant=False)
+                for part, other in zip(self._parts(hidden), self._parts(reference), strict=True)
+            ]
+        )
+
+    def ratio_of(
+        self,
+        tokens: Sequence[int],
+        hidden: Tensor,
+        reference: Tensor,
+        standing_in: Callable[[], AbstractContextManager[None]] = nullcontext,
+    ) -> Tensor:
+        """Log-probability that the next is one of these tokens, less the reference's; else as `reference_kl`."""
+        inside = nullcontext if _is_frozen(self._head) else standing_in
+        index = torch.tensor(tokens, device=self.device)
+        return torch.cat(
+            [
+                checkpoint(self._ratio_of, index, part, other, inside, use_reentrant=False)
+                for part, other in zip(self._parts(hidden), self._parts(reference), strict=True)
+            ]
+        )
 
     def pack(self, rows: Sequence[Row]) -> Packed:
         tokens: list[int] = []
@@ -148,7 +190,7 @@ class PrefixModel:
         first = 0
         for number, (token, run) in enumerate(groupby(prompt)):
             count = len(list(run))
-            if token == self._image_token_id:
+            if token == self.image_token_id:
                 result[first : first + count] = number
             first += count
         return result
@@ -184,11 +226,33 @@ class PrefixModel:
             chosen: Tensor = _FrozenHead.apply(hidden, targets, self._head, self._chunk)  # type: ignore[no-untyped-call]
             return chosen
         # An adapted head needs its own gradient: chunks are computed again in the backward pass instead.
-        parts = zip(torch.split(hidden, self._chunk), torch.split(targets, self._chunk), strict=True)
+        parts = zip(self._parts(hidden), self._parts(targets), strict=True)
         return torch.cat([checkpoint(self._chosen, part, goal, use_reentrant=False) for part, goal in parts])
+
+    def _parts(self, of_tokens: Tensor) -> Iterable[Tensor]:
+        """So many tokens at a time that their logits are one chunk."""
+        return torch.split(of_tokens, self._chunk)
 
     def _chosen(self, hidden: Tensor, targets: Tensor) -> Tensor:
         return self.log_distributions(hidden).gather(-1, targets[:, None])[:, 0]
+
+    def _entropy(self, hidden: Tensor) -> Tensor:
+        found = self.log_distributions(hidden)
+        return -(found.exp() * found).sum(-1)
+
+    def _reference_kl(
+        self, hidden: Tensor, reference: Tensor, inside: Callable[[], AbstractContextManager[None]]
+    ) -> Tensor:
+        with torch.no_grad(), inside():
+            other = self.log_distributions(reference)
+        return (other.exp() * (other - self.log_distributions(hidden))).sum(-1)
+
+    def _ratio_of(
+        self, tokens: Tensor, hidden: Tensor, reference: Tensor, inside: Callable[[], AbstractContextManager[None]]
+    ) -> Tensor:
+        with torch.no_grad(), inside():
+            other = self.log_distributions(reference)[:, tokens].logsumexp(-1)
+        return self.log_distributions(hidden)[:, tokens].logsumexp(-1) - other
 
 
 def _is_frozen(head: torch.nn.Module) -> bool:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from learner.objectives import Batch, Needs, Objective
+from learner.objectives.unpaired.c_rlft import CRlft
 from learner.objectives.unpaired.kto import Kto
 from learner.weighting import Reliabilities, Weighting
 
@@ -44,6 +45,11 @@ class Recipe:
     @property
     def needs_dropout(self) -> bool:
         return any(weighting.needs_dropout for weighting in self.weightings.values())
+
+    @property
+    def marker(self) -> tuple[int, ...] | None:
+        """Behind which undesirable answers run once more; None: they do not."""
+        return next((one.marker for _, one in self.losses if isinstance(one, CRlft)), None)
 
     def balanced(self, desirable: float, undesirable: float) -> Recipe:
         """For a round with these amounts of thumbs."""

@@ -102,6 +102,7 @@ class Trainer:
         team = self._collator.team
         team.tell("step", examples, self._collator.acquaintance(examples))
         self._collator.complete(examples)
+        self._collator.step = self.progress.step
         rate = learning_rate(self.progress.step, self._steps, self._settings.learning_rate, self._settings.warmup_share)
         for group in self._optimizer.param_groups:
             group["lr"] = rate

@@ -23,6 +23,7 @@ from learner.errors import LeaseLost, RoundAborted, Stopped
 from learner.evaluation import Evaluation, evaluate, fingerprint, objection
 from learner.examples import Example
 from learner.metrics import Bar, Board, curve
+from learner.missing import explained, idle
 from learner.model import check_modules
 from learner.plan import schedule, seeded
 from learner.publish import describe_files, fetch, keep, read_kept
@@ -41,10 +42,15 @@ logger = logging.getLogger(__name__)
 def train(context: Context, state: RoundState) -> None:
     """Ends with the round's phase `upload` or `report`; raises `LeaseLost` or `Stopped`."""
     _prepare_examples(context, state)
-    if not context.material.examples:
-        state.end("skipped", "there is nothing to learn from")
-        return
     place = context.place
+    without = idle(state.settings.objectives, context.material.examples.values())
+    lacking = explained(without, place.replay.all()) if without else ""
+    if len(without) == sum(weight > 0 for weight in state.settings.objectives.values()):
+        state.end("skipped", f"there is nothing to learn from: {lacking or 'no objective has a weight'}")
+        return
+    if lacking:
+        logger.warning("round %d goes without some objectives: %s", state.number, lacking)
+        state.detail = {**state.detail, "without_examples": lacking}
     made = assemble(place.base, place.vision, place.pace, place.team, _job(context, state))
     try:
         check_modules(made.policy, context.config.lora_modules)

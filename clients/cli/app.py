@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from clients.cli import configuration, exchange, keys, operate, privacy, reward, rounds, talk, up
+from clients.cli import configuration, exchange, keys, methods, operate, privacy, reward, rounds, talk, up
 
 app = typer.Typer(
     name="plumbline",
@@ -24,3 +24,4 @@ keys.register(app)
 reward.register(app)
 configuration.register(app)
 rounds.register(app)
+methods.register(app)

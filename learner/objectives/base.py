@@ -58,6 +58,12 @@ class Rewarded:
     """Mean tokens of the rewarded answers of the whole optimiser step."""
     round_length: float
     """The same of the whole round."""
+    step: int = 0
+    """How many optimiser steps there were before this one."""
+    scores: Mapping[str, Tensor] = field(default_factory=dict)
+    """(R,) what each scorer gave, by name; NaN where that is not known."""
+    baseline: Tensor | None = None
+    """(R,) bool: the answer that the others of its group may be measured by."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +88,8 @@ class Batch:
     pair_annotators: tuple[str, ...] = ()  # N names
     unpaired_annotators: tuple[str, ...] = ()  # M names
     rewarded: Rewarded | None = None
+    marked: Tensor | None = None
+    """(M,) where each undesirable answer runs once more behind its class's marker: index of an answer, −1 for none."""
     references: Mapping[str, Tensor] = field(default_factory=dict)
     """(A, T) under each reference that an objective asks for by name."""
     views: Mapping[str, View] = field(default_factory=dict)
@@ -96,6 +104,10 @@ class Batch:
     """(P, A, T) in passes with dropout, where a weighting looks at them; detached."""
     shared_point: Tensor | None = None
     """`reference_point` of a larger batch that this one is a part of."""
+    gold: Tensor | None = None
+    """(N,) index of the answer that says what each pair's person would have said; None: the chosen ones."""
+    drawn_by_base: Tensor | None = None
+    """(A,) bool: base sampled the answer; None: of none it is known."""
 
     @property
     def delta(self) -> Tensor:
@@ -119,10 +131,14 @@ class Batch:
         """Tokens of every answer, (A,), 1 at least."""
         return self.mask.sum(-1).clamp(min=1)
 
+    def totals(self, values: Tensor) -> Tensor:
+        """Sums over each answer's tokens, (A, T) → (A,)."""
+        return _masked(values, self.mask).sum(-1)
+
     @property
     def mean_logprobs(self) -> Tensor:
         """Log-probability per token of every answer, (A,)."""
-        return _masked(self.logprobs, self.mask).sum(-1) / self.lengths
+        return self.totals(self.logprobs) / self.lengths
 
     @property
     def reference_point(self) -> Tensor:
@@ -152,6 +168,8 @@ class Batch:
             may_be_positive=self.may_be_positive[rows],
             chosen=answers + own,
             rejected=answers + pairs + own,
+            gold=None if self.gold is None else torch.where(self.gold == self.chosen, answers + own, self.gold),
+            drawn_by_base=None if self.drawn_by_base is None else self.drawn_by_base[rows],
             references={name: values[rows] for name, values in self.references.items()},
             statistics={name: values[rows] for name, values in self.statistics.items()},
             dropped=None if self.dropped is None else self.dropped[:, rows],
@@ -168,6 +186,7 @@ class Batch:
             rejected=self.chosen,
             endorsed=torch.zeros_like(self.endorsed),
             desirable=~self.desirable,
+            marked=None,
             views={},
         )
 
@@ -177,15 +196,16 @@ def _masked(values: Tensor, mask: Tensor) -> Tensor:
     return torch.where(mask, values, values.new_zeros(()))
 
 
-STATISTICS: Final = ("reference_kl", "entropy")
-"""What an objective may ask to know of every token's distribution, in nats, with gradient: KL(π_ref ‖ π_θ), and the
-entropy of π_θ. Each costs logits of the whole vocabulary; the first a forward pass of the reference too."""
+STATISTICS: Final = ("reference_kl", "entropy", "end_ratio")
+"""What an objective may ask to know of every token's distribution, in nats, with gradient: KL(π_ref ‖ π_θ), the entropy
+of π_θ, and log π_θ − log π_ref of ending the answer in the token's place. Each costs logits of the whole vocabulary;
+those about the reference its forward pass too."""
 
 
 class Objective(BaseModel, ABC):
     """A loss with its options, which are the fields. Stateless: `losses` is a function of batch and options."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     needs: ClassVar[Needs]
     references: ClassVar[tuple[str, ...]] = ()

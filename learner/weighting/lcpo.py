@@ -20,7 +20,7 @@ class Lcpo:
     needs_dropout: bool = False
 
     def shares(self, agreement: Tensor, reliability: Tensor) -> Shares:
-        """`keep` is w, `flip` is 1 − w."""
+        """ℓ w + ℓ(opposite label) (1 − w), w = pη / (pη + (1 − p)(1 − η)): `keep` is w, `flip` is 1 − w."""
         right = agreement * reliability
         keep = right / (right + (1 - agreement) * (1 - reliability))
         return Shares(keep, 1 - keep)

@@ -21,6 +21,6 @@ class Uncertainty:
     needs_dropout: bool = False
 
     def shares(self, agreement: Tensor, reliability: Tensor) -> Shares:
-        """`keep` is −p log₂ p − (1 − p) log₂(1 − p)."""
+        """[−p log₂ p − (1 − p) log₂(1 − p)] ℓ: `keep` is what stands before ℓ."""
         entropy = torch.special.entr(agreement) + torch.special.entr(1 - agreement)
         return Shares(entropy / torch.log(entropy.new_tensor(2.0)), None)

@@ -28,20 +28,26 @@ def weighted(values: Sequence[float], weights: Sequence[float]) -> list[float]:
 
 
 def weighted_sum(values: Sequence[float], weights: Sequence[float]) -> float:
+    """Σ wᵢzᵢ. A mixture of rewards, as of Wu et al. 2023, https://arxiv.org/abs/2306.01693."""
     return math.fsum(weighted(values, weights))
 
 
 def lowest(values: Sequence[float], weights: Sequence[float]) -> float:
+    """The lowest wᵢzᵢ. Worst-case optimisation, Coste et al. 2024, https://arxiv.org/abs/2310.02743."""
     return min(weighted(values, weights))
 
 
 def mean_minus_std(values: Sequence[float], weights: Sequence[float]) -> float:
+    """Mean less the standard deviation of wᵢzᵢ. Uncertainty-weighted, Coste et al. 2024, https://arxiv.org/abs/2310.02743."""
     parts = weighted(values, weights)
     return statistics.fmean(parts) - statistics.pstdev(parts)
 
 
 def lambda_harmonic(values: Sequence[float], weights: Sequence[float]) -> float:
-    """`weights` are positive."""
+    """−ln Σ ŵᵢ exp(−zᵢ), ŵᵢ = wᵢ / Σ w. λ-harmonic reward, Miao et al. 2024, https://arxiv.org/abs/2407.12164.
+
+    `weights` are positive.
+    """
     least, whole = min(values), math.fsum(weights)
     shares = (weight / whole * math.exp(least - value) for value, weight in zip(values, weights, strict=True))
     return least - math.log(math.fsum(shares))

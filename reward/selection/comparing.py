@@ -55,13 +55,19 @@ def rival(judgements: Sequence[Judgement], winner: int, *, of_content: bool = Fa
 
 
 def margin(judgements: Sequence[Judgement], winner: int, other: int) -> float:
-    """By how much the ensemble prefers the winner to the other, in totals' units; 0 where one of them has no total."""
+    """|r_winner − r_other|. Active Preference Learning's certainty, Muldrew et al. 2024, https://arxiv.org/abs/2402.08114.
+
+    In the totals' units; 0 where one of them has no total.
+    """
     one, against = judgements[winner].total, judgements[other].total
     return 0.0 if one is None or against is None else abs(one - against)
 
 
 def entropy(judgements: Sequence[Judgement]) -> float:
-    """Of the softmax over the totals of the feasible, as a share of what it is when all are alike: 0 decided, 1 not."""
+    """−Σ pᵢ ln pᵢ / ln N, p = softmax(r). Predictive entropy, Muldrew et al. 2024, https://arxiv.org/abs/2402.08114.
+
+    Of the feasible candidates, as a share of what it is when all are alike: 0 decided, 1 not.
+    """
     totals = [one.total for one in judgements if one.is_feasible and one.total is not None]
     if len(totals) < 2:
         return 1.0

@@ -1,8 +1,7 @@
-"""Which of several growing answers are given up: speculative rejection (Sun et al. 2024, Fast Best-of-N Decoding via
-Speculative Rejection). Pure.
+"""Speculative rejection: weaker answers are given up while they grow. Sun et al. 2024, https://arxiv.org/abs/2410.20290.
 
-Deviation from the paper: it rejects when memory is about to run out, as many as make room. Here answers are looked at
-once all have a given number of tokens, and a fixed share goes on.
+Pure. Deviation from the paper: it rejects when memory is about to run out, as many as make room. Here answers are
+looked at once all have a given number of tokens, and a fixed share goes on.
 """
 
 from __future__ import annotations
@@ -14,9 +13,10 @@ from reward.types import Judgement
 
 
 def survivors(judgements: Sequence[Judgement], *, share: float, at_least: int = 1) -> tuple[int, ...]:
-    """Positions of those that go on, in order: the best `share` by total, `at_least` so many, never none.
+    """At each checkpoint the best ⌈share · N⌉ by the totals so far go on.
 
-    What a rule blocks already goes first. Where no scorer answered, nothing else is known, and nothing else goes.
+    Their positions, in order; `at_least` so many, never none. What a rule blocks already goes first. Where no
+    scorer answered, nothing else is known, and nothing else goes.
     """
     clean = [position for position, one in enumerate(judgements) if one.is_feasible]
     if all(one.total is None for one in judgements):

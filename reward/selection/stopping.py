@@ -82,13 +82,18 @@ class Habits:
 
 @dataclass(frozen=True, slots=True)
 class Pandora:
-    """`cost` > 0 of one candidate, in the totals' units: what a total has to rise by for a candidate to be worth it."""
+    """Pandora's rule: as many candidates as are worth their cost. Kalayci et al. 2025, https://arxiv.org/abs/2510.01394.
+
+    `cost` > 0 of one candidate, in the totals' units: what a total has to rise by for a candidate to be worth it.
+    """
 
     cost: float
     prior: Prior
 
     def wants_more(self, totals: Sequence[float], new: float = 1.0) -> bool:
-        """Whether one more candidate is worth its cost. `totals`: of the answers so far that may be chosen, each once;
+        """One more as long as P(new) · E[max(0, X − best)] > cost.
+
+        X is the next candidate's total. `totals`: of the answers so far that may be chosen, each once;
         `new`: the chance that one more is none of them.
         """
         if not totals:

@@ -45,12 +45,13 @@ class Strategy(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Argmax:
-    """The highest total, the first of equals."""
+    """The highest total, the first of equals. Gao et al. 2023, https://arxiv.org/abs/2210.10760."""
 
     name: ClassVar[str] = "argmax"
     needs_totals: ClassVar[bool] = True
 
     def probabilities(self, candidates: Sequence[Judgement]) -> tuple[float, ...]:
+        """1 for argmax rᵢ, 0 for the others."""
         return _certain(_totals(candidates))
 
     def reason(self, count: int) -> str:
@@ -59,13 +60,17 @@ class Argmax:
 
 @dataclass(frozen=True, slots=True)
 class Soft:
-    """p ∝ exp(total / `temperature`); `temperature` > 0, in the totals' units."""
+    """Best-of-n with a temperature. Verdun et al. 2025, https://arxiv.org/abs/2505.03156.
+
+    `temperature` > 0, in the totals' units.
+    """
 
     temperature: float
     name: ClassVar[str] = "soft"
     needs_totals: ClassVar[bool] = True
 
     def probabilities(self, candidates: Sequence[Judgement]) -> tuple[float, ...]:
+        """pᵢ ∝ exp(rᵢ / λ), λ the `temperature`."""
         totals = _totals(candidates)
         highest = max(totals)
         return _normalised([math.exp((total - highest) / self.temperature) for total in totals])
@@ -76,12 +81,16 @@ class Soft:
 
 @dataclass(frozen=True, slots=True)
 class Mbr:
-    """The candidate that agrees most with the others; of those that agree alike, the highest total, then the first."""
+    """Minimum Bayes risk: what agrees most with the others. Vamvas and Sennrich 2024, https://arxiv.org/abs/2402.04251.
+
+    Of those that agree alike, the highest total, then the first.
+    """
 
     name: ClassVar[str] = "mbr"
     needs_totals: ClassVar[bool] = False
 
     def probabilities(self, candidates: Sequence[Judgement]) -> tuple[float, ...]:
+        """1 for argmax mean_j Dice(yᵢ, yⱼ) of character pairs and fours, 0 for the others."""
         shared = agreement([one.candidate.text for one in candidates])
         totals = [-math.inf if one.total is None else one.total for one in candidates]
         return _certain(list(zip(shared, totals, strict=True)))
@@ -92,13 +101,17 @@ class Mbr:
 
 @dataclass(frozen=True, slots=True)
 class Pessimistic:
-    """χ²-regularised best-of-n of strength `beta` > 0, in the totals' units: small is argmax, large is uniform."""
+    """χ²-regularised best-of-n. Huang et al. 2025, https://arxiv.org/abs/2503.21878.
+
+    Of strength `beta` > 0, in the totals' units: small is argmax, large is uniform.
+    """
 
     beta: float
     name: ClassVar[str] = "pessimistic"
     needs_totals: ClassVar[bool] = True
 
     def probabilities(self, candidates: Sequence[Judgement]) -> tuple[float, ...]:
+        """pᵢ = max(0, (rᵢ − λ) / (βN)), with λ such that Σ pᵢ = 1."""
         totals = _totals(candidates)
         highest = max(totals)
         below = [total - highest for total in totals]

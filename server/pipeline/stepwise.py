@@ -1,6 +1,6 @@
-"""`selection = "stepwise"`: the best of k sentences, then of k that may follow it, to the answer's end.
+"""Sentence-level best-of-n: k ways to go on, the best is kept. As Tree-PLV, He et al. 2024, https://arxiv.org/abs/2407.00390.
 
-Sentence-level best-of-n, as in MRGD and Tree-PLV with a beam of one. Each step is one engine request for k ways
+`selection = "stepwise"`: also as MRGD, with a beam of one. Each step is one engine request for k ways
 in which the answer so far goes on, up to the end of a sentence. They share prompt, image and answer so far in the
 engine's cache. Rules and scorers read each as the answer that it would make; the highest total is kept, and the next
 step goes on from there, until the kept one has come to its end.

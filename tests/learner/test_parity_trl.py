@@ -4,7 +4,9 @@ TRL's own `_compute_loss` computes the value: it is called unbound, on a trainer
 model that answers with our log-probabilities. So gradients are compared at the log-probabilities, which is all that a
 loss sees; that those are a model's is what `test_prefix` holds.
 
-Exceptions, named: TRL has no `npo`, `mdpo` and `ppo` (checked by hand in `test_objectives`). `cdpo` left its
+Exceptions, named: TRL has no `npo`, `mdpo` and `ppo` (checked by hand in `test_objectives`), and not those that
+`test_pairwise` works out. The likelihoods of `cpo` and `orpo` are made in its forward passes, from token ids: the
+contrast is compared, and the likelihood added by our own formula. `cdpo` left its
 `DPOTrainer`; the formula lives on as the label smoothing of `CPOTrainer.cpo_loss`, which is used. Its `sft` weighs
 tokens equally where ours weighs answers equally, so they are compared at one length. Its `rloo` takes a KL penalty off
 the reward, ours adds it to the loss, so they are compared without one.
@@ -21,6 +23,8 @@ import pytest
 import torch
 from torch import Tensor
 from trl.experimental.cpo import CPOTrainer
+from trl.experimental.orpo import ORPOTrainer
+from trl.experimental.tpo import TPOTrainer
 from trl.trainer.dpo_trainer import DPOTrainer
 from trl.trainer.grpo_trainer import GRPOTrainer
 from trl.trainer.kto_trainer import KTOTrainer
@@ -85,7 +89,9 @@ def inputs(mask: Tensor) -> dict[str, Tensor]:
 # --- pairs ------------------------------------------------------------------------------------------------
 
 
-def trl_dpo(batch: Batch, loss_type: str, beta: float, label_smoothing: float = 0.0) -> Tensor:
+def trl_dpo(
+    batch: Batch, loss_type: str, beta: float, label_smoothing: float = 0.0, divergence: str = "reverse_kl"
+) -> Tensor:
     order = torch.cat([batch.chosen, batch.rejected])
     reference = masked(batch.reference, batch.mask).sum(-1)
     self = trainer(
@@ -95,7 +101,9 @@ def trl_dpo(batch: Batch, loss_type: str, beta: float, label_smoothing: float = 
         label_smoothing=label_smoothing,
         ld_alpha=None,
         precompute_ref_logps=True,
-        f_divergence_type="reverse_kl",
+        f_divergence_type=divergence,
+        f_alpha_divergence_coef=0.3,
+        args=SimpleNamespace(discopop_tau=0.05),
         use_weighting=False,
     )
     given = {
@@ -137,6 +145,28 @@ def test_pairwise_objectives_are_trls(name: str, smoothing: float, beta: float, 
     assert_equal(batch, OBJECTIVES[name](**options), trl_dpo(batch, name, beta, smoothing))
 
 
+PLAIN = ["nca_pair", "bco_pair", "sppo_hard", "apo_zero", "apo_down", "discopop", "sigmoid_norm"]
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("beta", [0.1, 0.7])
+@pytest.mark.parametrize(("name", "smoothing"), [*((name, 0.0) for name in PLAIN), ("exo_pair", 1e-3), ("aot", 0.2)])
+def test_more_pairwise_objectives_are_trls(name: str, smoothing: float, beta: float, seed: int) -> None:
+    """Those of the later papers; `aot` on eight pairs, so that ranks matter."""
+    batch = random_batch(seed, answers=16)
+    options = {"beta": beta, **({"label_smoothing": smoothing} if smoothing else {})}
+    assert_equal(batch, OBJECTIVES[name](**options), trl_dpo(batch, name, beta, smoothing))
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("divergence", ["reverse_kl", "forward_kl", "js_divergence", "alpha_divergence"])
+def test_f_divergences_are_trls(divergence: str, seed: int) -> None:
+    """In DPO's place of the reverse KL, with α = .3."""
+    batch = random_batch(seed)
+    objective = OBJECTIVES["sigmoid"](beta=0.4, f_divergence=divergence, alpha=0.3)
+    assert_equal(batch, objective, trl_dpo(batch, "sigmoid", 0.4, divergence=divergence))
+
+
 @pytest.mark.parametrize("seed", SEEDS)
 def test_sft_is_trls_where_answers_are_of_one_length(seed: int) -> None:
     """TRL's mean is over tokens, ours over answers."""
@@ -159,6 +189,41 @@ def test_cdpo_is_trls_label_smoothing(seed: int) -> None:
     batch = replace(batch, reference=torch.zeros_like(batch.reference))
     expected = trl_cpo(batch, "sigmoid", beta=0.3, gamma=0.0, label_smoothing=0.1, mean=False)
     assert_equal(batch, OBJECTIVES["cdpo"](beta=0.3), expected)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_cpos_contrast_is_trls(seed: int) -> None:
+    """Of whole answers."""
+    batch = random_batch(seed)
+    expected = trl_cpo(batch, "sigmoid", beta=0.3, gamma=0.0, label_smoothing=0.0, mean=False)
+    assert_equal(batch, OBJECTIVES["cpo"](beta=0.3, nll_weight=0.0), expected)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_orpos_odds_ratio_is_trls(seed: int) -> None:
+    """By `ORPOTrainer.odds_ratio_loss` on mean log-probabilities; answers that are nearly certain are among them."""
+    batch = random_batch(seed)
+    with torch.no_grad():
+        batch.logprobs[0] /= 1000
+    mean = masked(batch.logprobs, batch.mask).sum(-1) / batch.mask.sum(-1)
+    contrast = ORPOTrainer.odds_ratio_loss(trainer(beta=0.7), mean[batch.chosen], mean[batch.rejected])[0]
+    assert_equal(batch, OBJECTIVES["orpo"](odds_weight=0.7), -mean[batch.chosen].mean() - contrast.mean())
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_tpo_is_trls_where_answers_are_of_one_length(seed: int) -> None:
+    """By `TPOTrainer._compute_loss` on logits of two words, the first of which was said."""
+    batch = with_length(random_batch(seed), 3)
+    batch = replace(batch, gold=torch.tensor([0, 3, 5]))
+    order = torch.cat([batch.chosen, batch.rejected, batch.gold])  # type: ignore[list-item]
+    logprobs = masked(batch.logprobs, batch.mask)[order]
+    logits = torch.stack([logprobs, torch.log(-torch.expm1(logprobs))], dim=-1)
+    logits = torch.cat([logits, torch.zeros(len(order), 1, 2)], dim=1)
+    self = trainer(tpo_alpha=0.6, beta=0.3, loss_type="sigmoid", label_smoothing=0.0)
+    mask = inputs(batch.mask[order])["completion_mask"]
+    given = {"input_ids": torch.zeros_like(mask), "attention_mask": torch.ones_like(mask), "completion_mask": mask}
+    expected = TPOTrainer._compute_loss(self, lambda **_: SimpleNamespace(logits=logits), given, return_outputs=False)
+    assert_equal(batch, OBJECTIVES["tpo"](beta=0.3, nll_weight=0.6), expected)
 
 
 # --- thumbs -----------------------------------------------------------------------------------------------

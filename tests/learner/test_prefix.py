@@ -16,9 +16,9 @@ from tests.learner.tiny import IMAGE, TARGETS, image_processor, image_prompt, pn
 PICTURES = {"small": png(1), "wide": png(2, 96, 64), "tall": png(3, 64, 96)}
 
 
-def lora(model: nn.Module, seed: int = 3) -> nn.Module:
+def lora(model: nn.Module, seed: int = 3, targets: str = TARGETS) -> nn.Module:
     """Adapters whose both halves are non-zero, so that every gradient is."""
-    wrapped = get_peft_model(model, LoraConfig(r=4, lora_alpha=8, target_modules=TARGETS))
+    wrapped = get_peft_model(model, LoraConfig(r=4, lora_alpha=8, target_modules=targets))
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in wrapped.named_parameters():
         if "lora_" in name:

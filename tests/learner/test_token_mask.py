@@ -164,7 +164,8 @@ def test_no_gradient_reaches_what_both_answers_say(name: str) -> None:
     """Exactly none, by every objective on pairs; what the pair is about is taught."""
     batch = masked_batch()
     view = View(batch.logprobs[:1] * 1.5, batch.reference[:1], batch.mask[:1], torch.tensor([0]))
-    batch = replace(batch, views=dict.fromkeys(("crop", "blur", "retrieve"), view))
+    others = {"previous": batch.reference - 0.1, "base": batch.reference}
+    batch = replace(batch, views=dict.fromkeys(("crop", "blur", "retrieve"), view), references=others)
     recipe = Settings(objectives={name: 1.0}, weighting={}).recipe()
     found = gradient(recipe.loss(batch, Reliabilities(), 1), batch)
     assert found[0, 0] == 0 and found[0, 1] != 0

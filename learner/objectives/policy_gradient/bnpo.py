@@ -1,4 +1,4 @@
-"""BNPO as TRL has it: the token mean over the batch, whatever its answers' lengths."""
+"""BNPO: the token mean over the batch, whatever its answers' lengths. TRL, https://huggingface.co/docs/trl/grpo_trainer."""
 
 from __future__ import annotations
 
