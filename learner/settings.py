@@ -44,6 +44,16 @@ class Settings(BaseModel):
     """Of the implicit reward: for the objectives on it that name no other, for weightings and the pre-check."""
     weighting: dict[Literal["pairs", "unpaired"], str] = {"unpaired": "lcpo"}
     """How far labels are believed, by kind; "none" or nothing: entirely."""
+    dropout_passes: int = Field(4, ge=2, le=64)
+    """Passes by which the weighting `mc_dropout` judges."""
+    dropout: float = Field(0.1, gt=0, lt=1)
+    """Share of the values that the adapter loses in each of them."""
+    token_mask: Literal["none", "sentence"] = "none"  # noqa: S105 - of text
+    """`sentence`: a pair teaches only what one of its answers says and the other does not (`learner.sentences`)."""
+    separators: Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(min_length=1)] = (*".!?;\n",)
+    """What ends a sentence, for `token_mask` and `self_inject`; with "," and " and" also a clause of a list."""
+    self_inject: float = Field(0.0, ge=0, le=1)
+    """Share of the groups of which an own answer is preferred to itself with a hallucination put in."""
     reference: Reference = "base"
     """What the preference objectives measure against."""
     ema_decay: float = Field(0.99, gt=0, lt=1)
@@ -88,6 +98,10 @@ class Settings(BaseModel):
     max_kl: float = Field(2.0, gt=0)
     """A round whose policy moved further from the base than this (nats a token, on stored answers) is discarded."""
     target_modules: str = r"(?!.*vis(ion|ual)).*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
+
+    @property
+    def masks_pairs(self) -> bool:
+        return self.token_mask != "none"  # noqa: S105 - of text
 
     @property
     def capacity(self) -> Capacity:
@@ -143,6 +157,8 @@ def read_settings(config: TrainingConfig) -> Settings:
     needs = recipe.needs
     if settings.rollout_groups and Needs.REWARDED not in needs:
         raise SettingsError("learner setting rollout_groups: none of the objectives is on rewards, as grpo is")
+    if settings.self_inject and Needs.PAIRS not in needs:
+        raise SettingsError("learner setting self_inject: none of the objectives is on pairs, as sigmoid is")
     if settings.rank > config.max_lora_rank:
         raise SettingsError(f"learner setting rank: {settings.rank} is above the engine's {config.max_lora_rank}")
     return settings
