@@ -22,6 +22,7 @@ from server.config_selection import (
     CompareConfig,
     EarlyRejectConfig,
     EnsembleConfig,
+    PilafConfig,
     SelectionConfig,
     StepwiseConfig,
 )
@@ -466,14 +467,21 @@ class AliasConfig(Section):
     """Text of the answer when every candidate is blocked."""
     train_tenants: tuple[str, ...] = ("default",)
     """Tenants whose groups may train this alias."""
-    explore: Share = 0.0
-    """Probability of a random feasible candidate instead of the best one."""
+    explore: Share | Literal["pilaf"] = 0.0
+    """Probability of a random feasible candidate instead of the best one; or `pilaf`: the best one, and whoever is
+    asked to choose sees it beside an answer of another policy (`docs/alignment.md`)."""
+    pilaf: PilafConfig = PilafConfig()
     selection: SelectionConfig = SelectionConfig()
     compare: CompareConfig = CompareConfig()
     signals: SignalsConfig = SignalsConfig()
     gate: GateConfig = GateConfig()
     rollout: RolloutConfig = RolloutConfig()
     learner: LearnerConfig = LearnerConfig()
+
+    @property
+    def random_share(self) -> float:
+        """Probability ε of a random feasible candidate."""
+        return 0.0 if self.explore == "pilaf" else self.explore
 
     @property
     def certainty_top_k(self) -> int:
