@@ -1,4 +1,4 @@
-"""`explore = "pilaf"`: beside the answer people see one of another policy.
+"""Beside the answer people see one of another policy (`explore = "pilaf"`).
 
 PILAF, Feng et al. 2025, https://arxiv.org/abs/2502.04270: a choice between answers drawn from π⁺ ∝ π (π/π_ref)^β and
 π⁻ ∝ π (π_ref/π)^β has the gradient of what people want in the mean.
@@ -9,8 +9,8 @@ PILAF, Feng et al. 2025, https://arxiv.org/abs/2502.04270: a choice between answ
 
 Nobody is served worse: the answer is chosen from the adapter's own candidates, as ever, while the other policy's one is
 made at the same time. That one is checked by the rules and not scored: scorers that read the policy's own opinion
-cannot compare policies, so it takes part in nothing but the comparison. Where it fails, is blocked, or says the same as
-the answer, the comparison is one of the adapter's own candidates.
+cannot compare policies, so it takes part in nothing but the comparison. Where it fails, takes twice as long as the
+answer, is blocked, or says the same, the comparison is one of the adapter's own candidates.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ import asyncio
 import contextlib
 import dataclasses
 import logging
-from collections.abc import AsyncIterator, Awaitable, Mapping
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 
 from server.engine.port import EngineError
 from server.pipeline.asking import Asking
@@ -30,13 +31,15 @@ from server.pipeline.trace import Trace
 log = logging.getLogger(__name__)
 
 
+Waited = Callable[[], Awaitable[Wave]]
+"""The other policy's candidate, or nobody's. For when the answer has been chosen: waits no longer than that took."""
+
+
 @contextlib.asynccontextmanager
-async def other_policy(task: ChatTask, asking: Asking, judges: Mapping[str, Judges]) -> AsyncIterator[Awaitable[Wave]]:
-    """To be awaited inside: a wave of the other policy's candidate, or of none. It is being made meanwhile."""
+async def other_policy(task: ChatTask, asking: Asking, judges: Mapping[str, Judges]) -> AsyncIterator[Waited]:
+    """Inside, the other policy's candidate is being made, where the task wants one."""
     if task.beside is None:
-        nothing: asyncio.Future[Wave] = asyncio.get_running_loop().create_future()
-        nothing.set_result(Wave.empty())
-        yield nothing
+        yield _nobody
         return
     by_other = dataclasses.replace(
         task,
@@ -46,11 +49,21 @@ async def other_policy(task: ChatTask, asking: Asking, judges: Mapping[str, Judg
         trace=Trace(),  # its time is not the answer's
     )
     making = asyncio.create_task(_made(by_other, asking, judges[task.alias.name]), name="other policy")
+    started_s = time.monotonic()
+
+    async def waited() -> Wave:
+        done, _ = await asyncio.wait({making}, timeout=time.monotonic() - started_s)
+        return making.result() if done else Wave.empty()
+
     try:
-        yield making
+        yield waited
     finally:
         making.cancel()
         await asyncio.gather(making, return_exceptions=True)
+
+
+async def _nobody() -> Wave:
+    return Wave.empty()
 
 
 async def _made(task: ChatTask, asking: Asking, judges: Judges) -> Wave:

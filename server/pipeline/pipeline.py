@@ -156,7 +156,7 @@ class Pipeline:
                 async for _ in sentences:
                     pass
             return await self._found(search)
-        async with other_policy(task, self._asking, self._judges) as making:
+        async with other_policy(task, self._asking, self._judges) as other:
             if task.is_adaptive:
                 task, wave = await self._waves[task.alias.name].answer(task, self._asking.generate)
             else:
@@ -165,7 +165,7 @@ class Pipeline:
                     judged = await self._judges[task.alias.name].judge(task.prompt, generation.candidates)
                 wave = Wave(generation, *judged)
             wave = await self._second_waves[task.alias.name].after(task, wave)
-            return self._select(task, wave, await making)
+            return self._select(task, wave, await other())
 
     def _search(self, task: ChatTask) -> Stepwise:
         judges = self._judges[task.alias.name]
