@@ -21,6 +21,7 @@ from urllib.parse import quote
 import httpx
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
+from server.wire.activity import ActivityReply
 from server.wire.adapters import (
     AdapterList,
     AdapterManifest,
@@ -34,7 +35,7 @@ from server.wire.adapters import (
     RoutingReply,
     UploadReply,
 )
-from server.wire.chat import ModelList
+from server.wire.chat import ModelCard, ModelList
 from server.wire.errors import ErrorReply
 from server.wire.exchange import ImportReply, ImportRequest
 from server.wire.keys import KeyList, KeyReply, KeyRequest, NewKeyReply
@@ -280,12 +281,20 @@ class PlumblineClient:
         """Set signals aside, or take them back in."""
         return self._post("/v1/signals/quarantine", request, QuarantineReply, idempotent=True)
 
+    def activity(self, alias: str, *, hours: float | None = None, buckets: int | None = None) -> ActivityReply:
+        """Answers, opinions and rewards of the last `hours` (24), in `buckets` (48) of time; who agrees with whom."""
+        return self._get("/v1/activity", ActivityReply, alias=alias, hours=hours, buckets=buckets)
+
     def check(self) -> StateReply:
         """What is wrong with the server's whole state. Takes as long as reading it takes: set `timeout_s`."""
         return self._get("/v1/check", StateReply)
 
     def models(self) -> ModelList:
         return self._get("/v1/models", ModelList)
+
+    def model(self, model: str) -> ModelCard:
+        """One of the list; raises 404 where nothing of this name may be asked for."""
+        return self._get(f"/v1/models/{quote(model, safe='')}", ModelCard)
 
     def health(self) -> Health:
         """Whether the server process answers."""
@@ -351,7 +360,7 @@ class PlumblineClient:
 
     # --- plumbing -----------------------------------------------------------------------------------------
 
-    def _get(self, path: str, model: type[Model], **params: str | int | None) -> Model:
+    def _get(self, path: str, model: type[Model], **params: str | float | None) -> Model:
         return _parsed(self._call("GET", path, params=params), model)
 
     def _post(self, path: str, body: BaseModel | None, model: type[Model], *, idempotent: bool = False) -> Model:
@@ -362,7 +371,7 @@ class PlumblineClient:
         method: str,
         path: str,
         *,
-        params: Mapping[str, str | int | None] | None = None,
+        params: Mapping[str, str | float | None] | None = None,
         body: BaseModel | None = None,
         content: bytes | None = None,
         headers: Mapping[str, str] | None = None,

@@ -56,6 +56,7 @@ def assemble(base: Base, vision: Vision, pace: Pace, team: Team, job: Job) -> As
         others=recipe.references,
         views=recipe.views,
         statistics=recipe.statistics,
+        marker=recipe.marker,
         team=team,
     )
     trainer = Trainer(policy, collator, settings, job.steps, recipe=recipe, references=references)

@@ -1,26 +1,29 @@
 """Examples → rows of a forward pass → the tensors that objectives are functions of.
 
 A row that has thumbs carries one more branch for KTO: an answer of another group (`Partner`), run under this
-group's prompt. Where an objective asks for it, the chosen answers run once more under changed images (a view). The
-log-probabilities under references that stay as they are, are computed once and kept by group and answer.
+group's prompt. Where an objective asks for it, the undesirable answers are branches once more, behind a marker of their
+class (C-RLFT), and the chosen answers run once more under other images (a view). The log-probabilities under
+references that stay as they are, are computed once and kept by group and answer.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Final
+from itertools import accumulate
+from typing import Final, NamedTuple
 
 import torch
 from torch import Tensor
 
-from learner.augmentation import changed
 from learner.examples import Answer, Example
 from learner.objectives import Batch, Rewarded, View
 from learner.prefix import PrefixModel, Row, padded, split_rows
 from learner.references import References
 from learner.team import Team, portions
+from learner.views import Seen, Similar, seen_again
 from learner.vision import Vision
 
 IDLE: Final = Row((0,), (), ((0,),))
@@ -50,8 +53,30 @@ def find_partners(examples: Sequence[Example]) -> dict[str, Partner]:
 
 OLD: Final = "previous"
 """The reference that is π_old of the policy gradients, for answers that were served."""
-Key = tuple[str, str, str]
-"""(reference, group whose prompt it is, group and candidate of the answer, in front of them the view's name)."""
+
+
+class Key(NamedTuple):
+    """Of an answer's values under a reference."""
+
+    reference: str
+    group: str
+    """Whose prompt it is."""
+    owner: str
+    candidate: str
+    images: tuple[str, ...] = ()
+    """Under which it runs, where they are others than the prompt's."""
+    lenders: tuple[str, ...] = ()
+    """The groups that those are of."""
+
+
+@dataclass(frozen=True, slots=True)
+class Acquaintance:
+    """What a rank must know of the round before it works on some examples."""
+
+    partners: dict[str, Partner]
+    round_length: float
+    similar: dict[str, Similar]
+    level: int
 
 
 class Collator:
@@ -67,10 +92,12 @@ class Collator:
         others: Iterable[str] = (),
         views: Iterable[str] = (),
         statistics: Iterable[str] = (),
+        marker: Sequence[int] | None = None,
         team: Team | None = None,
     ) -> None:
         """`others`: references that objectives ask for besides the main one; `views`: augmentations; `statistics`:
-        names of what they ask for of the whole distribution.
+        names of what they ask for of the whole distribution; `marker`: token ids behind which undesirable answers run
+        once more, none for the prompt's first one; None: they do not.
         """
         self.team = team or Team()
         self._references = references
@@ -79,11 +106,18 @@ class Collator:
         self._others = sorted(others)
         self._views = sorted(views)
         self._statistics = frozenset(statistics)
+        self._marker = marker
         self._max_tokens = max_tokens // (1 + len(self._views))
         self._kept: dict[Key, Tensor] = {}
         self.partners: dict[str, Partner] = {}
         self.round_length = 1.0
         """Mean tokens of the rewarded answers of the round."""
+        self.step = 0
+        """How many optimiser steps there were."""
+        self.similar: dict[str, Similar] = {}
+        """For the images of the round, what the view `retrieve` shows instead."""
+        self.level = 0
+        """How much weaker than at first changed images are changed."""
 
     def forget(self, groups: Iterable[str]) -> None:
         gone = set(groups)
@@ -91,10 +125,9 @@ class Collator:
         self.partners = {
             group: partner for group, partner in self.partners.items() if gone.isdisjoint((group, partner.group))
         }
+        self.similar = {image: one for image, one in self.similar.items() if one.group not in gone}
         self._kept = {
-            key: value
-            for key, value in self._kept.items()
-            if key[1] not in gone and key[2].rpartition(":")[2].partition("/")[0] not in gone
+            key: value for key, value in self._kept.items() if gone.isdisjoint((key.group, key.owner, *key.lenders))
         }
 
     def split(self, examples: Sequence[Example], ranks: int = 1) -> list[list[Example]]:
@@ -110,22 +143,52 @@ class Collator:
         own = parts[self.team.rank]
         return own + [[] for _ in range(max(map(len, parts)) - len(own))]
 
-    def acquaintance(self, examples: Sequence[Example]) -> tuple[dict[str, Partner], float]:
+    def acquaintance(self, examples: Sequence[Example]) -> Acquaintance:
         """What `acquaint` must be told on another rank before it works on these examples."""
         groups = [example.group for example in examples]
-        return {group: self.partners[group] for group in groups if group in self.partners}, self.round_length
+        images = [image for example in examples for image in example.images]
+        return Acquaintance(
+            {group: self.partners[group] for group in groups if group in self.partners},
+            self.round_length,
+            {image: self.similar[image] for image in images if image in self.similar},
+            self.level,
+        )
 
-    def acquaint(self, acquaintance: tuple[dict[str, Partner], float]) -> None:
-        self.partners, self.round_length = acquaintance
+    def acquaint(self, told: Acquaintance) -> None:
+        self.partners, self.round_length = told.partners, told.round_length
+        self.similar, self.level = told.similar, told.level
+
+    def lenders(self, examples: Sequence[Example]) -> set[str]:
+        """The groups that these borrow an answer or an image from."""
+        partners = {self.partners[one.group].group for one in examples if one.group in self.partners}
+        return partners.union(*(seen.lenders for seen in self._seen_again(examples)))
 
     def _length(self, example: Example) -> int:
         return len(example.prompt) + sum(len(answer.token_ids) - 1 for _, answer in self._branches(example))
 
     def _branches(self, example: Example) -> list[tuple[str, Answer]]:
-        """(group the answer comes from, answer), the borrowed one last."""
-        own = [(answer.owner or example.group, answer) for answer in example.answers]
+        """(group the answer comes from, answer): its own, those behind the class's marker, and the borrowed one."""
+        marked = (self._marked(example.answers[index], example) for index in self._disliked(example))
+        own = [(answer.owner or example.group, answer) for answer in (*example.answers, *marked)]
         partner = self.partners.get(example.group)
         return [*own, (partner.group, partner.answer)] if partner else own
+
+    def branches(self, example: Example) -> int:
+        """How many answers its row has."""
+        return len(self._branches(example))
+
+    def _disliked(self, example: Example) -> list[int]:
+        """The answers that run behind the class's marker too: undesirable ones that may be imitated at all."""
+        if self._marker is None:
+            return []
+        disliked = {thumb.answer for thumb in example.unpaired if not thumb.desirable}
+        return [index for index in sorted(disliked) if example.answers[index].may_be_positive]
+
+    def _marked(self, answer: Answer, example: Example) -> Answer:
+        first = next(token for token in example.prompt if token != self._engine.image_token_id)
+        marker = tuple(self._marker or (first,))
+        tokens = (*marker, *answer.token_ids)
+        return replace(answer, candidate=f"{answer.candidate}#marked", token_ids=tokens, condition=len(marker))
 
     def rows(self, examples: Sequence[Example]) -> list[Row]:
         """At least one."""
@@ -141,28 +204,27 @@ class Collator:
         features = tuple(self._vision.features(image) for image in images)
         return Row(example.prompt, features, tuple(answer.token_ids for answer in answers))
 
+    def _seen_again(self, examples: Sequence[Example]) -> list[Seen]:
+        return seen_again(self._views, examples, self.similar, self.level)
+
     def _view_rows(self, examples: Sequence[Example]) -> list[Row]:
-        """The chosen answers under changed images, view by view."""
-        seen = [(view, example) for view in self._views for example in examples if _seen_again(example)]
-        self._vision.load([changed(view, image) for view, example in seen for image in example.images])
-        return [
-            self._row(example, [changed(view, image) for image in example.images], _chosen(example))
-            for view, example in seen
-        ]
+        """The chosen answers under other images, view by view."""
+        every = self._seen_again(examples)
+        self._vision.load([image for seen in every for image in seen.images])
+        return [self._row(seen.example, seen.images, seen.answers) for seen in every]
 
     def _keys(self, reference: str, examples: Sequence[Example]) -> list[Key]:
         """In the order in which `rows` and `_view_rows` have their answers."""
         plain = [
-            (reference, example.group, f"{owner}/{answer.candidate}")
+            Key(reference, example.group, owner, answer.candidate)
             for example in examples
             for owner, answer in self._branches(example)
         ]
         return plain + [
-            (reference, example.group, f"{view}:{answer.owner or example.group}/{answer.candidate}")
-            for view in self._views
-            for example in examples
-            if _seen_again(example)
-            for answer in _chosen(example)
+            Key(reference, group, answer.owner or group, answer.candidate, seen.images, seen.lenders)
+            for seen in self._seen_again(examples)
+            for group in [seen.example.group]
+            for answer in seen.answers
         ]
 
     @property
@@ -272,6 +334,9 @@ class Collator:
         values = self._engine.logprobs_at(hidden, packed)
         main = self._reference(self._references.main, examples)
         logprobs, mask = padded(values[:answers])
+        conditions = [answer.condition for example in examples for _, answer in self._branches(example)]
+        places = torch.arange(mask.shape[1], device=mask.device)
+        mask &= places >= torch.tensor(conditions, device=mask.device)[:, None]
         length = mean_length(examples) if step_length is None else step_length
         return Batch(
             logprobs=logprobs,
@@ -289,7 +354,7 @@ class Collator:
     @torch.no_grad()
     def _reference_hidden(self, rows: Sequence[Row]) -> Tensor | None:
         """Where a statistic is about the main reference: its hidden states. They are too large to be kept."""
-        if "reference_kl" not in self._statistics:
+        if self._statistics.isdisjoint({"reference_kl", "end_ratio"}):
             return None
         with self._references.standing_in(self._references.main):
             return self._engine.hidden(self._engine.pack(rows))
@@ -300,32 +365,41 @@ class Collator:
         found = {}
         if "entropy" in self._statistics:
             found["entropy"] = self._engine.entropy(own)
-        if reference is not None:
-            inside = partial(self._references.standing_in, self._references.main)
+        inside = partial(self._references.standing_in, self._references.main)
+        if reference is not None and "reference_kl" in self._statistics:
             found["reference_kl"] = self._engine.reference_kl(own, reference, inside)
+        if reference is not None and "end_ratio" in self._statistics:
+            found["end_ratio"] = self._engine.ratio_of(self._references.eos_ids, own, reference, inside)
         return {name: padded(torch.split(values, list(lengths)))[0] for name, values in found.items()}
 
     def _view_batches(
         self, examples: Sequence[Example], values: Sequence[Tensor], reference: Sequence[Tensor]
     ) -> dict[str, View]:
         """One view after the other, in the order of `_view_rows`; a view has one answer for each pair."""
-        pairs: list[int] = []
-        places: list[int] = []
-        first_pair = answers = 0
-        for example in examples:
-            if _seen_again(example):
-                order = {answer.candidate: answers + place for place, answer in enumerate(_chosen(example))}
-                places += [order[example.answers[pair.chosen].candidate] for pair in example.pairs]
-                pairs += range(first_pair, first_pair + len(example.pairs))
-                answers += len(order)
-            first_pair += len(example.pairs)
+        places: dict[str, list[int]] = {}
+        pairs: dict[str, list[int]] = {}
+        first_pair = dict(
+            zip(
+                (example.group for example in examples),
+                accumulate((len(example.pairs) for example in examples), initial=0),
+                strict=False,
+            )
+        )
+        count = 0
+        for seen in self._seen_again(examples):
+            example = seen.example
+            order = {answer.candidate: count + place for place, answer in enumerate(seen.answers)}
+            first = first_pair[example.group]
+            places.setdefault(seen.view, []).extend(
+                order[example.answers[pair.chosen].candidate] for pair in example.pairs
+            )
+            pairs.setdefault(seen.view, []).extend(range(first, first + len(example.pairs)))
+            count += len(order)
         made = {}
-        for number, name in enumerate(self._views if pairs else ()):
-            part = slice(number * answers, (number + 1) * answers)
-            logprobs, mask = padded(values[part])
-            index = torch.tensor(places, device=mask.device)
-            of_pairs = torch.tensor(pairs, device=mask.device)
-            made[name] = View(logprobs[index], padded(reference[part])[0][index], mask[index], of_pairs)
+        for name, index in places.items():
+            logprobs, mask = padded([values[place] for place in index])
+            before, _ = padded([reference[place] for place in index])
+            made[name] = View(logprobs, before, mask, torch.tensor(pairs[name], device=mask.device))
         return made
 
     def _rewarded(self, examples: Sequence[Example], logprobs: Tensor, step_length: float) -> Rewarded | None:
@@ -347,6 +421,8 @@ class Collator:
             sampled[row, : len(values)] = values
         device = logprobs.device
         labels = [one for example in examples for one in example.rewarded]
+        known = [dict(one.scores) for one in labels]
+        scorers = sorted(set[str]().union(*known))
         return Rewarded(
             answers=torch.tensor(answers, device=device),
             groups=torch.tensor(groups, device=device),
@@ -355,51 +431,53 @@ class Collator:
             sampled=sampled.to(device),
             step_length=step_length,
             round_length=self.round_length,
+            step=self.step,
+            scores={name: torch.tensor([one.get(name, math.nan) for one in known], device=device) for name in scorers},
+            baseline=torch.tensor([one.is_baseline for one in labels], device=device),
         )
 
     def _indices(self, examples: Sequence[Example], device: torch.device) -> Mapping[str, Tensor]:
         """Where each pair's and each thumb's answers stand among those of the batch."""
-        chosen, rejected, pair_weights, endorsed = [], [], [], []
+        chosen, rejected, gold, pair_weights, endorsed = [], [], [], [], []
         unpaired, desirable, unpaired_weights, mismatched = [], [], [], []
         may_be_positive: list[bool] = []
+        drawn_by_base: list[bool] = []
+        marked: list[int] = []
         first = 0
         for example in examples:
             for pair in example.pairs:
                 chosen.append(first + pair.chosen)
                 rejected.append(first + pair.rejected)
+                gold.append(first + example.gold(pair))
                 pair_weights.append(pair.weight)
                 endorsed.append(pair.is_endorsed)
             for thumb in example.unpaired:
                 unpaired.append(first + thumb.answer)
                 desirable.append(thumb.desirable)
                 unpaired_weights.append(thumb.weight)
+            behind = {answer: first + len(example.answers) + at for at, answer in enumerate(self._disliked(example))}
+            marked += [-1 if one.desirable else behind.get(one.answer, -1) for one in example.unpaired]
             branches = self._branches(example)
             may_be_positive += [answer.may_be_positive for _, answer in branches]
+            drawn_by_base += [answer.drawn_by_base for _, answer in branches]
             first += len(branches)
             if example.group in self.partners:
                 mismatched.append(first - 1)
         kinds: dict[str, tuple[list[int] | list[bool] | list[float], torch.dtype]] = {
             "may_be_positive": (may_be_positive, torch.bool),
+            "drawn_by_base": (drawn_by_base, torch.bool),
             "chosen": (chosen, torch.long),
             "rejected": (rejected, torch.long),
+            "gold": (gold, torch.long),
             "pair_weights": (pair_weights, torch.float32),
             "endorsed": (endorsed, torch.bool),
             "unpaired": (unpaired, torch.long),
             "desirable": (desirable, torch.bool),
             "unpaired_weights": (unpaired_weights, torch.float32),
             "mismatched": (mismatched, torch.long),
+            "marked": (marked, torch.long),
         }
         return {name: torch.tensor(values, dtype=dtype, device=device) for name, (values, dtype) in kinds.items()}
-
-
-def _seen_again(example: Example) -> bool:
-    """Whether it has a part in views: images, and pairs."""
-    return bool(example.images and example.pairs)
-
-
-def _chosen(example: Example) -> list[Answer]:
-    """The answers that some pair prefers, each once."""
-    return [example.answers[index] for index in sorted({pair.chosen for pair in example.pairs})]
 
 
 def mean_length(examples: Sequence[Example]) -> float:

@@ -77,8 +77,8 @@ def evaluate(
         values = iter(zip(torch.split(own, lengths), torch.split(base, lengths), strict=True))
         for example in part:
             answers = [Measured(example.group, answer, *next(values)) for answer in example.answers]
-            if example.group in collator.partners:
-                next(values)
+            for _ in range(collator.branches(example) - len(answers)):
+                next(values)  # borrowed, or behind a marker
             measured += answers
             agreements += _agreements(example, answers, beta)
     shares = team.exchange((measured, agreements, divergences))

@@ -68,8 +68,11 @@ class Answer:
     is_human: bool
     logprobs: tuple[float, ...] = ()
     """As the engine logged them; empty for answers that it did not sample."""
+    drawn_by_base: bool = False
     owner: str = ""
     """The group that it was drawn in, where it stands in for an answer of another (`learner.successes`)."""
+    condition: int = 0
+    """So many first tokens are a class's marker, no part of what is learned (`learner.batch`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +104,12 @@ class RewardedExample:
     answer: int
     reward: float
     weight: float
+    scores: tuple[tuple[str, float], ...] = ()
+    """What each scorer gave, by name, where the server tells it."""
+    is_baseline: bool = False
+    """The answer of its group that others may be measured by: the base's, or the one drawn first."""
+    is_ranked: bool = False
+    """The reward is a place in what people preferred (`learner.rankings`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +142,12 @@ class Example:
         """The people whose opinions it holds."""
         said = {thumb.annotator for thumb in self.unpaired}
         return said.union(pair.annotator for pair in self.pairs if pair.is_endorsed)
+
+    def gold(self, pair: PairExample) -> int:
+        """What the pair's person would have said: their own typed answer, else somebody's, else the chosen one."""
+        typed = [one for one in self.pairs if self.answers[one.chosen].is_human]
+        own = [one for one in typed if one.annotator == pair.annotator]
+        return (own or typed or [pair])[0].chosen
 
     def reduced(self, pairs: Sequence[PairExample], unpaired: Sequence[UnpairedExample]) -> Example | None:
         """The same group with these of its pairs and thumbs, its rewards, and the answers they are about; or None."""
@@ -192,8 +207,12 @@ def prepare(group: TrainingGroup, limits: Limits, wanted: Wanted) -> Prepared:
             unpaired.append(one)
     rewards, problems = _rewards(group, limits, wanted)
     skipped += problems
+    baseline = _baseline([candidate for candidate, _ in rewards])
     rewarded = tuple(
-        RewardedExample(index(candidate.id), reward, wanted.weight("reward")) for candidate, reward in rewards
+        RewardedExample(
+            index(candidate.id), reward, wanted.weight("reward"), _scores(candidate), candidate.id == baseline
+        )
+        for candidate, reward in rewards
     )
     if not used:
         return Prepared(None, tuple(skipped) or ("nothing to learn",))
@@ -227,6 +246,15 @@ def _rewards(
     return (usable if len(usable) > 1 else []), problems
 
 
+def _baseline(candidates: Sequence[TrainingCandidate]) -> str:
+    """What would have been answered without a choice: the base's answer where there is one, else the first."""
+    return next((one.id for one in candidates if one.adapter == BASE), candidates[0].id if candidates else "")
+
+
+def _scores(candidate: TrainingCandidate) -> tuple[tuple[str, float], ...]:
+    return tuple(sorted((name, value) for name, value in candidate.scores.items() if math.isfinite(value)))
+
+
 def _reward_problem(candidate: TrainingCandidate, wanted: Wanted) -> str | None:
     if not math.isfinite(candidate.total or 0.0):
         return "reward is not a number"
@@ -243,6 +271,7 @@ def _answer(candidate: TrainingCandidate) -> Answer:
         may_be_positive=candidate.may_be_positive and not candidate.blocked,
         is_human=candidate.adapter == HUMAN,
         logprobs=tuple(candidate.logprobs),
+        drawn_by_base=candidate.adapter == BASE,
     )
 
 

@@ -16,10 +16,10 @@ from typing import Final
 from clients.client import PlumblineClient, PlumblineError
 from learner.errors import BaseMismatch, LearnerError, LeaseLost, Stopped
 from learner.lease import Heart
-from learner.model import Base, check_base, find_base
+from learner.model import NO_IMAGES, Base, check_base, find_base
 from learner.publish import find_uploaded
 from learner.round import run_round
-from learner.settings import Settings, read_settings
+from learner.settings import Settings, check_fit, read_settings
 from learner.state import RoundState, StateDir
 from learner.team import Team
 from learner.workplace import Pace, Workplace, abandon, learn_again
@@ -114,7 +114,7 @@ class Learner:
 
     def _run_once(self, place: Workplace) -> int:
         config = place.patiently(lambda: self._client.training_config(self._options.alias))
-        settings = read_settings(config)
+        settings = self._settings(place, config)
         if config.retraining is not None:
             learn_again(place, config.retraining)
         place.patiently(lambda: place.follow_feed(settings.capacity))
@@ -124,6 +124,12 @@ class Learner:
             logger.error("%s", error)
             return 1
         return 0 if done is not None and done.outcome == "uploaded" else 1
+
+    def _settings(self, place: Workplace, config: TrainingConfig) -> Settings:
+        settings = read_settings(config)
+        image_token_id = None if place.base.image_token_id == NO_IMAGES else place.base.image_token_id
+        check_fit(settings, place.base.vocabulary, image_token_id)
+        return settings
 
     def _run_forever(self, place: Workplace) -> int:
         while not self._stop.is_set():
@@ -142,7 +148,7 @@ class Learner:
         config = place.patiently(lambda: self._client.training_config(self._options.alias))
         if config.base_digest != place.base_digest:
             raise BaseMismatch("the server's base model has changed; start the learner again")
-        settings = read_settings(config)
+        settings = self._settings(place, config)
         if config.retraining is not None:
             learn_again(place, config.retraining)
         place.patiently(lambda: place.follow_feed(settings.capacity))

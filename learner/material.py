@@ -14,6 +14,7 @@ from dataclasses import replace
 from learner.examples import Example, Prepared, Wanted, prepare
 from learner.families import fits
 from learner.objectives import Needs
+from learner.rankings import with_ranks
 from learner.replay import MissingImage
 from learner.settings import Settings
 from learner.shares import bounded
@@ -87,6 +88,8 @@ class Material:
 
     def _what_is_wanted(self, settings: Settings, parent: str) -> Wanted:
         kinds = settings.recipe().needs
+        if settings.rank_rewards:
+            kinds |= {Needs.PAIRS}  # which the ranking is made of
         lineage = [parent]
         if Needs.REWARDED in kinds and parent != BASE:
             reply = self._place.patiently(lambda: self._place.client.adapter_lineage(parent), self._check)
@@ -106,6 +109,10 @@ class Material:
         held = bounded(kept, settings.max_annotator_share, settings.min_new_signals)
         left_out = sum(one.count for one in kept) - sum(one.count for one in held)
         self.skipped["beyond one annotator's share"] += left_out
+        if settings.rank_rewards:
+            pairwise = Needs.PAIRS in settings.recipe().needs
+            ranks = (with_ranks(one, self._wanted.weight("reward"), keep_others=pairwise) for one in held)
+            held = [one for one in ranks if one is not None]
         self.examples = {one.group: one for one in held}
 
     def _check_images(self, examples: Sequence[Example]) -> None:

@@ -39,8 +39,8 @@ def _objectives() -> Iterator[Method]:
             url=url,
             formula=_formula(kind),
             options=options_of(kind),
-            needs=[NEEDS.get(kind.needs, kind.needs.value), *(["images"] if kind.views else [])],
-            reads=[*kind.references, *kind.views, *kind().statistics],
+            needs=[NEEDS.get(kind.needs, kind.needs.value), *(["images"] if kind().views else [])],
+            reads=[*kind.references, *kind().views, *kind().statistics],
         )
 
 

@@ -5,8 +5,8 @@ padding. Attention (`learner.attention`) lets every answer see its prompt and it
 restart behind the prompt, so each log-probability (and its gradient) equals that of a separate row
 `[prompt][answer g]`; the tests compare the two for every family (`learner.families`). The last token of an answer
 predicts nothing and is not fed; logits are computed at completion positions only, in chunks. What an objective asks of
-the whole distribution (`entropy`, `reference_kl`) comes from the same hidden states, in chunks that are made again in
-the backward pass.
+the whole distribution (`entropy`, `reference_kl`, `end_ratio`) comes from the same hidden states, in chunks that are
+made again in the backward pass.
 
 With `checkpointing`, decoder layers keep their inputs only and run again in the backward pass: more time, less memory,
 the same numbers.
@@ -92,7 +92,7 @@ class PrefixModel:
         self._family = family_of(core.config)
         self._body = core.model
         self._head = core.get_output_embeddings()
-        self._image_token_id = self._family.image_token_id(core.config)
+        self.image_token_id = self._family.image_token_id(core.config)
         self.device = self._head.weight.device
         self._chunk = max(1, logits_per_chunk // self._head.weight.shape[0])
         register()
@@ -128,6 +128,23 @@ class PrefixModel:
         return torch.cat(
             [
                 checkpoint(self._reference_kl, part, other, inside, use_reentrant=False)
+                for part, other in zip(self._parts(hidden), self._parts(reference), strict=True)
+            ]
+        )
+
+    def ratio_of(
+        self,
+        tokens: Sequence[int],
+        hidden: Tensor,
+        reference: Tensor,
+        standing_in: Callable[[], AbstractContextManager[None]] = nullcontext,
+    ) -> Tensor:
+        """Log-probability that the next is one of these tokens, less the reference's; else as `reference_kl`."""
+        inside = nullcontext if _is_frozen(self._head) else standing_in
+        index = torch.tensor(tokens, device=self.device)
+        return torch.cat(
+            [
+                checkpoint(self._ratio_of, index, part, other, inside, use_reentrant=False)
                 for part, other in zip(self._parts(hidden), self._parts(reference), strict=True)
             ]
         )
@@ -173,7 +190,7 @@ class PrefixModel:
         first = 0
         for number, (token, run) in enumerate(groupby(prompt)):
             count = len(list(run))
-            if token == self._image_token_id:
+            if token == self.image_token_id:
                 result[first : first + count] = number
             first += count
         return result
@@ -229,6 +246,13 @@ class PrefixModel:
         with torch.no_grad(), inside():
             other = self.log_distributions(reference)
         return (other.exp() * (other - self.log_distributions(hidden))).sum(-1)
+
+    def _ratio_of(
+        self, tokens: Tensor, hidden: Tensor, reference: Tensor, inside: Callable[[], AbstractContextManager[None]]
+    ) -> Tensor:
+        with torch.no_grad(), inside():
+            other = self.log_distributions(reference)[:, tokens].logsumexp(-1)
+        return self.log_distributions(hidden)[:, tokens].logsumexp(-1) - other
 
 
 def _is_frozen(head: torch.nn.Module) -> bool:

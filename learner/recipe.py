@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from learner.objectives import Batch, Needs, Objective
+from learner.objectives.unpaired.c_rlft import CRlft
 from learner.objectives.unpaired.kto import Kto
 from learner.weighting import Reliabilities, Weighting
 
@@ -40,6 +41,11 @@ class Recipe:
     @property
     def statistics(self) -> frozenset[str]:
         return frozenset(name for _, objective in self.losses for name in objective.statistics)
+
+    @property
+    def marker(self) -> tuple[int, ...] | None:
+        """Behind which undesirable answers run once more; None: they do not."""
+        return next((one.marker for _, one in self.losses if isinstance(one, CRlft)), None)
 
     def balanced(self, desirable: float, undesirable: float) -> Recipe:
         """For a round with these amounts of thumbs."""

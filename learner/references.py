@@ -29,6 +29,11 @@ class References:
         self._previous = None if begins_at_base else _copies(policy)
         self._ema = _copies(policy) if main == "ema" else None
 
+    @property
+    def eos_ids(self) -> list[int]:
+        """Tokens that end an answer."""
+        return sorted(self._policy.base.eos_ids)
+
     def resolve(self, name: str) -> str:
         """The name under which the values of this reference may be kept."""
         return "base" if name == "previous" and self._previous is None else name

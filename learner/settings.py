@@ -12,6 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from learner.errors import SettingsError
 from learner.objectives import OBJECTIVES, Implicit, Needs, Objective
+from learner.objectives.listwise import LISTWISE
+from learner.objectives.policy_gradient import POLICY_GRADIENT
 from learner.recipe import Recipe
 from learner.weighting import WEIGHTINGS
 from server.wire.training import TrainingConfig
@@ -52,6 +54,8 @@ class Settings(BaseModel):
     """Adapters by which a rewarded answer's own may be older than the one that is trained."""
     success_below: float | None = None
     """Rewarded groups that failed as a whole, with a smaller mean reward, get a stored success; None: none does."""
+    rank_rewards: bool = False
+    """Where people compared answers, their order is the reward (`learner.rankings`), for objectives on ranked lists."""
     rollout_groups: int = Field(0, ge=0, le=64)
     """Prompts of each step's batch that the policy of that moment answers anew (`learner.rollouts`); 0: none."""
     rollout_candidates: int = Field(8, ge=2)
@@ -87,7 +91,7 @@ class Settings(BaseModel):
 
     def recipe(self) -> Recipe:
         """Raises `SettingsError` for an objective, option or weighting that there is not."""
-        losses = tuple((weight, self._objective(name)) for name, weight in self.objectives.items())
+        losses = tuple((weight, self.objective(name)) for name, weight in self.objectives.items())
         idle = self.options.keys() - self.objectives.keys()
         if idle:
             raise SettingsError(f"learner setting options.{min(idle)}: {min(idle)} is not among the objectives")
@@ -98,7 +102,8 @@ class Settings(BaseModel):
                 raise SettingsError(f"learner setting weighting: no {name!r}; there are: {known}")
         return Recipe(losses, self.beta, {needs: WEIGHTINGS[name] for needs, name in chosen.items()})
 
-    def _objective(self, name: str) -> Objective:
+    def objective(self, name: str) -> Objective:
+        """With its options. Raises `SettingsError`."""
         kind = OBJECTIVES.get(name)
         if kind is None:
             raise SettingsError(f"no objective is called {name!r}; there are: {', '.join(OBJECTIVES)}")
@@ -107,7 +112,8 @@ class Settings(BaseModel):
             return kind(**{**shared, **self.options.get(name, {})})
         except ValidationError as error:
             where, said = _first(error)
-            raise SettingsError(f"learner setting options.{name}.{where}: {said}") from error
+            place = ".".join(filter(None, ("options", name, where)))  # nowhere: options that exclude each other
+            raise SettingsError(f"learner setting {place}: {said}") from error
 
 
 def read_settings(config: TrainingConfig) -> Settings:
@@ -118,11 +124,29 @@ def read_settings(config: TrainingConfig) -> Settings:
         where, said = _first(error)
         raise SettingsError(f"learner setting {where}: {said}") from error
     needs = settings.recipe().needs
+    on_lists, on_draws = (settings.objectives.keys() & kind.keys() for kind in (LISTWISE, POLICY_GRADIENT))
+    if settings.rank_rewards and not on_lists:
+        raise SettingsError("learner setting rank_rewards: none of the objectives is on ranked lists, as rankdpo is")
+    if settings.rank_rewards and on_draws:
+        raise SettingsError(
+            f"learner setting rank_rewards: {min(on_draws)} learns from what was drawn alone, and people rank other "
+            "answers too; leave one of them out"
+        )
     if settings.rollout_groups and Needs.REWARDED not in needs:
         raise SettingsError("learner setting rollout_groups: none of the objectives is on rewards, as grpo is")
     if settings.rank > config.max_lora_rank:
         raise SettingsError(f"learner setting rank: {settings.rank} is above the engine's {config.max_lora_rank}")
     return settings
+
+
+def check_fit(settings: Settings, vocabulary: int, image_token_id: int | None) -> None:
+    """Raises `SettingsError` where the base model, which these are of, cannot do what is set. None: no images."""
+    recipe = settings.recipe()
+    blind = [name for name in settings.objectives if settings.objective(name).views] if image_token_id is None else []
+    if blind:
+        raise SettingsError(f"learner setting objectives: {blind[0]} needs images, and the base model sees none")
+    if any(not 0 <= token < vocabulary or token == image_token_id for token in recipe.marker or ()):
+        raise SettingsError("learner setting options.c_rlft.marker: those are no text tokens of the base model")
 
 
 def _first(error: ValidationError) -> tuple[str, str]:

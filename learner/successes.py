@@ -67,5 +67,7 @@ def _helped(example: Example, success: Success) -> Example:
     borrowed = replace(answer, owner=answer.owner or group)
     placed = RewardedExample(len(example.answers), reward, worst.weight)
     others = tuple(one for one in example.rewarded if one is not worst)
+    if worst.is_baseline:
+        others = (replace(others[0], is_baseline=True), *others[1:])
     helped = replace(example, answers=(*example.answers, borrowed), rewarded=(*others, placed))
     return helped.reduced(helped.pairs, helped.unpaired) or helped

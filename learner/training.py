@@ -23,11 +23,13 @@ from learner.errors import LeaseLost, RoundAborted, Stopped
 from learner.evaluation import Evaluation, evaluate, fingerprint, objection
 from learner.examples import Example
 from learner.metrics import Bar, Board, curve
+from learner.missing import explained, idle
 from learner.model import check_modules
 from learner.plan import schedule, seeded
 from learner.publish import describe_files, fetch, keep, read_kept
 from learner.rollouts import Rollouts, answered_anew
 from learner.state import RoundState
+from learner.views import RETRIEVE, find_similar
 from server.wire.adapters import AdapterManifest
 from server.wire.base import BASE
 
@@ -40,10 +42,15 @@ logger = logging.getLogger(__name__)
 def train(context: Context, state: RoundState) -> None:
     """Ends with the round's phase `upload` or `report`; raises `LeaseLost` or `Stopped`."""
     _prepare_examples(context, state)
-    if not context.material.examples:
-        state.end("skipped", "there is nothing to learn from")
-        return
     place = context.place
+    without = idle(state.settings.objectives, context.material.examples.values())
+    lacking = explained(without, place.replay.all()) if without else ""
+    if len(without) == sum(weight > 0 for weight in state.settings.objectives.values()):
+        state.end("skipped", f"there is nothing to learn from: {lacking or 'no objective has a weight'}")
+        return
+    if lacking:
+        logger.warning("round %d goes without some objectives: %s", state.number, lacking)
+        state.detail = {**state.detail, "without_examples": lacking}
     made = assemble(place.base, place.vision, place.pace, place.team, _job(context, state))
     try:
         check_modules(made.policy, context.config.lora_modules)
@@ -133,6 +140,8 @@ class _Training:
         examples = self._taught()
         self._collator.partners = find_partners(examples)
         self._collator.round_length = mean_length(examples)
+        if RETRIEVE in self._state.settings.recipe().views:
+            self._collator.similar = find_similar(examples, self._place.vision.sketches)
 
     def _evaluate(self, groups: list[str]) -> Evaluation:
         self._context.tell("evaluate")

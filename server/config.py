@@ -385,7 +385,7 @@ class LearnerConfig(Section):
 
     objectives: dict[str, float] = {"sigmoid": 1.0, "sft": 0.3, "kto": 0.5}
     """Losses and their weights (docs/objectives.md). Each applies to examples of its kind: pairs, thumbs or rewards."""
-    options: dict[str, dict[str, float | int | str | bool]] = {}
+    options: dict[str, dict[str, float | int | str | bool | list[int] | dict[str, float]]] = {}
     """By objective, what shall differ from its own defaults, e.g. `{simpo = {gamma = 0.5}}`."""
     beta: float = Field(0.1, gt=0)
     """Inverse temperature of the implicit reward, for the objectives on it that name no other."""
@@ -404,6 +404,9 @@ class LearnerConfig(Section):
     success_below: float | None = None
     """A rewarded group whose rewards are alike and below this in the mean gets the best stored answer to the same
     question in its worst one's place; not set: none does."""
+    rank_rewards: bool = False
+    """Where people ranked, chose or corrected, their order takes the place of the scorers' values, for the objectives
+    on ranked lists (`rankdpo`, `dro`, `gfn_dpo`)."""
     rollout_groups: int = Field(0, ge=0, le=64)
     """Prompts of each step's batch that the policy of that moment answers anew, for the objectives on rewards
     (docs/rollouts.md); 0: none."""

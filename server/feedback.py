@@ -247,7 +247,11 @@ def _earlier_reply(connection: Connection, statement: _Statement) -> SignalReply
 
 
 def _unknown() -> NotFound:
-    return NotFound("There is no such completion.", param="completion_id", code="response_not_found")
+    return NotFound(
+        "There is no such completion: send the id of a chat reply. What was asked with store: false is not kept.",
+        param="completion_id",
+        code="response_not_found",
+    )
 
 
 def _require_kept(state: GroupState | None) -> None:

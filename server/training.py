@@ -32,6 +32,7 @@ def to_training_group(group: GroupRecord, examples: Examples) -> TrainingGroup:
                 blocked=one.is_blocked,
                 may_be_positive=one.may_be_positive,
                 total=one.total,
+                scores={name: value for name, (_, value) in one.scores.items() if value is not None},
                 shared_tokens=one.shared_tokens,
             )
             for one in group.candidates

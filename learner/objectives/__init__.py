@@ -13,10 +13,11 @@ from collections.abc import Mapping
 from typing import Final
 
 from learner.objectives.base import Batch, Implicit, Needs, Objective, Rewarded, View
+from learner.objectives.listwise import LISTWISE
 from learner.objectives.pairwise import PAIRWISE
 from learner.objectives.policy_gradient import POLICY_GRADIENT
 from learner.objectives.unpaired import UNPAIRED
 
-OBJECTIVES: Final[Mapping[str, type[Objective]]] = {**PAIRWISE, **UNPAIRED, **POLICY_GRADIENT}
+OBJECTIVES: Final[Mapping[str, type[Objective]]] = {**PAIRWISE, **UNPAIRED, **LISTWISE, **POLICY_GRADIENT}
 
 __all__ = ["OBJECTIVES", "Batch", "Implicit", "Needs", "Objective", "Rewarded", "View"]

@@ -54,6 +54,12 @@ class Rewarded:
     """Mean tokens of the rewarded answers of the whole optimiser step."""
     round_length: float
     """The same of the whole round."""
+    step: int = 0
+    """How many optimiser steps there were before this one."""
+    scores: Mapping[str, Tensor] = field(default_factory=dict)
+    """(R,) what each scorer gave, by name; NaN where that is not known."""
+    baseline: Tensor | None = None
+    """(R,) bool: the answer that the others of its group may be measured by."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +84,8 @@ class Batch:
     pair_annotators: tuple[str, ...] = ()  # N names
     unpaired_annotators: tuple[str, ...] = ()  # M names
     rewarded: Rewarded | None = None
+    marked: Tensor | None = None
+    """(M,) where each undesirable answer runs once more behind its class's marker: index of an answer, −1 for none."""
     references: Mapping[str, Tensor] = field(default_factory=dict)
     """(A, T) under each reference that an objective asks for by name."""
     views: Mapping[str, View] = field(default_factory=dict)
@@ -86,6 +94,10 @@ class Batch:
     """(A, T) by name, of the policy's whole distribution at each token: see `STATISTICS`."""
     shared_point: Tensor | None = None
     """`reference_point` of a larger batch that this one is a part of."""
+    gold: Tensor | None = None
+    """(N,) index of the answer that says what each pair's person would have said; None: the chosen ones."""
+    drawn_by_base: Tensor | None = None
+    """(A,) bool: base sampled the answer; None: of none it is known."""
 
     @property
     def delta(self) -> Tensor:
@@ -103,10 +115,14 @@ class Batch:
         """Tokens of every answer, (A,), 1 at least."""
         return self.mask.sum(-1).clamp(min=1)
 
+    def totals(self, values: Tensor) -> Tensor:
+        """Sums over each answer's tokens, (A, T) → (A,)."""
+        return _masked(values, self.mask).sum(-1)
+
     @property
     def mean_logprobs(self) -> Tensor:
         """Log-probability per token of every answer, (A,)."""
-        return _masked(self.logprobs, self.mask).sum(-1) / self.lengths
+        return self.totals(self.logprobs) / self.lengths
 
     @property
     def reference_point(self) -> Tensor:
@@ -124,6 +140,7 @@ class Batch:
             rejected=self.chosen,
             endorsed=torch.zeros_like(self.endorsed),
             desirable=~self.desirable,
+            marked=None,
             views={},
         )
 
@@ -133,9 +150,10 @@ def _masked(values: Tensor, mask: Tensor) -> Tensor:
     return torch.where(mask, values, values.new_zeros(()))
 
 
-STATISTICS: Final = ("reference_kl", "entropy")
-"""What an objective may ask to know of every token's distribution, in nats, with gradient: KL(π_ref ‖ π_θ), and the
-entropy of π_θ. Each costs logits of the whole vocabulary; the first a forward pass of the reference too."""
+STATISTICS: Final = ("reference_kl", "entropy", "end_ratio")
+"""What an objective may ask to know of every token's distribution, in nats, with gradient: KL(π_ref ‖ π_θ), the entropy
+of π_θ, and log π_θ − log π_ref of ending the answer in the token's place. Each costs logits of the whole vocabulary;
+those about the reference its forward pass too."""
 
 
 class Objective(BaseModel, ABC):
@@ -146,8 +164,11 @@ class Objective(BaseModel, ABC):
     needs: ClassVar[Needs]
     references: ClassVar[tuple[str, ...]] = ()
     """References besides the main one that it reads in `Batch.references`."""
-    views: ClassVar[tuple[str, ...]] = ()
-    """Augmentations that it reads in `Batch.views`."""
+
+    @property
+    def views(self) -> tuple[str, ...]:
+        """Names of what it reads in `Batch.views`: augmentations, or `retrieve`."""
+        return ()
 
     @property
     def statistics(self) -> tuple[str, ...]:

@@ -329,7 +329,11 @@ class AdapterRegistry:
         """The adapter, for an operator or the learner who asks for it by id; else `NotFound` (`model_not_found`)."""
         record = await self._database.read(lambda c: rows.get_adapter(c, adapter_id))
         if record is None or record.state not in states.SERVABLE:
-            raise NotFound("The model does not exist, or is not served.", param="model", code="model_not_found")
+            raise NotFound(
+                "The model does not exist, or is not served; GET /v1/models lists those that are.",
+                param="model",
+                code="model_not_found",
+            )
         if not self._is_as_verified(adapter_id) and (fault := await self.fault(record)) is not None:
             raise NotFound(f"The model {fault}.", param="model", code="model_not_found")
         return record

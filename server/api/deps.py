@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Annotated, Any, Self, TypeVar, cast
@@ -13,6 +13,7 @@ from fastapi import Depends, Request
 from fastapi.dependencies.utils import get_flat_dependant
 from pydantic import BaseModel, ValidationError
 
+from server.api.validation import bad_request
 from server.errors import BadRequest, Forbidden, Unauthorized, UnsupportedMedia
 from server.services import Services
 from server.store.keys import KeyRecord
@@ -23,10 +24,6 @@ BODY_MODEL = "body_model"
 """On a dependency that parses the body: its model."""
 CALLER_ROLE = "caller_role"
 """On a dependency that lets callers through: the role that it asks for."""
-
-OWN_WORDS = frozenset({"detail", "logit_bias", "metadata", "metrics", "objective", "sources", "tags"})
-"""Fields whose keys are the sender's own words; everywhere else a key is a field's name, or unknown."""
-
 
 LINE_AND_COLUMN = re.compile(r"at line (\d+) column (\d+)$")
 
@@ -155,7 +152,7 @@ def parse_json(model: type[M], body: bytes) -> M:
         first = error.errors(include_url=False)[0]
         if first["type"] == "json_invalid":
             raise _not_json(body, str(first["ctx"]["error"])) from None
-        raise bad_request(error) from None
+        raise bad_request(error, model) from None
 
 
 def _not_json(body: bytes, why: str) -> BadRequest:
@@ -170,27 +167,6 @@ def _not_json(body: bytes, why: str) -> BadRequest:
     if "hex escape" in why:
         return BadRequest(f"A text holds half a character (a lone surrogate) at byte {at}.", code="invalid_encoding")
     return BadRequest(f"The body is not valid JSON at byte {at}.", code="invalid_json")
-
-
-def bad_request(error: ValidationError) -> BadRequest:
-    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-    path = _path(first["loc"]) or None
-    if first["type"] == "extra_forbidden":
-        return BadRequest(f"Unknown parameter: {path}.", param=path, code="unknown_parameter")
-    is_quoting = first["type"] == "union_tag_invalid"
-    message = "there is no such type" if is_quoting else first["msg"].removeprefix("Value error, ")
-    code = "invalid_encoding" if first["type"] == "invalid_encoding" else None
-    return BadRequest(f"{path}: {message}" if path else message, param=path, code=code)
-
-
-def _path(location: Iterable[int | str]) -> str:
-    """Where in the body, as `messages.0.content`; what the sender named by words of their own stays out."""
-    parts: list[str] = []
-    for part in location:
-        parts.append(str(part))
-        if part in OWN_WORDS:
-            break
-    return ".".join(parts)
 
 
 def now() -> float:

@@ -38,5 +38,7 @@ async def _cards(caller: Principal, services: Services) -> list[ModelCard]:
 
 def unknown_model() -> NotFound:
     return NotFound(
-        "The model does not exist; GET /v1/models lists those that do.", param="model", code="model_not_found"
+        "The model does not exist, or is not served; GET /v1/models lists those that are.",
+        param="model",
+        code="model_not_found",
     )

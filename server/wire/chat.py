@@ -35,6 +35,13 @@ class ImagePart(Wire):
     type: Literal["image_url"]
     image_url: ImageUrl
 
+    @field_validator("image_url", mode="before")
+    @classmethod
+    def _is_an_object(cls, value: object) -> object:
+        if isinstance(value, str):
+            raise ValueError('give an object, as {"url": "data:image/png;base64,..."}')
+        return value
+
 
 ContentPart = Annotated[TextPart | ImagePart, Field(discriminator="type")]
 

@@ -29,6 +29,8 @@ class TrainingCandidate(Reply):
     """False where the shown text or the prompt differed from what was sampled."""
     total: float | None = None
     """The ensemble's value, for reward-labelled objectives."""
+    scores: dict[str, float] = {}
+    """What each scorer gave, by name and in its own units, for objectives that tell rewards apart."""
     shared_tokens: int = 0
     """So many first tokens are an earlier candidate's too: a stepwise answer branched off there."""
 

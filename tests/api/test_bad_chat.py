@@ -183,3 +183,44 @@ async def test_one_model_can_be_asked_for(stack: Stack) -> None:
     assert found.json()["id"] == "default"
     assert found.json()["object"] == "model"
     assert_openai_error(await stack.client.get("/v1/models/gpt-x"), 404, "model_not_found", "model")
+
+
+PART = {"type": "image_url", "image_url": "data:image/png;base64,AAAA"}
+MENDED: dict[str, tuple[dict[str, Any], str, str]] = {
+    "an address in place of an object": (
+        chat_body(messages=[{"role": "user", "content": [PART]}]),
+        "messages.0.content.0.image_url",
+        'as {"url": "data:image/png;base64,..."}',
+    ),
+    "a part of an unknown type": (
+        chat_body(messages=[{"role": "user", "content": [{"type": "image"}]}]),
+        "messages.0.content.0",
+        "there is 'text', 'image_url'",
+    ),
+    "an image without its address": (
+        chat_body(messages=[{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]),
+        "messages.0.content.0.image_url.url",
+        "Field required",
+    ),
+    "no part at all": (chat_body(messages=[{"role": "user", "content": []}]), "messages.0.content", "at least 1"),
+    "neither text nor parts": (
+        chat_body(messages=[{"role": "user", "content": 7}]),
+        "messages.0.content",
+        "a valid string, or a valid array",
+    ),
+    "a number in words": (chat_body(best_of="four"), "best_of", "a valid integer, or 'auto'"),
+    "a slip of the pen": (chat_body(bestof=4), "bestof", "Is best_of meant?"),
+    "a slip in an option": (chat_body(plumbline={"explian": True}), "plumbline.explian", "Is explain meant?"),
+    "a name like a type's": (chat_body(**{"list[int]": 1}), "list[int]", "Unknown parameter: list[int]."),
+}
+
+
+@pytest.mark.parametrize("name", MENDED)
+async def test_a_slip_is_named_in_the_senders_terms(stack: Stack, name: str) -> None:
+    """The field as it was sent, and what mends it: no word of how the body is parsed."""
+    body, param, words = MENDED[name]
+    response = await stack.client.post(CHAT, json=body)
+    assert_openai_error(response, 400, response.json()["error"]["code"], param)
+    message = response.json()["error"]["message"]
+    assert words in message
+    assert "constrained" not in message and "function-" not in message

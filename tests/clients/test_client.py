@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,10 +14,15 @@ import pytest
 from pydantic import BaseModel
 
 from clients.client import PlumblineClient, PlumblineError
+from server.api.openapi import document
 from server.wire.adapters import AdapterManifest, MoveRequest, RollbackRequest
+from server.wire.exchange import ImportRequest
 from server.wire.identity import directory_digest
+from server.wire.keys import KeyRequest
+from server.wire.operate import QuarantineRequest
 from server.wire.signals import FeedbackRequest, PreferenceRequest
 from server.wire.training import HeartbeatRequest, LeaseRequest, RolloutRequest, RoundReport
+from tests.api.served import served
 
 ROUTING = {
     "alias": "a",
@@ -30,6 +37,8 @@ ADAPTER = {"id": "x", "alias": "a", "state": "staged", "parent": "base", "create
 LEASE = {"alias": "a", "token": 1, "expires_at": 1.0, "active": "base", "generation": 0, "head": 0}
 ROUND = {"id": 3, "alias": "a", "outcome": "skipped", "reason": "", "adapter": None, "created_at": 1.0}
 SIGNAL = {"id": "s", "completion_id": "c", "trainable": True}
+ACTIVITY = {"alias": "a", "since": 0.0, "bucket_s": 60.0, "is_whole": True, "buckets": [], "adapters": [],
+            "scorers": [], "rules": [], "feed_head": 0}  # fmt: skip
 FILES = {"adapter_config.json": b"{}", "adapter_model.safetensors": b"weights"}
 MANIFEST = AdapterManifest.model_validate(
     {
@@ -73,11 +82,64 @@ CALLS: list[tuple[str, str, object, Call]] = [
     ("POST", "/v1/rollback/undo", ROUTING, lambda c: c.undo_rollback()),
     ("GET", "/v1/audit", {"data": []}, lambda c: c.audit(5)),
     ("GET", "/v1/models", {"data": []}, lambda c: c.models()),
+    ("GET", "/v1/models/a", {"id": "a", "created": 1}, lambda c: c.model("a")),
+    ("GET", "/v1/activity", ACTIVITY, lambda c: c.activity("a", hours=1.5, buckets=4)),
     ("GET", "/healthz", {"status": "ok"}, lambda c: c.health()),
     ("POST", "/v1/feedback", SIGNAL, lambda c: c.feedback(FeedbackRequest(completion_id="c", rating="up"))),
     ("POST", "/v1/preferences", SIGNAL,
      lambda c: c.preference(PreferenceRequest(completion_id="c", chosen="x", rejected=["y"]))),
 ]  # fmt: skip
+
+FURTHER: list[Call] = [
+    lambda c: c.media("0" * 64),
+    lambda c: c.begin_upload(MANIFEST),
+    lambda c: c.put_adapter_file("u", "adapter_config.json", b"{}"),
+    lambda c: c.commit_upload("u"),
+    lambda c: c.create_key(KeyRequest(role="app", name="k")),
+    lambda c: c.keys(),
+    lambda c: c.revoke_key("k"),
+    lambda c: c.erase_user("ann"),
+    lambda c: c.quarantine_signals(QuarantineRequest(user="ann")),
+    lambda c: c.check(),
+    lambda c: c.ready(),
+    lambda c: list(c.export_preferences("a")),
+    lambda c: c.import_groups(ImportRequest.model_construct(alias="a", groups=[])),
+]
+"""Calls whose own tests lie elsewhere."""
+SPOKEN_BY_APPS = {("POST", "/v1/chat/completions")}
+"""By `clients.Plumbline`, over the stock `openai` client."""
+
+
+def test_every_route_has_a_method() -> None:
+    """Against the OpenAPI document: whoever adds a route adds what calls it."""
+    called: set[tuple[str, str]] = set()
+
+    def handler(request: httpx.Request) -> httpx.Response:
+        called.add((request.method, request.url.path))
+        return httpx.Response(200, json={})
+
+    for call in (*(call for _, _, _, call in CALLS), *FURTHER):
+        with contextlib.suppress(PlumblineError):  # an empty reply is not what most promise
+            call(client(handler))
+    routes = {(method.upper(), path) for path, methods in document()["paths"].items() for method in methods}
+    patterns = {(method, path): re.sub(r"\{[^}]+\}", "[^/]+", path) for method, path in routes}
+    missed = {
+        route for route, pattern in patterns.items()
+        if not any(method == route[0] and re.fullmatch(pattern, path) for method, path in called)
+    }  # fmt: skip
+    assert missed == SPOKEN_BY_APPS
+
+
+def test_activity_and_models_are_what_the_service_tells(tmp_path: Path) -> None:
+    """Over the network, typed; a name that does not exist is an error."""
+    with served(tmp_path) as server, PlumblineClient(server.url, "default-operator") as operator:
+        found = operator.activity("default", hours=2, buckets=4)
+        assert (found.alias, found.bucket_s, len(found.buckets)) == ("default", 1800, 4)
+        assert len(operator.activity("default").buckets) == 48
+        assert [operator.model(one.id) for one in operator.models().data] == operator.models().data
+        with pytest.raises(PlumblineError, match="404") as caught:
+            operator.model("another")
+        assert caught.value.code == "model_not_found"
 
 
 @pytest.mark.parametrize(("method", "path", "reply", "call"), CALLS, ids=[f"{m} {p}" for m, p, _, _ in CALLS])

@@ -131,7 +131,7 @@ def service(engine_session: EngineSession, tmp_path: Path) -> Iterator[Service]:
 
 
 def upload_random_adapter(
-    service: Service, engine: EngineSession, directory: Path, *, seed: int, scale: float = 0.05
+    service: Service, engine: EngineSession, directory: Path, *, seed: int, scale: float = 0.05, parent: str = "base"
 ) -> str:
     """Upload an untrained adapter as an operator would upload somebody's own; its id."""
     written = write_random_adapter(directory, f"random-{seed}", engine.model, scale, seed)
@@ -139,6 +139,7 @@ def upload_random_adapter(
     manifest = AdapterManifest.model_validate(
         {
             "alias": ALIAS,
+            "parent": parent,
             "base_digest": directory_digest(engine.model_dir),
             "files": [
                 {"name": name, "size_bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}

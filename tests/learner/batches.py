@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from learner.objectives import Batch, Rewarded
+from learner.objectives.base import STATISTICS
 
 
 def make_batch() -> Batch:
@@ -29,6 +30,7 @@ def make_batch() -> Batch:
         mismatched=torch.tensor([3]),
         pair_annotators=("ann", "rules"),
         unpaired_annotators=("ann", "bob"),
+        statistics={name: torch.full((4, 2), 0.5) for name in STATISTICS},
     )
 
 
@@ -69,7 +71,8 @@ def random_batch(seed: int = 0, answers: int = 6, tokens: int = 5) -> Batch:
             step_length=mean_length,
             round_length=mean_length,
         ),
-        references={"previous": old},
+        references={"previous": old, "base": logprobs(1.5)},
+        statistics={name: torch.rand(answers, tokens, generator=generator) for name in STATISTICS},
     )
 
 

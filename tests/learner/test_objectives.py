@@ -10,11 +10,13 @@ import torch
 
 from learner.errors import SettingsError
 from learner.objectives import OBJECTIVES, Batch, Needs, Rewarded, View
+from learner.objectives.policy_gradient import POLICY_GRADIENT
 from learner.objectives.unpaired.kto import balance
 from learner.recipe import Recipe
 from learner.settings import Settings, read_settings
 from learner.weighting import WEIGHTINGS, Reliabilities
 from server.wire.training import TrainingConfig
+from tests.learner import test_pairwise
 from tests.learner.batches import gradient, make_batch, random_batch
 
 
@@ -28,14 +30,14 @@ def recipe(weighting: str = "none", **objectives: float) -> Recipe:
 
 
 def with_view(batch: Batch) -> Batch:
-    """The first pair's chosen answer under a cropped image: Δ = -.6."""
+    """The first pair's chosen answer under another image: Δ = -.6."""
     view = View(
         logprobs=torch.tensor([[-1.3, -1.3]], requires_grad=True),
         reference=torch.tensor([[-1.0, -1.0]]),
         mask=torch.tensor([[True, True]]),
         pairs=torch.tensor([0]),
     )
-    return replace(batch, views={"crop": view})
+    return replace(batch, views=dict.fromkeys(("crop", "blur", "retrieve"), view))
 
 
 def with_rewards(batch: Batch, *, old: float = 0.0, sampled: float = 0.0) -> Batch:
@@ -50,7 +52,10 @@ def with_rewards(batch: Batch, *, old: float = 0.0, sampled: float = 0.0) -> Bat
         step_length=1.5,
         round_length=3.0,
     )
-    return replace(batch, rewarded=rewarded, references={"previous": policy - old})
+    zeros = torch.zeros_like(policy)
+    references = {"previous": policy - old, "base": batch.reference}
+    statistics = {**batch.statistics, "end_ratio": zeros}
+    return replace(batch, rewarded=rewarded, references=references, statistics=statistics)
 
 
 PAIRS = [  # h = 2.5 and 1.9, beta .5; the second pair was made by a rule
@@ -150,23 +155,31 @@ DIRECTIONS = [
     ("robust", [0, 2], [1]),
     ("simpo", [0, 2], [1]),
     ("mdpo", [0, 2], [1]),
+    ("rdpo", [0, 2], [1]),
+    ("cross_modality", [0], []),
     ("sft", [0], []),
+    ("apo_down", [], [0, 1, 2]),
+    *((name, [0, 2], [1]) for name in test_pairwise.NAMES if name not in {"apo_down", "prdp"}),
     ("kto", [0], [1]),
     ("npo", [0], [1]),
-    *((name, [0], [1]) for name, kind in OBJECTIVES.items() if kind.needs is Needs.REWARDED),
+    ("apo_zero_unpaired", [0], [1]),
+    ("c_rlft", [0], []),
+    ("rankdpo", [0], [1]),
+    ("dro", [0], [1]),
+    *((name, [0], [1]) for name in POLICY_GRADIENT),
 ]
 
 
 def test_every_objective_is_in_the_table_of_directions() -> None:
     """None is forgotten."""
-    assert {name for name, _, _ in DIRECTIONS} == set(OBJECTIVES)
+    assert {name for name, _, _ in DIRECTIONS} | {"gfn_dpo"} == set(OBJECTIVES)  # a balance: see `test_listwise`
 
 
 @pytest.mark.parametrize(("name", "raised", "lowered"), DIRECTIONS)
 def test_gradients_raise_what_people_liked(name: str, raised: list[int], lowered: list[int]) -> None:
     """Descent raises every token of what was preferred, lowers the others, and never touches padding."""
-    batch = with_rewards(make_batch())
-    options = {"beta": 0.01} if name in {"ipo", "hinge"} else {}
+    batch = with_view(with_rewards(make_batch()))
+    options = {"ipo": {"beta": 0.01}, "hinge": {"beta": 0.01}, "dro": {"margin": 5.0}}.get(name, {})
     step = -gradient(OBJECTIVES[name](**options).losses(batch).sum(), batch)
     if name == "ipo":
         raised = [0, 2]  # with a target as far as this both pairs are below it
@@ -182,7 +195,7 @@ def test_gradients_raise_what_people_liked(name: str, raised: list[int], lowered
 @pytest.mark.parametrize("name", list(OBJECTIVES))
 def test_losses_stay_finite_far_from_the_reference(name: str) -> None:
     """Answers that became very likely or unlikely: a large loss, never NaN, and a finite gradient."""
-    batch = with_rewards(make_batch())
+    batch = with_view(with_rewards(make_batch()))
     with torch.no_grad():
         batch.logprobs[0] -= 200
         batch.logprobs[2] += 0.5

@@ -4,7 +4,9 @@ TRL's own `_compute_loss` computes the value: it is called unbound, on a trainer
 model that answers with our log-probabilities. So gradients are compared at the log-probabilities, which is all that a
 loss sees; that those are a model's is what `test_prefix` holds.
 
-Exceptions, named: TRL has no `npo`, `mdpo` and `ppo` (checked by hand in `test_objectives`). `cdpo` left its
+Exceptions, named: TRL has no `npo`, `mdpo` and `ppo` (checked by hand in `test_objectives`), and not those that
+`test_pairwise` works out. The likelihoods of `cpo` and `orpo` are made in its forward passes, from token ids: the
+contrast is compared, and the likelihood added by our own formula. `cdpo` left its
 `DPOTrainer`; the formula lives on as the label smoothing of `CPOTrainer.cpo_loss`, which is used. Its `sft` weighs
 tokens equally where ours weighs answers equally, so they are compared at one length. Its `rloo` takes a KL penalty off
 the reward, ours adds it to the loss, so they are compared without one.
@@ -21,6 +23,8 @@ import pytest
 import torch
 from torch import Tensor
 from trl.experimental.cpo import CPOTrainer
+from trl.experimental.orpo import ORPOTrainer
+from trl.experimental.tpo import TPOTrainer
 from trl.trainer.dpo_trainer import DPOTrainer
 from trl.trainer.grpo_trainer import GRPOTrainer
 from trl.trainer.kto_trainer import KTOTrainer
@@ -185,6 +189,41 @@ def test_cdpo_is_trls_label_smoothing(seed: int) -> None:
     batch = replace(batch, reference=torch.zeros_like(batch.reference))
     expected = trl_cpo(batch, "sigmoid", beta=0.3, gamma=0.0, label_smoothing=0.1, mean=False)
     assert_equal(batch, OBJECTIVES["cdpo"](beta=0.3), expected)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_cpos_contrast_is_trls(seed: int) -> None:
+    """Of whole answers."""
+    batch = random_batch(seed)
+    expected = trl_cpo(batch, "sigmoid", beta=0.3, gamma=0.0, label_smoothing=0.0, mean=False)
+    assert_equal(batch, OBJECTIVES["cpo"](beta=0.3, nll_weight=0.0), expected)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_orpos_odds_ratio_is_trls(seed: int) -> None:
+    """By `ORPOTrainer.odds_ratio_loss` on mean log-probabilities; answers that are nearly certain are among them."""
+    batch = random_batch(seed)
+    with torch.no_grad():
+        batch.logprobs[0] /= 1000
+    mean = masked(batch.logprobs, batch.mask).sum(-1) / batch.mask.sum(-1)
+    contrast = ORPOTrainer.odds_ratio_loss(trainer(beta=0.7), mean[batch.chosen], mean[batch.rejected])[0]
+    assert_equal(batch, OBJECTIVES["orpo"](odds_weight=0.7), -mean[batch.chosen].mean() - contrast.mean())
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_tpo_is_trls_where_answers_are_of_one_length(seed: int) -> None:
+    """By `TPOTrainer._compute_loss` on logits of two words, the first of which was said."""
+    batch = with_length(random_batch(seed), 3)
+    batch = replace(batch, gold=torch.tensor([0, 3, 5]))
+    order = torch.cat([batch.chosen, batch.rejected, batch.gold])  # type: ignore[list-item]
+    logprobs = masked(batch.logprobs, batch.mask)[order]
+    logits = torch.stack([logprobs, torch.log(-torch.expm1(logprobs))], dim=-1)
+    logits = torch.cat([logits, torch.zeros(len(order), 1, 2)], dim=1)
+    self = trainer(tpo_alpha=0.6, beta=0.3, loss_type="sigmoid", label_smoothing=0.0)
+    mask = inputs(batch.mask[order])["completion_mask"]
+    given = {"input_ids": torch.zeros_like(mask), "attention_mask": torch.ones_like(mask), "completion_mask": mask}
+    expected = TPOTrainer._compute_loss(self, lambda **_: SimpleNamespace(logits=logits), given, return_outputs=False)
+    assert_equal(batch, OBJECTIVES["tpo"](beta=0.3, nll_weight=0.6), expected)
 
 
 # --- thumbs -----------------------------------------------------------------------------------------------

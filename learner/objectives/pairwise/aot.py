@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-import torch
 from pydantic import Field
 from torch import Tensor
 from torch.nn.functional import logsigmoid
@@ -24,12 +23,10 @@ class Aot(Implicit):
 
     def losses(self, batch: Batch) -> Tensor:
         """−(1−ε) log σ(β q) − ε log σ(−β q), q = log π_w/π_l − the equally ranked log π_ref,w/π_ref,l."""
-        policy, reference = _margins(batch, batch.logprobs), _margins(batch, batch.reference)
+        policy, reference = (
+            totals[batch.chosen] - totals[batch.rejected]
+            for totals in (batch.totals(batch.logprobs), batch.totals(batch.reference))
+        )
         ranks = policy.detach().argsort(stable=True).argsort(stable=True)
         logit = self.beta * (policy - reference.sort().values[ranks])
         return -(1 - self.label_smoothing) * logsigmoid(logit) - self.label_smoothing * logsigmoid(-logit)
-
-
-def _margins(batch: Batch, logprobs: Tensor) -> Tensor:
-    totals = torch.where(batch.mask, logprobs, logprobs.new_zeros(())).sum(-1)
-    return totals[batch.chosen] - totals[batch.rejected]

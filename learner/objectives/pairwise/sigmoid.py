@@ -1,7 +1,7 @@
 """DPO. Rafailov et al. 2023, https://arxiv.org/abs/2305.18290, eq. 7. With `sft` beside it, it is RPO.
 
 `f_divergence` puts another divergence in the reverse KL's place: Δ becomes s(Δ) = f'(e^Δ), without the constants, which
-a margin does not see. Wang et al. 2023, "Beyond Reverse KL", https://arxiv.org/abs/2309.16240, table 1.
+a margin does not see. Wang et al. 2023, "Beyond Reverse KL", https://arxiv.org/abs/2309.16240.
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ from learner.objectives.policy_gradient.bnpo import Bnpo
 from learner.objectives.policy_gradient.cispo import Cispo
 from learner.objectives.policy_gradient.dapo import Dapo
 from learner.objectives.policy_gradient.dr_grpo import DrGrpo
+from learner.objectives.policy_gradient.etpo import Etpo
 from learner.objectives.policy_gradient.grpo import Grpo
 from learner.objectives.policy_gradient.ppo import Ppo
 from learner.objectives.policy_gradient.rloo import Rloo
@@ -24,4 +25,5 @@ POLICY_GRADIENT: Final[Mapping[str, type[Objective]]] = {
     "sapo": Sapo,
     "rloo": Rloo,
     "ppo": Ppo,
+    "etpo": Etpo,
 }

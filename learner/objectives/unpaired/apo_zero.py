@@ -1,8 +1,8 @@
-"""APO-zero on thumbs: KTO without a reference point. D'Oosterlinck et al. 2024, https://arxiv.org/abs/2408.06266, eq. 7.
+"""APO-zero on thumbs: KTO without a reference point. D'Oosterlinck et al. 2024, https://arxiv.org/abs/2408.06266.
 
-The paper's loss on pairs falls into one part for each answer, which is what TRL's `apo_zero_unpaired` takes. Desirable
-answers become likelier and undesirable ones less likely than under the reference, whatever becomes of others: for
-people whose thumbs up are for answers better than the model's own. It needs no mismatched answers.
+The paper's loss on pairs (eq. 7) falls into one part for each answer, which is what TRL's `apo_zero_unpaired` takes.
+Desirable answers become likelier and undesirable ones less likely than under the reference, whatever becomes of others:
+for people whose thumbs up are for answers better than the model's own. It needs no mismatched answers.
 """
 
 from __future__ import annotations

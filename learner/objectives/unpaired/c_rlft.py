@@ -1,4 +1,4 @@
-"""C-RLFT: imitate good and bad answers as two classes, and serve the good one. Wang et al. 2023, https://arxiv.org/abs/2309.11235, eq. 6.
+"""C-RLFT: imitate answers by class, and serve the good one. Wang et al. 2023, https://arxiv.org/abs/2309.11235.
 
 A start from logs of mixed quality: what is undesirable still teaches the language of the domain, with a small weight,
 without being what the policy says when it is asked as always. The paper's optimum of reward-weighted, class-conditioned
@@ -33,7 +33,7 @@ class CRlft(Objective):
     """Token ids of the other class's marker; none: the prompt's first token."""
 
     def losses(self, batch: Batch) -> Tensor:
-        """−r_c log π_θ(y|x, c) / |y|, r = 1 for desirable answers and .1 for undesirable ones behind their marker."""
+        """−r_c log π_θ(y|x, c) / |y|, r 1 for desirable answers, .1 for undesirable ones behind their marker c."""
         likely = batch.mean_logprobs
         expert = -self.desirable_weight * likely[batch.unpaired]
         if batch.marked is None:
