@@ -442,6 +442,9 @@ class LearnerConfig(Section):
     """Gradient clipping."""
     warmup_share: float = Field(0.1, ge=0, lt=1)
     """Share of the steps in which the learning rate rises."""
+    sft_share: float = Field(0.0, ge=0, le=0.9)
+    """Share of a round's steps, its first, that only imitate what people found good: chosen answers, corrections and
+    thumbs up (`docs/objectives.md`)."""
     max_kl: float = Field(2.0, gt=0)
     """The learner throws away a policy that moved further from base than this (nats a token, on stored answers)."""
     target_modules: str = r"(?!.*vis(ion|ual)).*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"

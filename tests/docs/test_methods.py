@@ -17,6 +17,7 @@ from learner.augmentation import AUGMENTATIONS
 from learner.objectives import OBJECTIVES
 from learner.objectives.base import Objective
 from learner.objectives.policy_gradient.advantages import ADVANTAGES
+from learner.objectives.policy_gradient.filtration import FILTRATIONS
 from learner.weighting import WEIGHTINGS
 from reward.ensemble import COMBINERS
 from reward.selection import STRATEGIES
@@ -27,6 +28,7 @@ TABLES = {
     "weighting": WEIGHTINGS,
     "augmentation": AUGMENTATIONS,
     "advantage": ADVANTAGES,
+    "filtration": FILTRATIONS,
     "combiner": COMBINERS,
 }
 NEEDED = {"pairs", "thumbs", "lists", "rewards", "images", "scorers", "candidates"}
