@@ -95,6 +95,8 @@ class Settings(BaseModel):
     """Steps after which it is measured whether chosen and rejected answers move together; 0: never."""
     warmup_share: float = Field(0.1, ge=0, lt=1)
     """Share of the steps in which the learning rate rises."""
+    sft_share: float = Field(0.0, ge=0, le=0.9)
+    """Share of a round's steps, its first, that only imitate what people found good (`learner.recipe.imitation`)."""
     max_kl: float = Field(2.0, gt=0)
     """A round whose policy moved further from the base than this (nats a token, on stored answers) is discarded."""
     target_modules: str = r"(?!.*vis(ion|ual)).*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
@@ -159,6 +161,8 @@ def read_settings(config: TrainingConfig) -> Settings:
         raise SettingsError("learner setting rollout_groups: none of the objectives is on rewards, as grpo is")
     if settings.self_inject and Needs.PAIRS not in needs:
         raise SettingsError("learner setting self_inject: none of the objectives is on pairs, as sigmoid is")
+    if settings.sft_share and not needs & set(LABELLED.values()):
+        raise SettingsError("learner setting sft_share: none of the objectives is on pairs or thumbs, as sft is")
     if settings.rank > config.max_lora_rank:
         raise SettingsError(f"learner setting rank: {settings.rank} is above the engine's {config.max_lora_rank}")
     return settings

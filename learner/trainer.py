@@ -29,7 +29,7 @@ from learner.files import write_atomic
 from learner.gradients import Entanglement, Sides
 from learner.model import Policy
 from learner.objectives import Batch
-from learner.recipe import Recipe
+from learner.recipe import Recipe, imitation
 from learner.references import References
 from learner.settings import Settings
 from learner.weighting import Reliabilities
@@ -92,6 +92,7 @@ class Trainer:
         self._settings = settings
         self._steps = steps
         self._recipe = recipe
+        self._imitation = imitation(settings.beta)
         self._references = references
         self._reliabilities = Reliabilities()
         self._parameters = policy.parameters
@@ -110,6 +111,7 @@ class Trainer:
         self._optimizer.zero_grad(set_to_none=True)
         count = sum(example.count for example in examples)
         length = mean_length(examples)
+        recipe = self._imitation if self.progress.step < self.imitated_steps else self._recipe
         measured = _Sums()
         sides = Sides(self._parameters.values()) if self._settings.normalized_gradients else None
         pairs = sum(len(example.pairs) for example in examples)
@@ -118,8 +120,8 @@ class Trainer:
         entanglement = Entanglement(self._parameters.values()) if is_watched else None
         for part in self._collator.own_parts(examples):
             batch = self._collator.batch(part, length)
-            loss = self._recipe.loss(batch, self._reliabilities, count)
-            measured.add(batch, loss, self._recipe.beta)
+            loss = recipe.loss(batch, self._reliabilities, count)
+            measured.add(batch, loss, recipe.beta)
             if not loss.requires_grad and team.size > 1:
                 loss = batch.logprobs.sum() * 0  # a sharded base needs every rank in every backward pass
             if loss.requires_grad and entanglement is not None:
@@ -164,6 +166,11 @@ class Trainer:
         annotators = set[str]().union(*(example.annotators for example in examples))
         self.progress.groups = sorted(groups | borrowed | set(self.progress.groups))
         self.progress.annotators = sorted(annotators | set(self.progress.annotators))
+
+    @property
+    def imitated_steps(self) -> int:
+        """The first so many of the schedule learn from what people found good alone; discarded ones count."""
+        return round(self._steps * self._settings.sft_share)
 
     def believe(self, reliabilities: Mapping[str, float]) -> None:
         """Begin with what is known of annotators; a checkpoint that is restored later knows better."""
