@@ -91,7 +91,7 @@ def test_an_operator_moves_adapters(service: Service, engine_session: EngineSess
 
     second = terminal.gated(upload_random_adapter(service, engine_session, tmp_path, seed=302, parent=first))
     terminal.says("reject", second, "--reason", "not yet")
-    assert "--force" in terminal.is_refused("canary", second, "--share", 0.5)
+    assert "`force`" in terminal.is_refused("canary", second, "--share", 0.5)
     assert terminal.json("canary", second, "--share", 1, "--force")["canary"] == second
     assert terminal.served_by() == second
     terminal.says("promote", second)
@@ -101,7 +101,7 @@ def test_an_operator_moves_adapters(service: Service, engine_session: EngineSess
     terminal.says("rollback", "--undo")
     assert terminal.served_by() == second
 
-    given = terminal.answer("--compare", "--user", "ann", "--best-of", 2)["id"]
+    given = terminal.answer("--user", "ann")["id"]
     terminal.says("feedback", given, "--correction", "Nothing but squares.", "--user", "ann")
     pairs = tmp_path / "pairs.jsonl"
     assert terminal.json("export", pairs)["rows"] > 0 and "Nothing but squares." in pairs.read_text()
