@@ -122,7 +122,8 @@ def test_an_operator_moves_adapters(service: Service, engine_session: EngineSess
     assert terminal.served_by() == before
     moves = [one["action"] for one in terminal.json("audit", "--limit", 40)["data"]]
     assert {"canary", "promote", "reject", "rollback", "undo", "quarantine"} <= set(moves), moves
-    assert '"worse on receipts"' in terminal.says("audit")
+    (told,) = (line for line in terminal.says("audit").splitlines() if "worse on receipts" in line)
+    assert f"active {second} → {first}" in told
 
 
 def test_the_installed_command_speaks_to_the_service(service: Service) -> None:
