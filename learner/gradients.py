@@ -23,6 +23,40 @@ from learner.objectives import Batch
 from learner.team import Team
 
 
+class Backward:
+    """The backward passes of one step. `watched_pairs`: how many pairs the step has; 0: nothing is watched."""
+
+    def __init__(self, parameters: Iterable[Tensor], team: Team, *, normalized: bool, watched_pairs: int) -> None:
+        self._parameters = list(parameters)
+        self._team = team
+        self._sides = Sides(self._parameters) if normalized else None
+        self._entanglement = Entanglement(self._parameters) if watched_pairs else None
+        self._pairs = watched_pairs
+
+    def run(self, loss: Tensor, batch: Batch) -> None:
+        """Add a micro-batch's gradient."""
+        if not loss.requires_grad and self._team.size > 1:
+            loss = batch.logprobs.sum() * 0  # a sharded base needs every rank in every backward pass
+        if not loss.requires_grad:
+            return
+        if self._entanglement is not None:
+            self._entanglement.watch(batch, self._pairs)
+        if self._sides is not None:
+            self._sides.backward(loss, batch)
+        else:
+            torch.autograd.backward(loss)
+
+    def finish(self, *, teaches: bool) -> dict[str, float]:
+        """Leave the step's gradient, over all ranks, in the parameters; what was watched, as metrics."""
+        if not teaches:  # no gradient is not a gradient of 0, by which the optimiser would go on as before
+            _put(self._parameters, [None] * len(self._parameters))
+        elif self._sides is not None:
+            self._sides.normalised(self._team)
+        else:
+            self._team.add_up_gradients(self._parameters)
+        return {} if self._entanglement is None else self._entanglement.metrics(self._team)
+
+
 class TwoGradients:
     """Two gradients by the same parameters, added up over micro-batches. Each costs a backward pass of its own."""
 
