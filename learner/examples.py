@@ -70,6 +70,8 @@ class Answer:
     is_human: bool
     logprobs: tuple[float, ...] = ()
     """As the engine logged them; empty for answers that it did not sample."""
+    total: float | None = None
+    """What the ensemble of scorers gave it."""
     drawn_by_base: bool = False
     owner: str = ""
     """The group that it, or a part of it, was drawn in, where it stands in for an answer of another
@@ -316,6 +318,7 @@ def _answer(candidate: TrainingCandidate, owner: str) -> Answer:
         may_be_positive=candidate.may_be_positive and not candidate.blocked,
         is_human=candidate.adapter == HUMAN,
         logprobs=tuple(candidate.logprobs),
+        total=candidate.total if math.isfinite(candidate.total or 0.0) else None,
         owner=owner,
         drawn_by_base=candidate.adapter == BASE,
     )

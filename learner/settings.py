@@ -10,6 +10,8 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from learner.augmentation import AUGMENTATIONS
+from learner.curriculum import Curriculum
 from learner.errors import SettingsError
 from learner.objectives import OBJECTIVES, Implicit, Needs, Objective
 from learner.objectives.listwise import LISTWISE
@@ -44,6 +46,9 @@ class Settings(BaseModel):
     """Of the implicit reward: for the objectives on it that name no other, for weightings and the pre-check."""
     weighting: dict[Literal["pairs", "unpaired"], str] = {"unpaired": "lcpo"}
     """How far labels are believed, by kind; "none" or nothing: entirely."""
+    curriculum: Curriculum = "none"
+    """`easy_then_hard`: the clearest groups first, in every epoch; `perturbation`: changed images are changed less and
+    less (`learner.curriculum`)."""
     dropout_passes: int = Field(4, ge=2, le=64)
     """Passes by which the weighting `mc_dropout` judges."""
     dropout: float = Field(0.1, gt=0, lt=1)
@@ -159,6 +164,8 @@ def read_settings(config: TrainingConfig) -> Settings:
     needs = recipe.needs
     if settings.rollout_groups and Needs.REWARDED not in needs:
         raise SettingsError("learner setting rollout_groups: none of the objectives is on rewards, as grpo is")
+    if settings.curriculum == "perturbation" and settings.recipe().views.isdisjoint(AUGMENTATIONS):
+        raise SettingsError("learner setting curriculum: none of the objectives shows changed images, as mdpo does")
     if settings.self_inject and Needs.PAIRS not in needs:
         raise SettingsError("learner setting self_inject: none of the objectives is on pairs, as sigmoid is")
     if settings.sft_share and not needs & set(LABELLED.values()):

@@ -391,6 +391,9 @@ class LearnerConfig(Section):
     """Inverse temperature of the implicit reward, for the objectives on it that name no other."""
     weighting: dict[Literal["pairs", "unpaired"], str] = {"unpaired": "lcpo"}
     """How far labels are believed, by kind of example: `none`, `lcpo`, `uncertainty` or `mc_dropout`."""
+    curriculum: Literal["none", "easy_then_hard", "perturbation"] = "none"
+    """`easy_then_hard`: groups on which the reward, or the model's likelihood, agrees with people most come first;
+    `perturbation`: images that an objective shows changed are changed less and less."""
     dropout_passes: int = Field(4, ge=2, le=64)
     """Forward passes with dropout by which `mc_dropout` judges how sure the policy is."""
     dropout: float = Field(0.1, gt=0, lt=1)
