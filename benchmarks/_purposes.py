@@ -9,13 +9,17 @@ from typing import Any, Final
 
 from rich.table import Table
 
-from benchmarks._study import Learned, Learning, Quality, Recipe, Study
+from benchmarks._study import Learned, Learning, Quality, Recipe, Study, people
 from clients.demo.measure import Tick
 from clients.demo.settings import LEARNER
 from clients.demo.statistics import Figure
 
 ONE_PASS: Final[dict[str, Any]] = LEARNER | {"batch_groups": 16, "learning_rate": 2e-3, "epochs": 1}
 """The demo's objectives, as `benchmarks.alignment` has them."""
+CROWD: Final = "crowd"
+"""The alias whose people several experiments listen to."""
+CROWD_SEED: Final = 6
+CROWD_SIGNALS: Final = {False: 400, True: 250}
 SMALL_STEPS: Final[dict[str, Any]] = LEARNER | {"batch_groups": 8, "learning_rate": 5e-4, "epochs": 3}
 
 
@@ -27,6 +31,15 @@ class Lab:
     learning: Learning
     doing: Callable[[str], Tick]
     quick: bool
+    heard: set[str]
+    """Crowds that have given their signals."""
+
+    async def crowd(self) -> None:
+        """`CROWD` has given its signals when this returns."""
+        if CROWD not in self.heard:
+            signals = CROWD_SIGNALS[self.quick]
+            await self.study.collect(CROWD, people(CROWD_SEED), signals, self.doing("signals"))
+            self.heard.add(CROWD)
 
     async def learn(self, alias: str, recipe: Recipe, state: str = "") -> Learned:
         """Recipes that do other things to the signals want another `state`, which holds them."""

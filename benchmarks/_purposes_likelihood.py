@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 import torch
@@ -13,6 +13,7 @@ from transformers import AutoProcessor
 from clients.client import PlumblineClient
 from clients.demo.language import Question
 from clients.demo.settings import MODEL
+from learner.examples import Limits
 from learner.model import Base, Policy
 from learner.prefix import PrefixModel, Row, split_rows
 from learner.publish import fetch
@@ -58,6 +59,9 @@ class Likelihood:
         prompt = prompt.replace(self._processor.image_token, self._processor.image_token * cells)
         return Case(self.tokens(prompt), (name,), tuple(map(self.tokens, texts)))
 
+    def limits(self, base_digest: str) -> Limits:
+        return Limits(base_digest, self._base.vocabulary, self._base.max_positions, self._base.image_token_id)
+
     def tokens(self, text: str) -> tuple[int, ...]:
         return tuple(self._processor.tokenizer.encode(text, add_special_tokens=False))
 
@@ -91,8 +95,3 @@ def totals(values: Sequence[Sequence[Tensor]]) -> list[list[float]]:
 def changes(after: Sequence[Sequence[float]], before: Sequence[Sequence[float]]) -> list[list[float]]:
     """Δ of every answer."""
     return [[a - b for a, b in zip(*answers, strict=True)] for answers in zip(after, before, strict=True)]
-
-
-def with_images(cases: Sequence[Case], images: Mapping[int, tuple[str, ...]]) -> list[Case]:
-    """The cases of these places, with other images."""
-    return [replace(cases[place], images=other) for place, other in images.items()]

@@ -70,7 +70,7 @@ async def run(lab: Lab) -> Outcome:
     reviewers = [Reviewer(f"reviewer-{number}", gives_thumbs_only=True, seed=number) for number in range(USERS)]
     signals = SIGNALS[lab.quick]
     asked = await study.collect(ALIAS, reviewers, signals, lab.doing("thumbs"), best_of=1, concurrency=CONCURRENCY)
-    likelihood = Likelihood(study.client)
+    likelihood = await asyncio.to_thread(Likelihood, study.client)
 
     async def leaking(name: str, model: str, adapter: str) -> Leaking:
         said = await study.describe(model, lab.doing(f"{name}: asked"), DESCRIPTIONS[lab.quick])

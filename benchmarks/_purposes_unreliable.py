@@ -17,15 +17,14 @@ from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Final
 
-from benchmarks._purposes import SMALL_STEPS, Lab, Outcome, Purpose, shown, table
-from benchmarks._study import Quality, Recipe, people
+from benchmarks._purposes import CROWD, SMALL_STEPS, Lab, Outcome, Purpose, shown, table
+from benchmarks._study import Quality, Recipe
 from learner.examples import HUMAN_SOURCES
 from server.wire.base import BASE
 
-ALIAS: Final = "unreliable"
 CONTRARY: Final = 6
-SIGNALS: Final = {False: 400, True: 300}
 SEED: Final = 4
+"""By which the six are drawn."""
 HALF: Final = 0.5
 
 PLAIN: Final = SMALL_STEPS | {"learning_rate": 1e-3, "epochs": 5, "weighting": {}}
@@ -33,18 +32,18 @@ LCPO: Final = PLAIN | {"weighting": {"pairs": "lcpo", "unpaired": "lcpo"}}
 
 
 async def run(lab: Lab) -> Outcome:
-    await lab.study.collect(ALIAS, people(SEED), SIGNALS[lab.quick], lab.doing("signals"))
+    await lab.crowd()
     heard = annotators(lab)
     contrary = frozenset(random.Random(SEED).sample(heard, CONTRARY))
     found = {"base": await lab.measure("base", BASE)}
     plain = Recipe("plain", PLAIN, contrary=contrary)
     learned = {}
     for name, recipe, state in (
-        ("sincere", replace(plain, contrary=frozenset()), "sincere"),
-        ("plain", plain, "contrary"),
-        ("lcpo", replace(plain, learner=LCPO), "contrary"),
+        ("sincere", replace(plain, contrary=frozenset()), ""),
+        ("plain", plain, f"learner-{CROWD}-contrary"),
+        ("lcpo", replace(plain, learner=LCPO), f"learner-{CROWD}-contrary"),
     ):
-        learned[name] = await lab.learn(ALIAS, replace(recipe, name=name), f"learner-{ALIAS}-{state}")
+        learned[name] = await lab.learn(CROWD, replace(recipe, name=name), state)
         found[name] = await lab.measure(name, learned[name].adapter)
     reliabilities = learned["lcpo"].detail["reliabilities"]
     rows = [
@@ -60,7 +59,7 @@ async def run(lab: Lab) -> Outcome:
 
 def annotators(lab: Lab) -> list[str]:
     """Everybody who was heard, in the order of their first word."""
-    groups = lab.study.groups(ALIAS)
+    groups = lab.study.groups(CROWD)
     pairs = [pair.annotator for group in groups for pair in group.pairs if pair.source in HUMAN_SOURCES]
     return list(dict.fromkeys(pairs + [thumb.annotator for group in groups for thumb in group.unpaired]))
 
@@ -92,7 +91,7 @@ def retained(found: Mapping[str, Quality]) -> dict[str, float]:
 
 UNRELIABLE: Final = Purpose(
     "unreliable",
-    {ALIAS: {}},
+    {CROWD: {}},
     run,
     {"unreliable_auc": (">=", 0.95), "unreliable_precision": (">=", 0.8), "unreliable_recall": (">=", 0.8)},
 )

@@ -22,12 +22,15 @@ from rich.progress import Progress
 from rich.table import Table
 
 from benchmarks._purposes import Lab, Purpose
+from benchmarks._purposes_active import ACTIVE
+from benchmarks._purposes_image import IMAGE
 from benchmarks._purposes_unlearn import UNLEARN
+from benchmarks._purposes_unreliable import UNRELIABLE
 from benchmarks._study import Learning, Study, open_study
 from clients.demo.measure import Tick
 from clients.stack import interrupted_by_signals
 
-PURPOSES: Final[Mapping[str, Purpose]] = {one.name: one for one in (UNLEARN,)}
+PURPOSES: Final[Mapping[str, Purpose]] = {one.name: one for one in (UNLEARN, UNRELIABLE, IMAGE, ACTIVE)}
 DESCRIPTIONS: Final = {False: 400, True: 200}
 SKILLS: Final = {False: 400, True: 200}
 
@@ -38,6 +41,7 @@ async def run(
     """The figures of all experiments; each one's table is printed when it is done."""
     task = progress.add_task("", total=None)
     figures: dict[str, float] = {}
+    heard: set[str] = set()
     for purpose in purposes:
 
         def doing(what: str, of: str = purpose.name) -> Tick:
@@ -45,7 +49,7 @@ async def run(
             return lambda done, total: progress.update(task, completed=done, total=total)
 
         started = time.monotonic()
-        outcome = await purpose.run(Lab(study, learning, doing, quick))
+        outcome = await purpose.run(Lab(study, learning, doing, quick, heard))
         progress.console.print(outcome.table)
         figures |= outcome.figures
         figures[f"seconds_{purpose.name}"] = time.monotonic() - started
