@@ -1,7 +1,7 @@
 """Examples → rows of a forward pass → the tensors that objectives are functions of.
 
 A row that has thumbs carries one more branch for KTO: an answer of another group (`Partner`), run under this
-group's prompt. Where an objective asks for it, the chosen answers run once more under changed images (a view). The
+group's prompt. Where an objective asks for it, the chosen answers run once more under other images (a view). The
 log-probabilities under references that stay as they are, are computed once and kept by group and answer.
 """
 
@@ -9,17 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Final
+from itertools import accumulate
+from typing import Final, NamedTuple
 
 import torch
 from torch import Tensor
 
-from learner.augmentation import changed
 from learner.examples import Answer, Example
 from learner.objectives import Batch, Rewarded, View
 from learner.prefix import PrefixModel, Row, padded, split_rows
 from learner.references import References
 from learner.team import Team, portions
+from learner.views import Seen, Similar, seen_again
 from learner.vision import Vision
 
 IDLE: Final = Row((0,), (), ((0,),))
@@ -49,8 +50,30 @@ def find_partners(examples: Sequence[Example]) -> dict[str, Partner]:
 
 OLD: Final = "previous"
 """The reference that is π_old of the policy gradients, for answers that were served."""
-Key = tuple[str, str, str]
-"""(reference, group whose prompt it is, group and candidate of the answer, in front of them the view's name)."""
+
+
+class Key(NamedTuple):
+    """Of an answer's values under a reference."""
+
+    reference: str
+    group: str
+    """Whose prompt it is."""
+    owner: str
+    candidate: str
+    images: tuple[str, ...] = ()
+    """Under which it runs, where they are others than the prompt's."""
+    lenders: tuple[str, ...] = ()
+    """The groups that those are of."""
+
+
+@dataclass(frozen=True, slots=True)
+class Acquaintance:
+    """What a rank must know of the round before it works on some examples."""
+
+    partners: dict[str, Partner]
+    round_length: float
+    similar: dict[str, Similar]
+    level: int
 
 
 class Collator:
@@ -79,6 +102,10 @@ class Collator:
         self.partners: dict[str, Partner] = {}
         self.round_length = 1.0
         """Mean tokens of the rewarded answers of the round."""
+        self.similar: dict[str, Similar] = {}
+        """For the images of the round, what the view `retrieve` shows instead."""
+        self.level = 0
+        """How much weaker than at first changed images are changed."""
 
     def forget(self, groups: Iterable[str]) -> None:
         gone = set(groups)
@@ -86,10 +113,9 @@ class Collator:
         self.partners = {
             group: partner for group, partner in self.partners.items() if gone.isdisjoint((group, partner.group))
         }
+        self.similar = {image: one for image, one in self.similar.items() if one.group not in gone}
         self._kept = {
-            key: value
-            for key, value in self._kept.items()
-            if key[1] not in gone and key[2].rpartition(":")[2].partition("/")[0] not in gone
+            key: value for key, value in self._kept.items() if gone.isdisjoint((key.group, key.owner, *key.lenders))
         }
 
     def split(self, examples: Sequence[Example], ranks: int = 1) -> list[list[Example]]:
@@ -105,13 +131,25 @@ class Collator:
         own = parts[self.team.rank]
         return own + [[] for _ in range(max(map(len, parts)) - len(own))]
 
-    def acquaintance(self, examples: Sequence[Example]) -> tuple[dict[str, Partner], float]:
+    def acquaintance(self, examples: Sequence[Example]) -> Acquaintance:
         """What `acquaint` must be told on another rank before it works on these examples."""
         groups = [example.group for example in examples]
-        return {group: self.partners[group] for group in groups if group in self.partners}, self.round_length
+        images = [image for example in examples for image in example.images]
+        return Acquaintance(
+            {group: self.partners[group] for group in groups if group in self.partners},
+            self.round_length,
+            {image: self.similar[image] for image in images if image in self.similar},
+            self.level,
+        )
 
-    def acquaint(self, acquaintance: tuple[dict[str, Partner], float]) -> None:
-        self.partners, self.round_length = acquaintance
+    def acquaint(self, told: Acquaintance) -> None:
+        self.partners, self.round_length = told.partners, told.round_length
+        self.similar, self.level = told.similar, told.level
+
+    def lenders(self, examples: Sequence[Example]) -> set[str]:
+        """The groups that these borrow an answer or an image from."""
+        partners = {self.partners[one.group].group for one in examples if one.group in self.partners}
+        return partners.union(*(seen.lenders for seen in self._seen_again(examples)))
 
     def _length(self, example: Example) -> int:
         return len(example.prompt) + sum(len(answer.token_ids) - 1 for _, answer in self._branches(example))
@@ -136,28 +174,27 @@ class Collator:
         features = tuple(self._vision.features(image) for image in images)
         return Row(example.prompt, features, tuple(answer.token_ids for answer in answers))
 
+    def _seen_again(self, examples: Sequence[Example]) -> list[Seen]:
+        return seen_again(self._views, examples, self.similar, self.level)
+
     def _view_rows(self, examples: Sequence[Example]) -> list[Row]:
-        """The chosen answers under changed images, view by view."""
-        seen = [(view, example) for view in self._views for example in examples if _seen_again(example)]
-        self._vision.load([changed(view, image) for view, example in seen for image in example.images])
-        return [
-            self._row(example, [changed(view, image) for image in example.images], _chosen(example))
-            for view, example in seen
-        ]
+        """The chosen answers under other images, view by view."""
+        every = self._seen_again(examples)
+        self._vision.load([image for seen in every for image in seen.images])
+        return [self._row(seen.example, seen.images, seen.answers) for seen in every]
 
     def _keys(self, reference: str, examples: Sequence[Example]) -> list[Key]:
         """In the order in which `rows` and `_view_rows` have their answers."""
         plain = [
-            (reference, example.group, f"{owner}/{answer.candidate}")
+            Key(reference, example.group, owner, answer.candidate)
             for example in examples
             for owner, answer in self._branches(example)
         ]
         return plain + [
-            (reference, example.group, f"{view}:{answer.owner or example.group}/{answer.candidate}")
-            for view in self._views
-            for example in examples
-            if _seen_again(example)
-            for answer in _chosen(example)
+            Key(reference, group, answer.owner or group, answer.candidate, seen.images, seen.lenders)
+            for seen in self._seen_again(examples)
+            for group in [seen.example.group]
+            for answer in seen.answers
         ]
 
     @property
@@ -274,6 +311,8 @@ class Collator:
             references={name: padded(self._other(name, examples, mask.device))[0] for name in self._others},
             views=self._view_batches(examples, values[answers:], main[answers:]),
             statistics={},
+            chosen_mask=_parts(examples, "chosen_part", mask),
+            rejected_mask=_parts(examples, "rejected_part", mask),
             **self._indices(examples, logprobs.device),
         )
 
@@ -281,23 +320,30 @@ class Collator:
         self, examples: Sequence[Example], values: Sequence[Tensor], reference: Sequence[Tensor]
     ) -> dict[str, View]:
         """One view after the other, in the order of `_view_rows`; a view has one answer for each pair."""
-        pairs: list[int] = []
-        places: list[int] = []
-        first_pair = answers = 0
-        for example in examples:
-            if _seen_again(example):
-                order = {answer.candidate: answers + place for place, answer in enumerate(_chosen(example))}
-                places += [order[example.answers[pair.chosen].candidate] for pair in example.pairs]
-                pairs += range(first_pair, first_pair + len(example.pairs))
-                answers += len(order)
-            first_pair += len(example.pairs)
+        places: dict[str, list[int]] = {}
+        pairs: dict[str, list[int]] = {}
+        first_pair = dict(
+            zip(
+                (example.group for example in examples),
+                accumulate((len(example.pairs) for example in examples), initial=0),
+                strict=False,
+            )
+        )
+        count = 0
+        for seen in self._seen_again(examples):
+            example = seen.example
+            order = {answer.candidate: count + place for place, answer in enumerate(seen.answers)}
+            first = first_pair[example.group]
+            places.setdefault(seen.view, []).extend(
+                order[example.answers[pair.chosen].candidate] for pair in example.pairs
+            )
+            pairs.setdefault(seen.view, []).extend(range(first, first + len(example.pairs)))
+            count += len(order)
         made = {}
-        for number, name in enumerate(self._views if pairs else ()):
-            part = slice(number * answers, (number + 1) * answers)
-            logprobs, mask = padded(values[part])
-            index = torch.tensor(places, device=mask.device)
-            of_pairs = torch.tensor(pairs, device=mask.device)
-            made[name] = View(logprobs[index], padded(reference[part])[0][index], mask[index], of_pairs)
+        for name, index in places.items():
+            logprobs, mask = padded([values[place] for place in index])
+            before, _ = padded([reference[place] for place in index])
+            made[name] = View(logprobs, before, mask, torch.tensor(pairs[name], device=mask.device))
         return made
 
     def _rewarded(self, examples: Sequence[Example], logprobs: Tensor, step_length: float) -> Rewarded | None:
@@ -364,14 +410,16 @@ class Collator:
         return {name: torch.tensor(values, dtype=dtype, device=device) for name, (values, dtype) in kinds.items()}
 
 
-def _seen_again(example: Example) -> bool:
-    """Whether it has a part in views: images, and pairs."""
-    return bool(example.images and example.pairs)
-
-
-def _chosen(example: Example) -> list[Answer]:
-    """The answers that some pair prefers, each once."""
-    return [example.answers[index] for index in sorted({pair.chosen for pair in example.pairs})]
+def _parts(examples: Sequence[Example], name: str, mask: Tensor) -> Tensor | None:
+    """What of their answers the pairs are about, (N, T); None: of all pairs the whole."""
+    parts: list[tuple[bool, ...]] = [getattr(pair, name) for example in examples for pair in example.pairs]
+    if not any(parts):
+        return None
+    made = mask.new_ones((len(parts), mask.shape[1]))
+    for row, part in enumerate(parts):
+        if part:
+            made[row, : len(part)] = torch.tensor(part, device=mask.device)
+    return made
 
 
 def mean_length(examples: Sequence[Example]) -> float:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from learner.assembly import Assembly, Job, assemble
 from learner.augmentation import reader
-from learner.batch import Partner
+from learner.batch import Acquaintance
 from learner.errors import LearnerError, RoundAborted
 from learner.evaluation import evaluate
 from learner.examples import Example
@@ -22,8 +22,6 @@ from learner.replay import kept_image
 from learner.team import Team
 from learner.vision import Vision
 from learner.workplace import Pace, drop_image
-
-Acquaintance = tuple[dict[str, Partner], float]
 
 logger = logging.getLogger(__name__)
 

@@ -55,6 +55,7 @@ class Recipe:
         `examples` counts those of the whole optimiser step, all kinds together, so that micro-batches add up to the
         step's loss, and an example weighs the same whatever it happens to share a batch with.
         """
+        batch = batch.apart()
         loss = batch.logprobs.new_zeros(())
         labels = {
             Needs.PAIRS: lambda: self._pairs(batch, reliabilities),

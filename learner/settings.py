@@ -42,6 +42,12 @@ class Settings(BaseModel):
     """Of the implicit reward: for the objectives on it that name no other, for weightings and the pre-check."""
     weighting: dict[Literal["pairs", "unpaired"], str] = {"unpaired": "lcpo"}
     """How far labels are believed, by kind; "none" or nothing: entirely."""
+    token_mask: Literal["none", "sentence"] = "none"  # noqa: S105 - of text
+    """`sentence`: a pair teaches only what one of its answers says and the other does not (`learner.sentences`)."""
+    separators: Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(min_length=1)] = (*".!?;\n",)
+    """What ends a sentence, for `token_mask` and `self_inject`; with "," and " and" also a clause of a list."""
+    self_inject: float = Field(0.0, ge=0, le=1)
+    """Share of the groups of which an own answer is preferred to itself with a hallucination put in."""
     reference: Reference = "base"
     """What the preference objectives measure against."""
     ema_decay: float = Field(0.99, gt=0, lt=1)
@@ -82,6 +88,10 @@ class Settings(BaseModel):
     target_modules: str = r"(?!.*vis(ion|ual)).*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
 
     @property
+    def masks_pairs(self) -> bool:
+        return self.token_mask != "none"  # noqa: S105 - of text
+
+    @property
     def capacity(self) -> Capacity:
         return Capacity(self.max_replay_groups, self.max_rewarded_groups)
 
@@ -120,6 +130,8 @@ def read_settings(config: TrainingConfig) -> Settings:
     needs = settings.recipe().needs
     if settings.rollout_groups and Needs.REWARDED not in needs:
         raise SettingsError("learner setting rollout_groups: none of the objectives is on rewards, as grpo is")
+    if settings.self_inject and Needs.PAIRS not in needs:
+        raise SettingsError("learner setting self_inject: none of the objectives is on pairs, as sigmoid is")
     if settings.rank > config.max_lora_rank:
         raise SettingsError(f"learner setting rank: {settings.rank} is above the engine's {config.max_lora_rank}")
     return settings

@@ -143,10 +143,9 @@ class Trainer:
         return metrics
 
     def _note(self, examples: Sequence[Example]) -> None:
-        """Whom the tensors hold something of from now on; a borrowed answer counts too."""
-        partners = self._collator.partners
+        """Whom the tensors hold something of from now on; what is borrowed counts too."""
         groups = {example.origin or example.group for example in examples}
-        borrowed = {partners[group].group for group in groups if group in partners}
+        borrowed = self._collator.lenders(examples)
         borrowed |= {answer.owner for example in examples for answer in example.answers if answer.owner}
         annotators = set[str]().union(*(example.annotators for example in examples))
         self.progress.groups = sorted(groups | borrowed | set(self.progress.groups))

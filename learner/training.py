@@ -28,6 +28,7 @@ from learner.plan import schedule, seeded
 from learner.publish import describe_files, fetch, keep, read_kept
 from learner.rollouts import Rollouts, answered_anew
 from learner.state import RoundState
+from learner.views import RETRIEVE, find_similar
 from server.wire.adapters import AdapterManifest
 from server.wire.base import BASE
 
@@ -133,6 +134,8 @@ class _Training:
         examples = self._taught()
         self._collator.partners = find_partners(examples)
         self._collator.round_length = mean_length(examples)
+        if RETRIEVE in self._state.settings.recipe().views:
+            self._collator.similar = find_similar(examples, self._place.vision.sketches)
 
     def _evaluate(self, groups: list[str]) -> Evaluation:
         self._context.tell("evaluate")

@@ -17,6 +17,7 @@ from PIL import Image, UnidentifiedImageError
 from transformers import AutoImageProcessor
 
 from learner.families import ImageFeatures, family_of
+from learner.views import Sketch
 
 IMAGES_PER_PASS: Final = 16
 
@@ -37,6 +38,8 @@ class Vision:
         self._budget_bytes = budget_bytes
         self._cache: OrderedDict[str, ImageFeatures] = OrderedDict()
         self._size_bytes = 0
+        self.sketches: dict[str, Sketch] = {}
+        """Of every unchanged image that was loaded and not dropped."""
 
     def __len__(self) -> int:
         return len(self._cache)
@@ -56,11 +59,14 @@ class Vision:
             for digest, features in zip(part, self._encode([self._read(digest) for digest in part]), strict=True):
                 self._cache[digest] = features
                 self._size_bytes += features.size_bytes
+                if ":" not in digest:
+                    self.sketches[digest] = sketch(features)
         kept = set(digests[-1:])
         while self._size_bytes > self._budget_bytes and len(self._cache) > len(kept):
             self._size_bytes -= self._cache.popitem(last=False)[1].size_bytes
 
     def drop(self, sha256: str) -> None:
+        self.sketches.pop(sha256, None)
         features = self._cache.pop(sha256, None)
         if features is not None:
             self._size_bytes -= features.size_bytes
@@ -70,6 +76,11 @@ class Vision:
         if self._processor is None:  # late: a model without images has none
             self._processor = AutoImageProcessor.from_pretrained(self._directory)  # type: ignore[no-untyped-call]
         return self._family.encode(self._body, self._processor, [_decode(content) for content in contents])
+
+
+def sketch(features: ImageFeatures) -> Sketch:
+    grid = () if features.grid is None else tuple(features.grid.tolist())
+    return Sketch((*features.runs, -1, *grid), features.tokens.float().mean(0).cpu())
 
 
 def _decode(content: bytes) -> Image.Image:

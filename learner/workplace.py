@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 from clients.client import PlumblineClient, PlumblineError
-from learner.augmentation import AUGMENTATIONS, changed, reader
+from learner.augmentation import every_change, reader
 from learner.errors import Stopped
 from learner.examples import Limits
 from learner.model import Base
@@ -108,8 +108,8 @@ class Workplace:
 def drop_image(vision: Vision, image: str) -> None:
     """Forget its features, as it is and changed."""
     vision.drop(image)
-    for name in AUGMENTATIONS:
-        vision.drop(changed(name, image))
+    for name in every_change(image):
+        vision.drop(name)
 
 
 def learn_again(place: Workplace, order: Retraining) -> None:

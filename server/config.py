@@ -390,6 +390,14 @@ class LearnerConfig(Section):
     """Inverse temperature of the implicit reward, for the objectives on it that name no other."""
     weighting: dict[Literal["pairs", "unpaired"], str] = {"unpaired": "lcpo"}
     """How far labels are believed, by kind of example: `none`, `lcpo` or `uncertainty`."""
+    token_mask: Literal["none", "sentence"] = "none"  # noqa: S105 - of text
+    """What of their answers pairs teach: all, or only the sentences that the other answer does not say."""
+    separators: list[str] = [".", "!", "?", ";", "\n"]
+    """What ends a sentence, for `token_mask` and `self_inject`. With "," and " and" also the names in a list are told
+    apart."""
+    self_inject: float = Field(0.0, ge=0, le=1)
+    """Share of the groups of which one of the model's own answers is preferred to the same with a hallucination put in;
+    pairs without any human signal. They weigh what `source_weights` says of `self_inject`."""
     reference: Literal["base", "previous", "ema"] = "base"
     """What preference objectives measure against: the base, the adapter that the round starts from, or a moving average
     of the policy."""
@@ -397,7 +405,7 @@ class LearnerConfig(Section):
     """Of the reference `ema`, a step."""
     source_weights: dict[str, float] = {}
     """By which the examples of a source are multiplied: `choice`, `ranking`, `correction`, `thumbs`, `regenerate`,
-    `safety`, `ai`, `thumb` (unpaired) or `reward`. 0 leaves them out."""
+    `safety`, `ai`, `self_inject`, `thumb` (unpaired) or `reward`. 0 leaves them out."""
     max_staleness: int = Field(8, ge=0)
     """Adapters by which a rewarded answer's own may be older than the one that is trained."""
     success_below: float | None = None

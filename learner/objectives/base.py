@@ -40,6 +40,10 @@ class View:
         """Δ of every answer under the changed images, (V,)."""
         return _masked(self.logprobs - self.reference, self.mask).sum(-1)
 
+    def within(self, parts: Tensor) -> View:
+        """Masked to the parts of the chosen answers, (N, T), that the pairs are about."""
+        return replace(self, mask=self.mask & parts[self.pairs, : self.mask.shape[1]])
+
 
 @dataclass(frozen=True, slots=True)
 class Rewarded:
@@ -84,6 +88,10 @@ class Batch:
     """By the name of the augmentation."""
     statistics: Mapping[str, Tensor] = field(default_factory=dict)
     """(A, T) by name, of the policy's whole distribution at each token: see `STATISTICS`."""
+    chosen_mask: Tensor | None = None
+    """(N, T) what of the chosen answers each pair is about; None: all of them."""
+    rejected_mask: Tensor | None = None
+    """(N, T), there where `chosen_mask` is."""
     shared_point: Tensor | None = None
     """`reference_point` of a larger batch that this one is a part of."""
 
@@ -116,6 +124,33 @@ class Batch:
         mismatched = self.delta.detach()[self.mismatched]
         return mismatched.mean().clamp(min=0) if len(mismatched) else mismatched.new_zeros(())
 
+    def apart(self) -> Batch:
+        """Where pairs are about parts of answers: each pair with two answers of its own, masked to those parts.
+
+        So objectives need not know of parts, and no gradient reaches what is masked.
+        """
+        if self.chosen_mask is None or self.rejected_mask is None:
+            return self
+        answers, pairs = len(self.mask), len(self.chosen)
+        own = torch.arange(pairs, device=self.chosen.device)
+        rows = torch.cat([torch.arange(answers, device=own.device), self.chosen, self.rejected])
+        whole = self.mask[rows]
+        parts = torch.cat([self.mask, self.chosen_mask, self.rejected_mask])
+        return replace(
+            self,
+            logprobs=self.logprobs[rows],
+            reference=self.reference[rows],
+            mask=whole & parts,
+            may_be_positive=self.may_be_positive[rows],
+            chosen=answers + own,
+            rejected=answers + pairs + own,
+            references={name: values[rows] for name, values in self.references.items()},
+            statistics={name: values[rows] for name, values in self.statistics.items()},
+            views={name: view.within(self.chosen_mask) for name, view in self.views.items()},
+            chosen_mask=None,
+            rejected_mask=None,
+        )
+
     def flipped(self) -> Batch:
         """The same answers with every label turned round. Nobody endorsed what was rejected."""
         return replace(
@@ -146,8 +181,11 @@ class Objective(BaseModel, ABC):
     needs: ClassVar[Needs]
     references: ClassVar[tuple[str, ...]] = ()
     """References besides the main one that it reads in `Batch.references`."""
-    views: ClassVar[tuple[str, ...]] = ()
-    """Augmentations that it reads in `Batch.views`."""
+
+    @property
+    def views(self) -> tuple[str, ...]:
+        """Names of what it reads in `Batch.views`: augmentations, or `retrieve`."""
+        return ()
 
     @property
     def statistics(self) -> tuple[str, ...]:

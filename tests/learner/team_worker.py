@@ -15,7 +15,7 @@ from torch.distributed.tensor import DTensor
 
 from learner.assembly import Assembly, Job, assemble
 from learner.augmentation import reader
-from learner.batch import find_partners
+from learner.batch import Acquaintance, find_partners
 from learner.evaluation import evaluate
 from learner.examples import Example, Limits, Wanted, prepare
 from learner.follower import Follower
@@ -107,7 +107,7 @@ def parent_of(base: Base) -> dict[str, bytes]:
 def trained(training: Assembly, examples: Sequence[Example]) -> dict[str, Any]:
     """Everything that a round would see of these steps."""
     policy, collator, trainer = training.policy, training.collator, training.trainer
-    collator.acquaint((find_partners(examples), 3.0))
+    collator.acquaint(Acquaintance(find_partners(examples), 3.0, {}, 0))
     collator.prepare_reference(examples[:6])
     result: dict[str, Any] = {"steps": [], "gradients": []}
     for number, step in enumerate(STEPS):

@@ -28,14 +28,14 @@ def recipe(weighting: str = "none", **objectives: float) -> Recipe:
 
 
 def with_view(batch: Batch) -> Batch:
-    """The first pair's chosen answer under a cropped image: Δ = -.6."""
+    """The first pair's chosen answer under another image: Δ = -.6."""
     view = View(
         logprobs=torch.tensor([[-1.3, -1.3]], requires_grad=True),
         reference=torch.tensor([[-1.0, -1.0]]),
         mask=torch.tensor([[True, True]]),
         pairs=torch.tensor([0]),
     )
-    return replace(batch, views={"crop": view})
+    return replace(batch, views=dict.fromkeys(("crop", "blur", "retrieve"), view))
 
 
 def with_rewards(batch: Batch, *, old: float = 0.0, sampled: float = 0.0) -> Batch:
@@ -150,6 +150,8 @@ DIRECTIONS = [
     ("robust", [0, 2], [1]),
     ("simpo", [0, 2], [1]),
     ("mdpo", [0, 2], [1]),
+    ("rdpo", [0, 2], [1]),
+    ("cross_modality", [0], []),
     ("sft", [0], []),
     ("kto", [0], [1]),
     ("npo", [0], [1]),
@@ -165,7 +167,7 @@ def test_every_objective_is_in_the_table_of_directions() -> None:
 @pytest.mark.parametrize(("name", "raised", "lowered"), DIRECTIONS)
 def test_gradients_raise_what_people_liked(name: str, raised: list[int], lowered: list[int]) -> None:
     """Descent raises every token of what was preferred, lowers the others, and never touches padding."""
-    batch = with_rewards(make_batch())
+    batch = with_view(with_rewards(make_batch()))
     options = {"beta": 0.01} if name in {"ipo", "hinge"} else {}
     step = -gradient(OBJECTIVES[name](**options).losses(batch).sum(), batch)
     if name == "ipo":
@@ -182,7 +184,7 @@ def test_gradients_raise_what_people_liked(name: str, raised: list[int], lowered
 @pytest.mark.parametrize("name", list(OBJECTIVES))
 def test_losses_stay_finite_far_from_the_reference(name: str) -> None:
     """Answers that became very likely or unlikely: a large loss, never NaN, and a finite gradient."""
-    batch = with_rewards(make_batch())
+    batch = with_view(with_rewards(make_batch()))
     with torch.no_grad():
         batch.logprobs[0] -= 200
         batch.logprobs[2] += 0.5

@@ -26,7 +26,6 @@ class OneWeight:
     """Policy, references and collator of a model that is a single number."""
 
     weight: torch.nn.Parameter = field(default_factory=lambda: torch.nn.Parameter(torch.ones(())))
-    partners: dict[str, Any] = field(default_factory=dict)
     team: Team = field(default_factory=Team)
 
     @property
@@ -38,6 +37,10 @@ class OneWeight:
 
     def acquaintance(self, examples: Sequence[Example]) -> None:
         """Nobody to tell."""
+
+    def lenders(self, examples: Sequence[Example]) -> set[str]:
+        """An image or an answer of this group."""
+        return {"g2"}
 
     def complete(self, examples: Sequence[Example]) -> None:
         """No references."""
@@ -73,3 +76,4 @@ def test_what_a_discarded_step_found_of_people_is_forgotten() -> None:
     assert trainer.progress.reasons == {"the loss is not finite": 1}
     trainer.step([EXAMPLE])
     assert trainer.progress.reliabilities == {"ann": 0.9 * 0.9 + 0.1 * 0.4}
+    assert trainer.progress.groups == ["g1", "g2"], "who lent something was learned from too"
