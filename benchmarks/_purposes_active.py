@@ -85,7 +85,9 @@ def choosers(seed: int) -> list[User]:
 
 
 def invents(said: Descriptions) -> tuple[bool, ...]:
-    return tuple(bool(absent_objects(asked.scene, text)) for asked, text in said.given)
+    """Of every question, so that arms can be compared question by question."""
+    pairs = zip(said.questions, said.answers, strict=True)
+    return tuple(bool(absent_objects(asked.scene, answer.choices[0].text)) for asked, answer in pairs)
 
 
 def hallucination(every: Sequence[Asked]) -> Figure:

@@ -6,13 +6,20 @@ import math
 
 import httpx
 import pytest
+import torch
 
+from benchmarks._purposes_active import ALL, ARMS, Asked
+from benchmarks._purposes_active import figures as active_figures
+from benchmarks._purposes_image import choices, looking, with_other_images
+from benchmarks._purposes_likelihood import Case
+from benchmarks._purposes_mask import moved
 from benchmarks._purposes_unlearn import Leaking, Reviewer, figures
 from benchmarks._purposes_unreliable import identification, retained
 from benchmarks._study import TurnedRound
 from clients.demo.scenes import scene
 from clients.demo.statistics import Figure
-from server.wire.training import TrainingGroup
+from learner.examples import Answer, Example, PairExample
+from server.wire.training import TrainingCandidate, TrainingGroup
 from tests.benchmarks.test_alignment import feed, quality
 
 
@@ -90,3 +97,62 @@ def test_retained_is_a_share_of_what_true_signals_gain() -> None:
     made = retained({name: quality(value, 0.97) for name, value in values.items()})
     assert made["unreliable_lcpo_retained"] == pytest.approx(0.9)
     assert made["unreliable_plain_retained"] == pytest.approx(0.25)
+
+
+def test_choices_are_those_of_people() -> None:
+    """The chosen answer first; a rule's pair is nobody's choice."""
+    (group,) = [entry.group for entry in feed(1).entries if entry.group is not None]
+    candidates = [
+        TrainingCandidate(
+            id=f"g0.{number}",
+            adapter="base",
+            variant="",
+            token_ids=[number],
+            logprobs=[-1.0],
+            finish_reason="stop",
+            blocked=False,
+            may_be_positive=True,
+        )
+        for number in (0, 1)
+    ]
+    turned = group.pairs[0].model_copy(update={"chosen": "g0.1", "rejected": "g0.0"})
+    group = group.model_copy(update={"candidates": candidates, "pairs": [turned, group.pairs[1]], "images": ["v"]})
+    assert choices([group]) == [Case((1,), ("v",), ((1,), (0,)))]
+
+
+def test_every_choice_gets_another_image() -> None:
+    """Also where two choices are about the same one, and where the last one has to look back to the first."""
+    cases = [Case((1,), (image,), ((2,), (3,))) for image in "aabc"]
+    assert [case.images for case in with_other_images(cases)] == [("b",), ("b",), ("c",), ("a",)]
+
+
+def test_what_is_preferred_under_any_image_was_not_looked_at() -> None:
+    """Two choices: one is preferred under both images, one under the right one alone. Base: all alike."""
+    base = ([[-4.0, -4.0], [-4.0, -4.0]], [[-6.0, -6.0], [-6.0, -6.0]])
+    policy = ([[-3.0, -5.0], [-3.0, -5.0]], [[-5.0, -7.0], [-8.0, -5.0]])
+    found = looking(policy, base)
+    assert (found.right.value, found.wrong.value, found.drop.value) == (1.0, 0.5, 0.5)
+    assert found.depends.value == 0.5  # the first one rose by as much under the wrong image
+    assert found.gap == pytest.approx(3.5)
+
+
+def test_shared_and_own_words_are_counted_apart() -> None:
+    """Of one pair: a shared token that moved by -.5, one that only the chosen answer has, one of the rejected alone."""
+    answers = tuple(Answer(name, (1, 2), "stop", may_be_positive=True, is_human=False) for name in "ab")
+    pair = PairExample(0, 1, 1.0, "choice", "ann", chosen_part=(False, True), rejected_part=(False, True))
+    example = Example("g", (1,), (), answers, (pair,), ())
+    before = [[torch.tensor([-1.0, -1.0]), torch.tensor([-1.0, -1.0])]]
+    after = [[torch.tensor([-1.5, -0.8]), torch.tensor([-9.0, -1.3])]]
+    found = moved([example], after, before)
+    assert found.shared == pytest.approx(0.5)
+    assert (found.chosen, found.rejected) == (pytest.approx(0.2), pytest.approx(-0.3))
+
+
+def test_fewer_labels_are_compared_scene_by_scene() -> None:
+    """Over all seeds; questions are those that a label took."""
+    full = [Asked(100, 100, (True, False, False, False), 1.0)] * 2
+    fewer = [Asked(90, 60, (True, True, False, False), 1.0), Asked(90, 60, (True, False, False, False), 1.0)]
+    made = active_figures({name: full if name == ALL else fewer for name in ARMS})
+    assert made["active_difference_margin"] == pytest.approx(1 / 8)
+    assert made["active_difference_margin_low"] <= 1 / 8 <= made["active_difference_margin_high"]
+    assert (made["active_questions_all"], made["active_questions_entropy"]) == (1.0, 1.5)
