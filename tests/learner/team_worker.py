@@ -55,7 +55,7 @@ CASES = {
     "whole distributions": Case(
         {"objectives": {"tdpo2": 1.0}, "reference": "ema", "ema_decay": 0.5, "entanglement_every": 2}, max_tokens=40
     ),
-    "halves": Case({"objectives": {"mdpo": 1.0, "kto": 0.5}, "normalized_gradients": True}, max_tokens=80),
+    "halves": Case({"objectives": {"mdpo": 1.0, "kto": 0.5}, "normalized_gradients": True}),
     "moving average": Case({"objectives": {"sigmoid": 1.0}, "reference": "ema", "ema_decay": 0.5}, max_tokens=40),
 }
 
