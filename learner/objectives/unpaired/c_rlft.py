@@ -10,8 +10,8 @@ learning is this weighted likelihood; there is no reference and no pair in it.
 2. The marker itself is not learned: the policy does not become likelier to say it.
 3. An answer that may never be a positive (blocked, redacted) is not imitated, not even as what is undesirable.
 4. Log-probabilities are means over an answer's tokens, as in `sft`, so that long answers do not outweigh short ones.
-5. A weighting that turns labels round (`lcpo`) only takes weight away here: an answer of which it is not sure that it is
-   bad would else be imitated as a good one.
+5. A weighting that turns labels round (`lcpo`) only takes weight away here: an answer of which it is not sure that it
+   is bad would else be imitated as a good one.
 """
 
 from __future__ import annotations
