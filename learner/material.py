@@ -104,7 +104,7 @@ class Material:
         for example in self.examples.values():
             counts.update(pair.source for pair in example.pairs)
             counts.update("thumb_up" if thumb.desirable else "thumb_down" for thumb in example.unpaired)
-            counts.update("reward" for _ in example.rewarded)
+            counts.update("reward" for one in example.rewarded if not one.is_ranked)  # a rank is its pairs' word
         return dict(counts)
 
     def thumbs(self, *, desirable: bool) -> float:

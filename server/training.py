@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from server.preferences import Examples
-from server.store.records import HUMAN, GroupRecord
+from server.store.records import HUMAN, CandidateRecord, GroupRecord
 from server.wire.training import TrainingCandidate, TrainingGroup
 
 
@@ -34,9 +34,7 @@ def to_training_group(group: GroupRecord, examples: Examples) -> TrainingGroup:
                 blocked=one.is_blocked,
                 may_be_positive=one.may_be_positive,
                 total=one.total,
-                scores={
-                    name: value for name, (_, value) in one.scores.items() if value is not None and math.isfinite(value)
-                },
+                scores=_values(one),
                 shared_tokens=one.shared_tokens,
             )
             for one in group.candidates
@@ -46,3 +44,9 @@ def to_training_group(group: GroupRecord, examples: Examples) -> TrainingGroup:
         unpaired=list(examples.unpaired),
         rewarded=examples.rewarded,
     )
+
+
+def _values(candidate: CandidateRecord) -> dict[str, float]:
+    """What each scorer gave; one that failed gave nothing."""
+    found = {name: value for name, (_, value) in candidate.scores.items()}
+    return {name: value for name, value in found.items() if value is not None and math.isfinite(value)}

@@ -310,6 +310,7 @@ def test_a_round_learns_from_rankings_by_people(name: str, server: FakeServer, m
     assert report.detail["after"]["margin"] > report.detail["before"]["margin"]
     (adapter,) = server.adapters.values()
     assert {f"ann{number}" for number in range(8)} <= set(adapter[0].annotators)
+    assert adapter[0].sources.keys() == {"ranking", "choice"} and adapter[0].sources["ranking"] == 24
 
 
 def test_idle_objectives_stand_in_the_report(server: FakeServer, make_learner: MakeLearner) -> None:

@@ -25,7 +25,9 @@ from learner.successes import with_contrast
 from learner.vision import Vision
 from server.wire.training import TrainingConfig
 from tests.learner.batches import gradient, random_batch
+from tests.learner.conftest import MakeLearner
 from tests.learner.fake_server import FakeServer, candidate, make_group
+from tests.learner.test_recipes import rewarded_group, with_logged
 from tests.learner.tiny import EOS, IMAGE, TARGETS, VOCABULARY
 
 
@@ -294,6 +296,16 @@ def test_etpos_tokens_answer_for_what_comes_after_them() -> None:
         torch.testing.assert_close(other[:2], grpo[:2])
 
 
+def test_etpo_counts_what_the_policy_has_strayed_since() -> None:
+    """In a round that begins at its reference too: π_old is the reference, the policy no more."""
+    batch = batch_of(drawn([1.0, 1.0]), [2, 2])
+    batch = replace(batch, reference=batch.references["previous"])
+    with torch.no_grad():
+        batch.logprobs[0] += 0.05
+    step = -gradient(OBJECTIVES["etpo"]().losses(batch).sum(), batch)
+    assert (step[0] < 0).all() and (step[1] > 0).all()
+
+
 def test_etpo_without_a_price_is_grpo() -> None:
     """On answers of unlike length with clips and corrections."""
     batch = random_batch()
@@ -355,3 +367,42 @@ def test_options_that_exclude_each_other_are_refused(options: dict[str, Any], sa
     with pytest.raises(SettingsError, match=said) as raised:
         read_settings(config)
     assert "\n" not in str(raised.value) and str(raised.value).startswith("learner setting options.grpo")
+
+
+COMPOSITIONS: list[dict[str, Any]] = [
+    {"advantage": "win_rate"},
+    {"multi_objective": "normalize_then_sum", "reward_weights": {"clip": 2.0}},
+    {"reward": "gap"},
+    {"filtration": "pow"},
+    {"filtration": "max_min"},
+    {"filtration": "max_random"},
+    {"entropy_coef": 0.01},
+    {"token_window": 2},
+]
+
+
+@pytest.mark.parametrize(
+    "options", COMPOSITIONS, ids=lambda options: "-".join(map(str, [*options][:1] + [*options.values()][:1]))
+)
+def test_a_round_with_each_option_moves_towards_what_was_liked(
+    options: dict[str, Any], server: FakeServer, make_learner: MakeLearner, base_dir: Path
+) -> None:
+    """From the feed, with the scorers' own values, to an adapter; and another one than that of plain GRPO."""
+    for number in range(8):
+        plain = rewarded_group(number, server)
+        scored = [
+            one.model_copy(update={"scores": {"clip": one.total, "length": float(place % 2)}})
+            for place, one in enumerate(plain.candidates)
+        ]
+        server.tell(plain.model_copy(update={"candidates": scored}))
+    with_logged(server, base_dir)
+    found = []
+    for name, changed in (("plain", {}), ("changed", options)):
+        server.config["learner"] |= {"objectives": {"grpo": 1.0}, "options": {"grpo": changed}}
+        server.owner = ""  # another learner's turn
+        assert make_learner(name).run() == 0, server.reports
+        report = server.reports[-1]
+        assert report.outcome == "uploaded" and report.detail["steps_discarded"] == 0
+        assert report.detail["after"]["margin"] > report.detail["before"]["margin"]
+        found.append(report.detail["after"]["margin"])
+    assert found[0] != found[1]

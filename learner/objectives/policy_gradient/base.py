@@ -129,7 +129,8 @@ class PolicyGradient(Objective):
             return batch.logprobs.new_zeros(0)
         rewarded = batch.rewarded
         rows = drawn(batch, rewarded)
-        losses = self.token_losses(rows, self._ratio(rows), self.token_advantages(rows)) * self.correction(rows)
+        worth = advantages(rewarded, self.advantage, self.reward, self.multi_objective, self.reward_weights)
+        losses = self.token_losses(rows, self._ratio(rows), worth[:, None]) * self.correction(rows)
         if self.kl:
             gap = rows.reference - rows.logprobs
             losses = losses + self.kl * (torch.exp(gap) - gap - 1)
@@ -142,12 +143,6 @@ class PolicyGradient(Objective):
             shares = FILTRATIONS[self.filtration](rewarded.rewards, rewarded.groups)
             found = found * draws(shares, rewarded.groups).to(found.dtype)
         return found
-
-    @torch.no_grad()
-    def token_advantages(self, rows: Drawn) -> Tensor:
-        """(R, 1), or (R, T) where tokens of an answer differ in it."""
-        found = advantages(rows.rewarded, self.advantage, self.reward, self.multi_objective, self.reward_weights)
-        return found[:, None]
 
     def _window(self, rows: Drawn) -> Tensor:
         """(R, T) bool: the tokens that this step learns from.
