@@ -28,4 +28,5 @@ class McDropout:
 
 
 def _entropy(p: Tensor) -> Tensor:
-    return (torch.special.entr(p) + torch.special.entr(1 - p)) / math.log(2)
+    nats: Tensor = torch.special.entr(p) + torch.special.entr(1 - p)
+    return nats / math.log(2)
