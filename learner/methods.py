@@ -17,6 +17,7 @@ from learner.augmentation import AUGMENTATIONS
 from learner.objectives import OBJECTIVES, Needs, Objective
 from learner.objectives.policy_gradient.advantages import ADVANTAGES
 from learner.objectives.policy_gradient.base import PolicyGradient
+from learner.objectives.policy_gradient.filtration import FILTRATIONS
 from learner.weighting import WEIGHTINGS
 from server.wire.methods import METHODS, Method, first_paragraph, options_of, source_of
 
@@ -25,7 +26,7 @@ NEEDS: Final = {Needs.UNPAIRED: "thumbs", Needs.REWARDED: "rewards"}
 
 
 def methods() -> list[Method]:
-    return [*_objectives(), *_weightings(), *_augmentations(), *_advantages()]
+    return [*_objectives(), *_weightings(), *_augmentations(), *_of_rewards()]
 
 
 def _objectives() -> Iterator[Method]:
@@ -66,9 +67,10 @@ def _augmentations() -> Iterator[Method]:
         yield _of("augmentation", name, docstring, None, ["images"])
 
 
-def _advantages() -> Iterator[Method]:
-    for name, function in ADVANTAGES.items():
-        yield _of("advantage", name, function.__doc__ or "", None, ["rewards"])
+def _of_rewards() -> Iterator[Method]:
+    for kind, table in (("advantage", ADVANTAGES), ("filtration", FILTRATIONS)):
+        for name, function in table.items():
+            yield _of(kind, name, function.__doc__ or "", None, ["rewards"])
 
 
 def _of(kind: str, name: str, docstring: str, formula: str | None, needs: list[str], **more: Any) -> Method:

@@ -242,6 +242,7 @@ class _Training:
         return {
             "steps": progress.step,
             "steps_discarded": progress.discarded,
+            **({"steps_imitating": steps} if (steps := min(progress.step, self._trainer.imitated_steps)) else {}),
             "discard_reasons": progress.reasons,
             "curve": curve(progress.history),
             "reliabilities": self._of_the_heard(self._trainer.reliabilities),

@@ -22,6 +22,7 @@ from server.config_selection import (
     CompareConfig,
     EarlyRejectConfig,
     EnsembleConfig,
+    PilafConfig,
     SelectionConfig,
     StepwiseConfig,
 )
@@ -454,8 +455,17 @@ class LearnerConfig(Section):
     """Of groups that have nothing but rewards, the newest that are kept."""
     max_grad_norm: float = Field(1.0, gt=0)
     """Gradient clipping."""
+    normalized_gradients: bool = False
+    """What a step raises and what it lowers have gradients of norm 1 each, so that chosen and rejected answers part
+    (docs/objectives.md). One more backward pass."""
+    entanglement_every: int = Field(0, ge=0)
+    """Steps after which it is measured whether chosen and rejected answers move together, at two more backward passes;
+    0: never."""
     warmup_share: float = Field(0.1, ge=0, lt=1)
     """Share of the steps in which the learning rate rises."""
+    sft_share: float = Field(0.0, ge=0, le=0.9)
+    """Share of a round's steps, its first, that only imitate what people found good: chosen answers, corrections and
+    thumbs up (`docs/objectives.md`)."""
     max_kl: float = Field(2.0, gt=0)
     """The learner throws away a policy that moved further from base than this (nats a token, on stored answers)."""
     target_modules: str = r"(?!.*vis(ion|ual)).*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
@@ -484,14 +494,21 @@ class AliasConfig(Section):
     """Text of the answer when every candidate is blocked."""
     train_tenants: tuple[str, ...] = ("default",)
     """Tenants whose groups may train this alias."""
-    explore: Share = 0.0
-    """Probability of a random feasible candidate instead of the best one."""
+    explore: Share | Literal["pilaf"] = 0.0
+    """Probability of a random feasible candidate instead of the best one; or `pilaf`: the best one, and whoever is
+    asked to choose sees it beside an answer of another policy (`docs/alignment.md`)."""
+    pilaf: PilafConfig = PilafConfig()
     selection: SelectionConfig = SelectionConfig()
     compare: CompareConfig = CompareConfig()
     signals: SignalsConfig = SignalsConfig()
     gate: GateConfig = GateConfig()
     rollout: RolloutConfig = RolloutConfig()
     learner: LearnerConfig = LearnerConfig()
+
+    @property
+    def random_share(self) -> float:
+        """Probability ε of a random feasible candidate."""
+        return 0.0 if self.explore == "pilaf" else self.explore
 
     @property
     def certainty_top_k(self) -> int:

@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 from reward.ensemble import LengthPenalty
 from reward.selection import STRATEGIES, Strategy, entropy, margin
 from reward.types import Judgement
-from server.config_base import Section
+from server.config_base import Section, Share
 from server.wire.chat import StrategyName
 
 STEPWISE: Final = "stepwise"
@@ -52,6 +52,15 @@ class CompareConfig(Section):
         if self.when == "entropy":
             return entropy(judgements) >= self.min_entropy
         return self.when == "always" or margin(judgements, winner, other) <= self.max_margin
+
+
+class PilafConfig(Section):
+    """`explore = "pilaf"`: comparisons with an answer of another policy (`docs/alignment.md`)."""
+
+    share: Share = 0.5
+    """Of the comparisons, that are with the other policy."""
+    other: Literal["base", "previous"] = "base"
+    """`base`, or `previous`: the adapter that was active before, base where there was none."""
 
 
 class LengthPenaltyConfig(Section):

@@ -18,10 +18,11 @@ from server.config_selection import (
     AutoConfig,
     CompareConfig,
     EarlyRejectConfig,
+    PilafConfig,
     SelectionConfig,
     StepwiseConfig,
 )
-from server.pipeline import stepwise
+from server.pipeline import exploring, stepwise
 from server.wire.methods import METHODS, Method, MethodOption, first_paragraph, options_of, source_of
 
 SCALES: Final = {"soft": "temperature", "pessimistic": "beta"}
@@ -58,6 +59,10 @@ def _comparisons() -> Iterator[Method]:
     for name, function, setting in (("entropy", entropy, "min_entropy"), ("margin", margin, "max_margin")):
         options = [option for option in options_of(CompareConfig) if option.name == setting]
         yield _of("compare", name, function.__doc__, None, "scorers", options=options)
+    formula = (
+        "π⁺ ∝ π (π/π_ref)^β against π⁻ ∝ π (π_ref/π)^β: here the adapter's best against one of base, or of the last"
+    )
+    yield _of("explore", "pilaf", exploring.__doc__, formula, "candidates", options=options_of(PilafConfig))
 
 
 def _of(

@@ -89,7 +89,8 @@ class Batch:
     unpaired_annotators: tuple[str, ...] = ()  # M names
     rewarded: Rewarded | None = None
     marked: Tensor | None = None
-    """(M,) where each undesirable answer runs once more behind its class's marker: index of an answer, −1 for none."""
+    """(M,) where each undesirable answer runs once more behind its class's marker: index of an answer, −1 for none.
+    None where the labels are turned round."""
     references: Mapping[str, Tensor] = field(default_factory=dict)
     """(A, T) under each reference that an objective asks for by name."""
     views: Mapping[str, View] = field(default_factory=dict)

@@ -27,6 +27,7 @@ from server.adapters.forgetting import Forgetting, Remedy
 from server.adapters.moves import Plan
 from server.adapters.quarantine import set_behind
 from server.adapters.states import Mover
+from server.config_selection import PilafConfig
 from server.errors import BadRequest, NotFound, StaleGeneration, StorageUnavailable
 from server.pipeline.task import Assignment
 from server.store import adapters as rows
@@ -163,6 +164,12 @@ class Router:
         if place < routing.canary_share:
             return Assignment(routing.canary, routing.generation, is_canary=True)
         return Assignment(routing.active, routing.generation)
+
+    def beside(self, alias: str, assignment: Assignment, settings: PilafConfig) -> str | None:
+        """The policy whose answer a comparison is with, by draw; None: the assigned one's own, or there is no other."""
+        other = (settings.other == "previous" and self.current(alias).previous) or BASE
+        is_drawn = other != assignment.adapter and self._draw() < settings.share
+        return other if is_drawn else None
 
     def adopt(self, routing: Routing) -> None:
         """Take over a row that another server has moved; an older one changes nothing."""

@@ -65,7 +65,7 @@ async def create_chat_completion(
     with ExitStack() as held:
         held.enter_context(task.trace)
         place = held.enter_context(services.admission.join(caller.tenant))
-        reserved = services.budgets.reserve(caller.key, candidates=task.best_of, max_tokens=task.sampling.max_tokens)
+        reserved = services.budgets.reserve(caller.key, candidates=task.candidates, max_tokens=task.sampling.max_tokens)
         shaper = Shaper(services.signer, body, task, services.config)
         if body.stream:
             events = _stream(services, task, shaper, Admitted(place, reserved))
@@ -142,12 +142,13 @@ async def build_task(
     if body.plumbline.regenerate_of is not None:
         await _require_group(body.plumbline.regenerate_of, caller, services)
     await services.lease.renew()
+    assignment = fixed or services.router.assign(alias.name, user_hash)
     return ChatTask(
         completion_id=services.signer.completion_id(caller.tenant) if body.store else new_id("cmpl"),
         created_at=now(),
         started_s=time.monotonic(),
         alias=alias,
-        assignment=fixed or services.router.assign(alias.name, user_hash),
+        assignment=assignment,
         tenant=caller.tenant,
         user_hash=user_hash,
         prompt=prompt,
@@ -178,8 +179,15 @@ async def build_task(
         is_adaptive=is_adaptive and best_of > 1,
         rejects_early=rejects_early,
         is_stepwise=is_stepwise,
+        beside=services.router.beside(alias.name, assignment, alias.pilaf) if _explores(body, alias) else None,
         trace=_trace(services, alias, started_s, headers),
     )
+
+
+def _explores(body: ChatRequest, alias: AliasConfig) -> bool:
+    """Whether people are to compare policies: where they are asked for a choice at all, and it is one between texts."""
+    is_of_texts = body.answer_schema is None and not body.may_call_tools
+    return alias.explore == "pilaf" and bool(body.plumbline.compare) and body.n == 1 and is_of_texts
 
 
 def _trace(services: Services, alias: AliasConfig, started_s: float | None, headers: Mapping[str, str]) -> Trace:
@@ -282,7 +290,7 @@ async def _stream(services: Services, task: ChatTask, shaper: Shaper, admitted: 
         with task.trace.stage("queue"):
             await admitted.place.turn()
         # A call is one only once it is whole.
-        is_gradual = task.is_stepwise or (task.best_of == 1 and not task.calls_tools)
+        is_gradual = task.is_stepwise or (task.candidates == 1 and not task.calls_tools)
         stream = _stream_tokens if is_gradual else _stream_winner
         async with aclosing(stream(services, task, shaper, admitted.reserved)) as events:
             async for event in events:

@@ -25,6 +25,7 @@ from server.errors import BadRequest, SafetyUnavailable
 from server.inflight import InFlight
 from server.metrics import Metrics
 from server.pipeline.asking import Asking
+from server.pipeline.exploring import other_policy
 from server.pipeline.growing import GrowingAnswer
 from server.pipeline.judges import Judges
 from server.pipeline.recording import build_record, store_groups, taught_at_once
@@ -39,6 +40,7 @@ from server.store.records import GroupRecord, GroupState
 
 log = logging.getLogger(__name__)
 
+NOBODY_ELSE = Wave.empty()
 NOTHING_CHOSEN = Selection(None, 1.0, "none", "no candidate")
 
 
@@ -154,15 +156,16 @@ class Pipeline:
                 async for _ in sentences:
                     pass
             return await self._found(search)
-        if task.is_adaptive:
-            task, wave = await self._waves[task.alias.name].answer(task, self._asking.generate)
-        else:
-            task, generation = await self._asking.generate(task)
-            with task.trace.stage("judge"):
-                judged = await self._judges[task.alias.name].judge(task.prompt, generation.candidates)
-            wave = Wave(generation, *judged)
-        wave = await self._second_waves[task.alias.name].after(task, wave)
-        return self._select(task, wave)
+        async with other_policy(task, self._asking, self._judges) as other:
+            if task.is_adaptive:
+                task, wave = await self._waves[task.alias.name].answer(task, self._asking.generate)
+            else:
+                task, generation = await self._asking.generate(task)
+                with task.trace.stage("judge"):
+                    judged = await self._judges[task.alias.name].judge(task.prompt, generation.candidates)
+                wave = Wave(generation, *judged)
+            wave = await self._second_waves[task.alias.name].after(task, wave)
+            return self._select(task, wave, await other())
 
     def _search(self, task: ChatTask) -> Stepwise:
         judges = self._judges[task.alias.name]
@@ -198,21 +201,30 @@ class Pipeline:
             self._count_verdicts(task, verdicts)
         return next((verdict for verdict in verdicts if verdict.action.forbids), None)
 
-    def _select(self, task: ChatTask, wave: Wave) -> Outcome:
+    def _select(self, task: ChatTask, wave: Wave, other: Wave = NOBODY_ELSE) -> Outcome:
+        """`other`: what another policy said, for comparison only."""
         judgements = _whole_first(task, wave.judgements)
-        selection = choose(task.strategy, judgements, explore=task.alias.explore, draw=self._rng.random())
+        selection = choose(task.strategy, judgements, explore=task.alias.random_share, draw=self._rng.random())
         shown: tuple[int, ...] = ()
         if selection.index is not None:
             shown = ranked(judgements, selection.index, task.n)
             if task.compare and len(shown) == 1:
-                shown += self._beside(task, judgements, selection.index)
-        return self._outcome(task, wave, selection, shown)
+                shown += self._beside(task, judgements, selection.index, other.judgements)
+        return self._outcome(task, *_with(other, wave, selection), shown)
 
     @staticmethod
-    def _beside(task: ChatTask, judgements: Sequence[Judgement], winner: int) -> tuple[int, ...]:
-        """What is shown beside the winner, for a choice; nothing where there is none worth asking for."""
+    def _beside(task: ChatTask, own: Sequence[Judgement], winner: int, others: Sequence[Judgement]) -> tuple[int, ...]:
+        """What is shown beside the winner, for a choice; nothing where there is none worth asking for.
+
+        Another policy's answer (`others`, which count on behind `own`) where there is one that says something else.
+        """
         is_auto = task.compare == "auto"
-        other = rival(judgements, winner, of_content=is_auto)
+        judgements = (*own, *others)
+        foreign = [one for one in others if one.candidate.adapter != task.assignment.adapter]
+        if rival((own[winner], *foreign), 0, of_content=is_auto) is None:
+            other = rival(own, winner, of_content=is_auto)
+        else:
+            other = len(own)  # another policy says one thing
         if other is None or (is_auto and not task.alias.compare.asks(judgements, winner, other)):
             return ()
         return (other,)
@@ -357,6 +369,20 @@ async def _sentences(search: Stepwise, parts: GrowingAnswer) -> AsyncGenerator[N
 def _refused(task: ChatTask, verdict: Verdict) -> Outcome:
     reason = f"rule {verdict.rule} blocked the request"
     return Outcome(task.assignment, (), (), Selection(None, 1.0, "none", reason), ())
+
+
+def _with(other: Wave, wave: Wave, selection: Selection) -> tuple[Wave, Selection]:
+    """The group with another policy's candidates at its end, which could not have been chosen."""
+    if not other.judgements:
+        return wave, selection
+    first = len(wave.judgements)
+    numbered = tuple(
+        dataclasses.replace(one, candidate=dataclasses.replace(one.candidate, index=first + place))
+        for place, one in enumerate(other.judgements)
+    )
+    probabilities = selection.probabilities + (0.0,) * len(numbered)
+    whole = wave.followed_by(dataclasses.replace(other, judgements=numbered))
+    return whole, dataclasses.replace(selection, probabilities=probabilities)
 
 
 def _whole_first(task: ChatTask, judgements: tuple[Judgement, ...]) -> tuple[Judgement, ...]:

@@ -16,7 +16,7 @@ from server.ids import candidate_id
 from server.pipeline.task import ChatTask, Outcome
 from server.preferences import Examples, derive
 from server.store import feed, groups
-from server.store.records import CandidateRecord, FeedKind, GroupRecord, GroupState
+from server.store.records import POLICY, CandidateRecord, FeedKind, GroupRecord, GroupState
 
 REFUSAL_VARIANT = "refusal"
 SAMPLING_FIELDS = tuple(field.name for field in dataclasses.fields(Sampling))
@@ -65,7 +65,7 @@ def refusal(task: ChatTask, position: int) -> CandidateRecord:
     return CandidateRecord(
         id=candidate_id(task.completion_id, position),
         position=position,
-        adapter="policy",
+        adapter=POLICY,
         variant=REFUSAL_VARIANT,
         text=task.alias.refusal,
         shown_text=None,

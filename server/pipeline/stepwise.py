@@ -145,7 +145,9 @@ class Stepwise:
         """The step's best that is whole or can go on; None: there is none. Notes the step."""
         while True:
             siblings = [_as_an_answer(one) for one in self._judgements[first:]]
-            selection = choose(self.task.strategy, siblings, explore=self.task.alias.explore, draw=self._rng.random())
+            selection = choose(
+                self.task.strategy, siblings, explore=self.task.alias.random_share, draw=self._rng.random()
+            )
             if selection.index is None:
                 if any(not one.is_blocked for one in siblings):
                     selection = dataclasses.replace(selection, reason="none of those that no rule blocks could go on")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Literal, Self
 
 from reward.selection import Strategy
 from reward.types import Judgement, Prompt, Selection
@@ -49,10 +49,17 @@ class ChatTask:
     """Candidates come in waves, until another is not worth its cost (`server.pipeline.waves`)."""
     rejects_early: bool = False
     """The weaker candidates are given up while they grow (`server.pipeline.early`)."""
+    beside: str | None = None
+    """The policy whose answer is shown for comparison (`server.pipeline.exploring`); None: the assigned one's."""
     is_stepwise: bool = False
     """The answer is chosen sentence by sentence (`server.pipeline.stepwise`)."""
     trace: Trace = field(default_factory=Trace, compare=False, repr=False)
     """Where its time goes; the same of all tasks that are made from this one."""
+
+    @property
+    def candidates(self) -> int:
+        """How many are generated at most, that of another policy included."""
+        return self.best_of + (self.beside is not None)
 
     @property
     def choices_wanted(self) -> int:
@@ -111,6 +118,10 @@ class Wave:
     generation: Generation
     judgements: tuple[Judgement, ...]
     degraded: tuple[str, ...] = ()
+
+    @classmethod
+    def empty(cls) -> Self:
+        return cls(Generation((), ()), ())
 
     @property
     def is_feasible(self) -> bool:

@@ -38,7 +38,7 @@ class Waves:
         """The task as it was answered, and all waves as one."""
         settings = task.alias.auto
         rule = Pandora(settings.cost, self._habits.prior())
-        all_waves = Wave(Generation((), ()), ())
+        all_waves = Wave.empty()
         started_s = time.monotonic()
         size = max(settings.first_wave, task.choices_wanted)
         while (so_far := len(all_waves.judgements)) < task.best_of:

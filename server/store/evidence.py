@@ -7,7 +7,8 @@ primary key alone, and costs the way of an answer no index. What counts:
    and share alone does not begin a new trial);
 2. of the canary's side whatever was assigned to it, also where base had to answer, which is a failure; of the active
    side what the active adapter answered: who asked for another adapter by its id took part in nothing;
-3. ratings that still hold, about answers that count and were given by the side's own adapter.
+3. ratings that still hold, about answers that count and were given by the side's own adapter, refusals included; what
+   another policy said for comparison (`server.pipeline.exploring`) is nobody's evidence.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from dataclasses import asdict, dataclass
 from sqlalchemy import ColumnElement, Connection, and_, func, insert, or_, select
 
 from server.store import schema
-from server.store.records import Answered, GroupState, Position, Rated, Routing, SignalKind, TrialRecord
+from server.store.records import POLICY, Answered, GroupState, Position, Rated, Routing, SignalKind, TrialRecord
 
 PAGE = 1000
 """Width of the range that one read covers."""
@@ -90,8 +91,11 @@ _UNIT = func.coalesce(schema.groups.c.user_hash, schema.groups.c.id).label("unit
 
 def _answers(connection: Connection, trial: TrialRecord, after: int, upto: int) -> tuple[Answered, ...]:
     table, candidates = schema.groups, schema.candidates
+    is_own = candidates.c.adapter == table.c.adapter  # not another policy's, made for comparison
     # Not `exists`: PostgreSQL may answer that by one pass through all candidates.
-    blocked = select(candidates.c.id).where(candidates.c.group_id == table.c.id, candidates.c.is_blocked).limit(1)
+    blocked = (
+        select(candidates.c.id).where(candidates.c.group_id == table.c.id, candidates.c.is_blocked, is_own).limit(1)
+    )
     rows = connection.execute(
         select(
             _UNIT,
@@ -122,10 +126,12 @@ def _answers(connection: Connection, trial: TrialRecord, after: int, upto: int) 
 
 
 def _ratings(connection: Connection, trial: TrialRecord, after: int, upto: int) -> tuple[Rated, ...]:
-    table, groups = schema.signals, schema.groups
+    table, groups, candidates = schema.signals, schema.groups, schema.candidates
     rows = connection.execute(
         select(_UNIT, groups.c.is_canary, table.c.created_at, table.c.payload)
         .join(groups, groups.c.id == table.c.group_id)
+        .join(candidates, candidates.c.id == table.c.payload["candidate_id"].as_string())
+        .where(candidates.c.adapter.in_([groups.c.adapter, POLICY]))
         .where(table.c.seq > after, table.c.seq <= upto, table.c.kind == SignalKind.RATING)
         .where(table.c.is_live, ~table.c.is_quarantined)
         .where(_takes_part(trial), or_(~groups.c.is_canary, groups.c.adapter == trial.canary))

@@ -13,6 +13,8 @@ from server.wire.base import BASE
 FORBIDDING = frozenset(action for action in Action if action.forbids)
 HUMAN = "human"
 """Adapter name of a correction typed by a person."""
+POLICY = "policy"
+"""Adapter name of the configured text that is shown when every candidate was blocked."""
 
 IMPORTED = "import:"
 """Before a user's hash: the annotator of what that user said elsewhere. It counts apart from what is said here."""

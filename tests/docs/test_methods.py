@@ -17,6 +17,7 @@ from learner.augmentation import AUGMENTATIONS
 from learner.objectives import OBJECTIVES
 from learner.objectives.base import Objective
 from learner.objectives.policy_gradient.advantages import ADVANTAGES
+from learner.objectives.policy_gradient.filtration import FILTRATIONS
 from learner.weighting import WEIGHTINGS
 from reward.ensemble import COMBINERS
 from reward.selection import STRATEGIES
@@ -27,6 +28,7 @@ TABLES = {
     "weighting": WEIGHTINGS,
     "augmentation": AUGMENTATIONS,
     "advantage": ADVANTAGES,
+    "filtration": FILTRATIONS,
     "combiner": COMBINERS,
 }
 NEEDED = {"pairs", "thumbs", "lists", "rewards", "images", "scorers", "candidates"}
@@ -42,7 +44,7 @@ def of_kinds(*kinds: str) -> list[str]:
 
 def test_every_entry_of_every_table_is_told() -> None:
     """Whatever table an entry is put in, by that alone it is listed; and once."""
-    other = {*TABLES, "selection", "best_of", "compare"}
+    other = {*TABLES, "selection", "best_of", "compare", "explore"}
     objectives = {one.kind for one in ALL} - other
     assert of_kinds(*objectives) == list(OBJECTIVES)
     assert of_kinds("selection") == [*STRATEGIES, "stepwise"]

@@ -48,7 +48,9 @@ def group(group_id: str, *, candidates: int = 2, media: tuple[MediaRecord, ...] 
         "engine_version": "1",
         "selection": "argmax",
         "degraded": (),
-        "candidates": tuple(candidate(group_id, position) for position in range(candidates)),
+        "candidates": tuple(
+            candidate(group_id, position, adapter=changes.get("adapter", "base")) for position in range(candidates)
+        ),
         "media": media,
     }
     return GroupRecord(**{**values, **changes})

@@ -57,7 +57,7 @@ async def test_each_side_is_told_with_what_judges_it(database: Database) -> None
     """Blocked, failed, reward and duration, the user or where none is named the request."""
     trial = await begin(database)
     await keep(database, "one", user_hash="ann", reward=0.5, duration_s=2.0, **CANARY)
-    blocked = (candidate("two", 0), candidate("two", 1, is_blocked=True))
+    blocked = (candidate("two", 0, adapter="a1"), candidate("two", 1, adapter="a1", is_blocked=True))
     await database.write(lambda c: groups.insert_group(c, group("two", **{"candidates": 0} | ACTIVE)))
     await database.write(lambda c: [groups.add_candidate(c, "two", one) for one in blocked])
     await keep(database, "three", user_hash=None, candidates=0, state=GroupState.FAILED, **ACTIVE)
@@ -107,6 +107,20 @@ async def test_ratings_that_hold_count_for_the_side_that_was_rated(database: Dat
     await rate(database, "two", 0.1, annotator="a comment", kind=SignalKind.COMMENT)
     _, ratings = await everything(database, trial)
     assert ratings == [Rated("ann", True, 7.0, -1.0), Rated("two", False, 7.0, 0.5)]
+
+
+async def test_what_another_policy_said_beside_is_nobodys_evidence(database: Database) -> None:
+    """Neither that a rule blocked it, nor what it was rated; a refusal is the side's own."""
+    trial = await begin(database)
+    await database.write(lambda c: groups.insert_group(c, group("one", **{"candidates": 1} | CANARY)))
+    beside = candidate("one", 1, adapter="base", is_blocked=True)
+    refusal = candidate("one", 2, adapter="policy")
+    await database.write(lambda c: [groups.add_candidate(c, "one", one) for one in (beside, refusal)])
+    await rate(database, "one", -1.0, payload={"candidate_id": "one.1", "rating": -1.0}, slot="rating:1")
+    await rate(database, "one", -0.5, payload={"candidate_id": "one.2", "rating": -0.5}, slot="rating:2")
+    answers, ratings = await everything(database, trial)
+    assert [one.is_blocked for one in answers] == [False]
+    assert [one.rating for one in ratings] == [-0.5]
 
 
 @pytest.mark.parametrize("width", [1, 2, 3, 1000])
@@ -166,7 +180,8 @@ async def test_a_page_is_read_by_its_keys(database: Database) -> None:
     def fill(connection: Connection) -> None:
         groups.insert_groups(connection, [group(f"g{number}", **CANARY) for number in range(3000)])
         for number in range(3000):
-            said = {"payload": {"rating": 1.0}, "kind": SignalKind.RATING, "slot": "", "created_at": 0.0}
+            rating = {"candidate_id": f"g{number}.0", "rating": 1.0}
+            said = {"payload": rating, "kind": SignalKind.RATING, "slot": "", "created_at": 0.0}
             signals.insert_signal(connection, SignalRecord(f"s{number}", f"g{number}", annotator="ann", **said))
         if connection.dialect.name == "postgresql":
             connection.execute(text("ANALYZE"))
