@@ -7,7 +7,9 @@ as it was sampled, so that it is in the model's own style and its tokens are rig
 of OSPO, https://arxiv.org/abs/2506.02015) come from separators that cut finer than sentences: with "," and " and" one
 name in a list is replaced.
 
-What no candidate of the group says, by its last two words, is taken to be absent from the picture: no more is known.
+A model's habits are in its answers too. So what most other answers say beside the rest is not held up as right: it
+never gives way. And what no candidate of the group says, by its last two words, is taken to be absent from the picture:
+no more is known.
 """
 
 from __future__ import annotations
@@ -30,6 +32,8 @@ ANSWERS: Final = 8
 """Of a group that phrases are taken from, at most."""
 CLAUSES: Final = 32
 """Of an answer."""
+DOUBTFUL: Final = 0.5
+"""What more than this share of other groups' answers say beside the rest never gives way: it may be a habit itself."""
 NEAREST: Final = 10
 """Phrases that most often occur together with what is left: one of them is drawn."""
 SENTENCE_ENDS: Final = re.compile(r"[.!?;。！？]")
@@ -62,12 +66,14 @@ class Phrases:
         self._share = share
         self._said: dict[str, list[list[str]]] = {}
         self._together: dict[str, Counter[str]] = {}
+        self._answers: Counter[str] = Counter()
         self._lent: dict[str, dict[str, Phrase]] = {}
         """By what is said, and by group."""
 
     def clear(self) -> None:
         self._said.clear()
         self._together.clear()
+        self._answers.clear()
         self._lent.clear()
 
     def put(self, group: TrainingGroup) -> None:
@@ -94,15 +100,16 @@ class Phrases:
 
     def negative(self, group: TrainingGroup) -> Negative | None:
         """The same for the same groups. None where there is nothing to replace, or to replace it with."""
+        if _lot(group.id) >= self._share:
+            return None
         own = max(_own(group), key=lambda candidate: candidate.total or 0.0, default=None)
-        if own is None or _lot(group.id) >= self._share:
+        if own is None:
             return None
         sentences = self._cutter.cut(own.token_ids)[:CLAUSES]
         rng = random.Random(f"{SOURCE} {group.id} {own.id}")  # noqa: S311 - a choice that can be repeated
         places = self._places(own, sentences)
         texts = [_words(self._cutter.text(candidate.token_ids)) for candidate in group.candidates]
-        # Later places are likelier, by the root of their number, as APASI's.
-        for place in sorted(places, key=lambda place: rng.random() ** (1 / math.sqrt(place.number)), reverse=True):
+        for place in self._drawn(places, sentences, group.id, rng):
             kept = [one.said for one in sentences if one is not place.sentence and one.said]
             found = self._companions(kept, place, group.id, texts)
             if found:
@@ -112,6 +119,32 @@ class Phrases:
                 tokens = (*own.token_ids[: place.sentence.first], *phrase.tokens, *own.token_ids[place.sentence.tail :])
                 return Negative(own.id, tokens, SOURCE, lender)
         return None
+
+    def _drawn(
+        self, places: Sequence[_Place], sentences: Sequence[Sentence], group: str, rng: random.Random
+    ) -> list[_Place]:
+        """In a random order: late ones are likelier to come first, by the root of their number as in APASI, and those
+        less that other groups say beside the rest as well, for what gives way is taught as right.
+        """
+        drawn: dict[int, float] = {}
+        for place in places:
+            kept = [one.said for one in sentences if one is not place.sentence and one.said]
+            doubt = self._doubt(place.sentence.said, kept, group)
+            if doubt <= DOUBTFUL:
+                drawn[place.number] = rng.random() ** (1 / (math.sqrt(place.number) * (1 - doubt) ** 4))
+        return sorted((one for one in places if one.number in drawn), key=lambda one: -drawn[one.number])
+
+    def _doubt(self, said: str, kept: Iterable[str], group: str) -> float:
+        """The largest share of other groups' answers with one of these sentences that say this too."""
+        found = 0.0
+        own = self._said.get(group, [])
+        for one in kept:
+            together = self._together.get(one, Counter())[said] - sum(
+                one in answer and said in answer for answer in own
+            )
+            answers = self._answers[one] - sum(one in answer for answer in own)
+            found = max(found, together / answers if answers > 0 else 0.0)
+        return found
 
     def _companions(
         self, kept: Iterable[str], place: _Place, group: str, texts: Sequence[str]
@@ -148,6 +181,9 @@ class Phrases:
     def _count(self, said: Iterable[Sequence[str]], by: int) -> None:
         for answer in said:
             for one in answer:
+                self._answers[one] += by
+                if not self._answers[one]:
+                    del self._answers[one]
                 counts = self._together.setdefault(one, Counter())
                 for other in answer:
                     if other != one:

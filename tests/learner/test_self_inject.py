@@ -104,6 +104,14 @@ def test_what_any_candidate_of_the_group_says_is_not_absent() -> None:
     assert injected(group("a", "red circle, red square.")) is None, "nobody lends"
 
 
+def test_a_habit_is_not_held_up_as_right() -> None:
+    """Most others say a blue square beside a red circle whatever they see: here too it may be wrong."""
+    others = [group(f"b{number}", "red circle, blue square.") for number in range(3)]
+    assert injected(group("a", "red circle, blue square."), *others, LENDERS[2]) is None
+    said = {injected(group(f"a{n}", "red circle, blue square, red square."), *others, LENDERS[2]) for n in range(20)}
+    assert said == {"red circle, blue square, green square."}, "another one gives way"
+
+
 def test_a_sentence_stands_in_for_a_sentence_only() -> None:
     """And a name in a list for a name in a list."""
     talker = group("b", "red circle. It is all.")
@@ -139,7 +147,8 @@ def test_what_was_put_in_leaves_with_its_group() -> None:
     own = group("a", "red circle, red square.")
     made, never = phrases(own, *LENDERS), phrases(own, *LENDERS[:2])
     made.drop("d")
-    assert (made._lent, made._together, made._said) == (never._lent, never._together, never._said)
+    for name in ("_lent", "_together", "_answers", "_said"):
+        assert getattr(made, name) == getattr(never, name)
     made.drop("b")
     negative = made.negative(own)
     assert negative is not None and negative.lender == "c"
