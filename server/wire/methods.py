@@ -17,7 +17,7 @@ from server.wire.base import Reply
 _URL: Final = re.compile(r"https?://[^\s)<>\"]*[^\s)<>\".,;:]")
 _BEHIND: Final = re.compile(r",? *\(?(?:eq|sec|app|table|alg)s?\. [\w.()–-]*\w\)?")
 """Where in the source, as it stands behind the address."""
-_SENTENCE: Final = re.compile(r"(?<!\bal)(?<!\bDr)(?<!\beq)(?<!\bvs)[.;:] |\n\n| \(")
+_SENTENCE: Final = re.compile(r"(?<!\bal)(?<!\bDr)(?<!\beq)(?<!\bvs)[.;:] |\n\n| \((?=[^)]*https?:)")
 
 
 class MethodOption(Reply):
