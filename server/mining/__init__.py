@@ -7,7 +7,7 @@ judged by how often it decides as people did, and those that fail are written an
    both orders. Accuracy is over the pairs that a criterion decides.
 2. It keeps what is accurate on the pairs that the critic has read. Here other pairs decide, which no critic has seen: a
    criterion is kept where the lower end of its 95% interval (Wilson) is above a threshold.
-3. It knows criteria of earlier work, and trains a scorer of its own. Neither is done here: a judge goes by the criteria.
+3. It knows criteria of earlier work, and trains a scorer of its own. Neither is done here: a judge takes the criteria.
 
 critic   what the critic is asked, and what it says
 mining   write → judge → refine → keep
