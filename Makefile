@@ -7,8 +7,9 @@ BIN := $(VENV)/bin
 ENGINE ?= cpu
 # An index that holds PyTorch's CPU wheels, where pip does not find one by itself.
 TORCH_INDEX_URL ?=
-# For serve: a model directory or Hugging Face name.
-MODEL ?= clients/demo/shapes_vlm
+# For serve: a model directory or Hugging Face name, and a TOML file of settings.
+MODEL ?=
+CONFIG ?=
 # Further arguments for demo, serve, demo-model, test and bench.
 ARGS ?=
 
@@ -27,6 +28,7 @@ $(VENV)/.ready: pyproject.toml deploy/torch_cpu.py
 	@command -v g++ >/dev/null \
 		|| { echo "A C++ compiler is needed (vLLM compiles kernels). On Debian: apt-get install -y g++"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
+	@echo "Installing torch and vLLM into $(VENV) (4.4 GB for ENGINE=cpu): some minutes, without a word in between."
 ifeq ($(ENGINE),cpu)
 	@$(BIN)/pip install --quiet $(if $(TORCH_INDEX_URL),--index-url $(TORCH_INDEX_URL)) "torch==2.13.0+cpu" \
 		|| { echo "No CPU wheel of torch 2.13.0 was found. Name the index of PyTorch's CPU wheels (its install page"; \
@@ -52,8 +54,8 @@ demo: setup  ## The main job: users chat, a learner learns, adapters are gated a
 demo-model: setup  ## Train the shapes model again (about an hour on two cores)
 	$(BIN)/python -m clients.demo.train --out build/shapes_vlm $(ARGS)
 
-serve: setup  ## Keep the service running (MODEL=directory or Hugging Face name)
-	$(BIN)/plumbline up --model $(MODEL) $(ARGS)
+serve: setup  ## Keep the service running (MODEL=directory or Hugging Face name, CONFIG=settings.toml)
+	$(BIN)/plumbline up $(if $(MODEL),--model $(MODEL)) $(if $(CONFIG),--config $(CONFIG)) $(ARGS)
 
 # Beside each other, for the tests of the engine mostly wait for it: the engine's and these directories, and all others.
 BESIDE := tests/browser tests/docs tests/faults tests/observability

@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -25,8 +25,10 @@ from clients.client import PlumblineClient
 from clients.demo.budget import Budget
 from clients.demo.chat import connect
 from clients.demo.crowd import Crowd
+from clients.demo.language import Question, description_question
 from clients.demo.ledger import Ledger
-from clients.demo.measure import Meter, Tick
+from clients.demo.measure import Descriptions, Meter, Tick
+from clients.demo.scenes import EVALUATION_SEEDS
 from clients.demo.settings import ORDINARY, server_settings
 from clients.demo.statistics import Figure, mean_difference
 from clients.demo.users import User, make_users
@@ -35,7 +37,16 @@ from learner.model import CONFIG_FILE
 from learner.publish import describe_files
 from server.wire.adapters import AdapterManifest
 from server.wire.base import BASE
-from server.wire.training import FeedPage, LeaseReply, LeaseRequest, Pair, RoundReport, TrainingConfig, Unpaired
+from server.wire.training import (
+    FeedPage,
+    LeaseReply,
+    LeaseRequest,
+    Pair,
+    RoundReport,
+    TrainingConfig,
+    TrainingGroup,
+    Unpaired,
+)
 
 USERS: Final = 24
 BEST_OF: Final = 8
@@ -53,6 +64,10 @@ class Recipe:
     learner: dict[str, Any]
     flips: float = 0.0
     """Share of people's signals that are turned round."""
+    contrary: frozenset[str] = frozenset()
+    """Annotators all of whose signals are turned round."""
+    is_speechless: bool = False
+    """Learns from the answers that were given, and hears nothing that anybody or any rule said of them."""
     thumbs_only: bool = False
     """Learns from people who give thumbs alone."""
     reward_model: bool = False
@@ -93,10 +108,24 @@ class Study:
         self._meter = Meter(self._openai, Ledger(), descriptions, skills, MEASURE_CONCURRENCY)
         self._base_skills: list[bool] = []
 
-    async def collect(self, alias: str, users: Sequence[User], signals: int, tick: Tick) -> None:
-        """Let people chat until they have given so many signals."""
+    @property
+    def client(self) -> PlumblineClient:
+        return self._client
+
+    async def collect(
+        self,
+        alias: str,
+        users: Sequence[User],
+        signals: int,
+        tick: Tick,
+        *,
+        best_of: int = BEST_OF,
+        concurrency: int = CONCURRENCY,
+        question: Callable[[int], Question] = description_question,
+    ) -> int:
+        """Let people chat until they have given so many signals; how many requests that took."""
         budget, ledger = Budget(signals, signals), Ledger()
-        crowd = Crowd(self._openai, alias, users, ledger, budget, BEST_OF, CONCURRENCY)
+        crowd = Crowd(self._openai, alias, users, ledger, budget, best_of, concurrency, question=question)
         budget.release()
         crowd.start()
         try:
@@ -109,6 +138,17 @@ class Study:
             await crowd.stop()
         if ledger.failed:
             raise StackError(f"requests failed: {list(ledger.failures)}")
+        return ledger.requests
+
+    def groups(self, alias: str) -> list[TrainingGroup]:
+        """Everything that the feed tells of, the oldest first, as it was said."""
+        found: dict[str, TrainingGroup] = {}
+        after, head = 0, 1
+        while after < head:
+            page = self._client.training_feed(alias, after)
+            found |= {entry.group_id: entry.group for entry in page.entries if entry.group is not None}
+            after, head = page.next, page.head
+        return list(found.values())
 
     def learn(self, alias: str, recipe: Recipe) -> Learned:
         """One round of the real learner, in a process of its own that has seen nothing before."""
@@ -141,6 +181,8 @@ class Study:
                     "state": str(self._directory / state),
                     "learner": recipe.learner,
                     "flips": recipe.flips,
+                    "contrary": sorted(recipe.contrary),
+                    "is_speechless": recipe.is_speechless,
                     "reward_model": recipe.reward_model,
                 }
                 print(json.dumps(order), file=process.stdin, flush=True)
@@ -180,14 +222,24 @@ class Study:
         """Through the server: descriptions at temperature 1 and skills, greedily; of `model` alone."""
         if not self._base_skills:
             self._base_skills = await self._meter.answer_skills(BASE, tick)
-        said = await self._meter.describe(model, 1, tick)
+        said = await self.describe(model, tick)
         skills = await self._meter.answer_skills(model, tick)
         return Quality(said.hallucination, said.coverage, mean_difference(self._base_skills, skills))
 
+    async def describe(self, model: str, tick: Tick, count: int | None = None) -> Descriptions:
+        """Of the evaluation's scenes, at temperature 1, one candidate each; of so many of them, or as `measure` has."""
+        asked = None if count is None else [description_question(seed) for seed in EVALUATION_SEEDS[:count]]
+        return await self._meter.describe(model, 1, tick, asked)
+
 
 @contextlib.contextmanager
-def open_study(crowds: Sequence[str], descriptions: int, skills: int) -> Iterator[Study]:
-    """A server with an alias for each of `crowds`, ready; the gate refuses nothing and nothing is tried on people."""
+def open_study(
+    crowds: Sequence[str], descriptions: int, skills: int, own: Mapping[str, Mapping[str, Any]] | None = None
+) -> Iterator[Study]:
+    """A server with an alias for each of `crowds`, ready; the gate refuses nothing and nothing is tried on people.
+
+    `own`: by crowd, settings that its alias alone has.
+    """
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
         settings = server_settings(ORDINARY, {}, directory)
@@ -196,7 +248,7 @@ def open_study(crowds: Sequence[str], descriptions: int, skills: int) -> Iterato
             "rollout": {"automatic": False},
             "signals": {"holdout_share": 0.0, "reward_groups": True},
         }
-        settings["aliases"] = [template | {"name": crowd} for crowd in crowds]
+        settings["aliases"] = [template | (own or {}).get(crowd, {}) | {"name": crowd} for crowd in crowds]
         with Stack(directory, settings) as stack:
             stack.wait_ready()
             yield Study(stack, directory, descriptions, skills)
@@ -214,12 +266,23 @@ class TurnedRound(PlumblineClient):
     """A server whose alias learns as ordered, and some of whose people say the opposite of what they think.
 
     Whose signals are turned round depends on the group and the annotator alone, so each recipe sees the same ones.
+    Those of the `contrary` annotators always are. A speechless server tells of answers and of no word about them.
     """
 
-    def __init__(self, url: str, learner: dict[str, Any], flips: float) -> None:
+    def __init__(
+        self,
+        url: str,
+        learner: dict[str, Any],
+        flips: float,
+        contrary: Collection[str] = (),
+        *,
+        is_speechless: bool = False,
+    ) -> None:
         super().__init__(url)
         self._learner = learner
         self._flips = flips
+        self._contrary = frozenset(contrary)
+        self._is_speechless = is_speechless
         self.rewards: Mapping[str, float] = {}
         """By candidate, instead of what the server's scorers say."""
         self.report: RoundReport | None = None
@@ -241,6 +304,8 @@ class TurnedRound(PlumblineClient):
         for entry in page.entries:
             if entry.group is not None:
                 group = entry.group
+                if self._is_speechless:
+                    group.pairs, group.unpaired = [], []
                 group.pairs = [self._pair(group.id, pair) for pair in group.pairs]
                 group.unpaired = [self._thumb(group.id, thumb) for thumb in group.unpaired]
                 for candidate in group.candidates:
@@ -248,7 +313,7 @@ class TurnedRound(PlumblineClient):
         return page
 
     def _is_turned(self, group: str, annotator: str) -> bool:
-        return random.Random(f"{group} {annotator}").random() < self._flips
+        return annotator in self._contrary or random.Random(f"{group} {annotator}").random() < self._flips
 
     def _pair(self, group: str, pair: Pair) -> Pair:
         if pair.source == "safety" or not self._is_turned(group, pair.annotator):

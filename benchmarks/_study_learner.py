@@ -27,7 +27,9 @@ def main() -> int:
         order = json.loads(line)
         alias, state = order["alias"], Path(order["state"])
         state.mkdir(exist_ok=True)
-        with TurnedRound(url, order["learner"], order["flips"]) as client:
+        with TurnedRound(
+            url, order["learner"], order["flips"], order["contrary"], is_speechless=order["is_speechless"]
+        ) as client:
             if order["reward_model"]:
                 if state not in rewards:
                     rewards[state] = judged(client, alias, state)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from learner.batch import Collator
+from learner.dropout import Dropout
 from learner.model import Base, Policy
 from learner.prefix import PrefixModel
 from learner.references import References
@@ -48,6 +49,7 @@ def assemble(base: Base, vision: Vision, pace: Pace, team: Team, job: Job) -> As
     engine = PrefixModel(policy.model, checkpointing=pace.gradient_checkpointing)
     recipe = settings.recipe().balanced(*job.thumbs)
     references = References(policy, settings.reference, begins_at_base=fresh, ema_decay=settings.ema_decay)
+    dropout = Dropout(policy, engine, settings.dropout_passes, settings.dropout) if recipe.needs_dropout else None
     collator = Collator(
         references,
         engine,
@@ -57,6 +59,7 @@ def assemble(base: Base, vision: Vision, pace: Pace, team: Team, job: Job) -> As
         views=recipe.views,
         statistics=recipe.statistics,
         marker=recipe.marker,
+        dropout=dropout,
         team=team,
     )
     trainer = Trainer(policy, collator, settings, job.steps, recipe=recipe, references=references)

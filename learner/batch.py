@@ -18,6 +18,7 @@ from typing import Final, NamedTuple
 import torch
 from torch import Tensor
 
+from learner.dropout import Dropout
 from learner.examples import Answer, Example
 from learner.objectives import Batch, Rewarded, View
 from learner.prefix import PrefixModel, Row, padded, split_rows
@@ -93,6 +94,7 @@ class Collator:
         views: Iterable[str] = (),
         statistics: Iterable[str] = (),
         marker: Sequence[int] | None = None,
+        dropout: Dropout | None = None,
         team: Team | None = None,
     ) -> None:
         """`others`: references that objectives ask for besides the main one; `views`: augmentations; `statistics`:
@@ -107,6 +109,7 @@ class Collator:
         self._views = sorted(views)
         self._statistics = frozenset(statistics)
         self._marker = marker
+        self._dropout = dropout
         self._max_tokens = max_tokens // (1 + len(self._views))
         self._kept: dict[Key, Tensor] = {}
         self.partners: dict[str, Partner] = {}
@@ -311,6 +314,7 @@ class Collator:
         """Of no example: one answer outside of every mask."""
         self._reference_hidden([IDLE])  # a sharded base needs every rank in every pass
         logprobs, mask = padded(self._engine.logprobs([IDLE]))
+        self._dropped([IDLE], [])
         none = torch.zeros_like(mask)
         return Batch(
             logprobs=logprobs,
@@ -348,8 +352,16 @@ class Collator:
             references={name: padded(self._other(name, examples, mask.device))[0] for name in self._others},
             views=self._view_batches(examples, values[answers:], main[answers:]),
             statistics=self._statistics_of(hidden, reference_hidden, packed.lengths[:answers]),
+            dropped=self._dropped(rows, examples),
+            chosen_mask=_parts(examples, "chosen_part", mask),
+            rejected_mask=_parts(examples, "rejected_part", mask),
             **self._indices(examples, logprobs.device),
         )
+
+    def _dropped(self, rows: Sequence[Row], examples: Sequence[Example]) -> Tensor | None:
+        """Seeded by the groups, so that a resumed round sees the same; all ranks make these passes together."""
+        seed = " ".join(example.group for example in examples)
+        return None if self._dropout is None else self._dropout.logprobs(rows, seed)
 
     @torch.no_grad()
     def _reference_hidden(self, rows: Sequence[Row]) -> Tensor | None:
@@ -478,6 +490,18 @@ class Collator:
             "marked": (marked, torch.long),
         }
         return {name: torch.tensor(values, dtype=dtype, device=device) for name, (values, dtype) in kinds.items()}
+
+
+def _parts(examples: Sequence[Example], name: str, mask: Tensor) -> Tensor | None:
+    """What of their answers the pairs are about, (N, T); None: of all pairs the whole."""
+    parts: list[tuple[bool, ...]] = [getattr(pair, name) for example in examples for pair in example.pairs]
+    if not any(parts):
+        return None
+    made = mask.new_ones((len(parts), mask.shape[1]))
+    for row, part in enumerate(parts):
+        if part:
+            made[row, : len(part)] = torch.tensor(part, device=mask.device)
+    return made
 
 
 def mean_length(examples: Sequence[Example]) -> float:

@@ -20,7 +20,9 @@ from server.wire.training import Pair, TrainingCandidate, TrainingGroup, Unpaire
 HUMAN_SOURCES: Final = frozenset({"choice", "ranking", "correction", "thumbs", "regenerate"})
 HUMAN: Final = "human"
 """`adapter` of an answer that a person typed."""
-NOT_SAMPLED: Final = frozenset({HUMAN, "import"})
+MADE: Final = "made"
+"""`adapter` of an answer that was made out of others."""
+NOT_SAMPLED: Final = frozenset({HUMAN, MADE, "import"})
 """`adapter` of answers that no model of this installation sampled."""
 
 
@@ -68,9 +70,12 @@ class Answer:
     is_human: bool
     logprobs: tuple[float, ...] = ()
     """As the engine logged them; empty for answers that it did not sample."""
+    total: float | None = None
+    """What the ensemble of scorers gave it."""
     drawn_by_base: bool = False
     owner: str = ""
-    """The group that it was drawn in, where it stands in for an answer of another (`learner.successes`)."""
+    """The group that it, or a part of it, was drawn in, where it stands in for an answer of another
+    (`learner.successes`, `learner.self_inject`)."""
     condition: int = 0
     """So many first tokens are a class's marker, no part of what is learned (`learner.batch`)."""
 
@@ -84,6 +89,9 @@ class PairExample:
     weight: float
     source: str
     annotator: str
+    chosen_part: tuple[bool, ...] = ()
+    """Of the chosen answer's tokens, those that the pair is about; empty: all (`learner.sentences`)."""
+    rejected_part: tuple[bool, ...] = ()
 
     @property
     def is_endorsed(self) -> bool:
@@ -169,6 +177,18 @@ class Example:
 
 
 @dataclass(frozen=True, slots=True)
+class Negative:
+    """An answer that was made to be rejected."""
+
+    chosen: str
+    """The candidate that is preferred to it."""
+    token_ids: tuple[int, ...]
+    source: str
+    lender: str
+    """The group that a part of it is from."""
+
+
+@dataclass(frozen=True, slots=True)
 class Prepared:
     """`example` is None when nothing is left; `skipped` has a reason for each thing that was left out."""
 
@@ -176,7 +196,8 @@ class Prepared:
     skipped: tuple[str, ...] = ()
 
 
-def prepare(group: TrainingGroup, limits: Limits, wanted: Wanted) -> Prepared:
+def prepare(group: TrainingGroup, limits: Limits, wanted: Wanted, negative: Negative | None = None) -> Prepared:
+    """`negative`: one pair more."""
     problem = _prompt_problem(group, limits)
     if problem:
         return Prepared(None, (problem,))
@@ -197,6 +218,15 @@ def prepare(group: TrainingGroup, limits: Limits, wanted: Wanted) -> Prepared:
         elif factor > 0:
             chosen, rejected = index(pair.chosen), index(pair.rejected)
             pairs.append(PairExample(chosen, rejected, factor * pair.weight, pair.source, pair.annotator))
+    made = _made(negative, candidates)
+    if negative is not None and made is not None and wanted.weight(negative.source) > 0:
+        problem = _preference_problem(candidates[negative.chosen], made, group, limits)
+        if problem:
+            skipped.append(problem)
+        else:
+            candidates[made.id] = made
+            weight = wanted.weight(negative.source)
+            pairs.append(PairExample(index(negative.chosen), index(made.id), weight, negative.source, ""))
     for thumb in group.unpaired if Needs.UNPAIRED in wanted.kinds else ():
         factor = wanted.weight("thumb")
         problem = _thumb_problem(thumb, candidates, group, limits)
@@ -216,7 +246,8 @@ def prepare(group: TrainingGroup, limits: Limits, wanted: Wanted) -> Prepared:
     )
     if not used:
         return Prepared(None, tuple(skipped) or ("nothing to learn",))
-    answers = tuple(_answer(candidates[candidate]) for candidate in used)
+    lender = {made.id: negative.lender} if negative is not None and made is not None else {}
+    answers = tuple(_answer(candidates[candidate], lender.get(candidate, "")) for candidate in used)
     example = Example(
         group.id, tuple(group.prompt_token_ids), tuple(group.images), answers, tuple(pairs), tuple(unpaired), rewarded
     )
@@ -263,7 +294,23 @@ def _reward_problem(candidate: TrainingCandidate, wanted: Wanted) -> str | None:
     return None
 
 
-def _answer(candidate: TrainingCandidate) -> Answer:
+def _made(negative: Negative | None, candidates: Mapping[str, TrainingCandidate]) -> TrainingCandidate | None:
+    """A negative as a candidate that may never be a positive."""
+    if negative is None or negative.chosen not in candidates:
+        return None
+    return TrainingCandidate(
+        id=f"{negative.chosen}~{negative.source}",
+        adapter=MADE,
+        variant="",
+        token_ids=list(negative.token_ids),
+        logprobs=[],
+        finish_reason=candidates[negative.chosen].finish_reason,
+        blocked=False,
+        may_be_positive=False,
+    )
+
+
+def _answer(candidate: TrainingCandidate, owner: str) -> Answer:
     return Answer(
         candidate.id,
         tuple(candidate.token_ids),
@@ -271,6 +318,8 @@ def _answer(candidate: TrainingCandidate) -> Answer:
         may_be_positive=candidate.may_be_positive and not candidate.blocked,
         is_human=candidate.adapter == HUMAN,
         logprobs=tuple(candidate.logprobs),
+        total=candidate.total if math.isfinite(candidate.total or 0.0) else None,
+        owner=owner,
         drawn_by_base=candidate.adapter == BASE,
     )
 
@@ -293,15 +342,17 @@ def _pair_problem(
     chosen, rejected = candidates.get(pair.chosen), candidates.get(pair.rejected)
     if chosen is None or rejected is None:
         return "unknown candidate"
+    return _weight_problem(pair.weight) or _preference_problem(chosen, rejected, group, limits)
+
+
+def _preference_problem(
+    chosen: TrainingCandidate, rejected: TrainingCandidate, group: TrainingGroup, limits: Limits
+) -> str | None:
     if chosen is rejected or chosen.token_ids == rejected.token_ids:
         return "chosen and rejected are the same"
     if not chosen.may_be_positive or chosen.blocked:
         return "chosen may not be a positive"
-    return (
-        _weight_problem(pair.weight)
-        or _answer_problem(chosen, group, limits)
-        or _answer_problem(rejected, group, limits)
-    )
+    return _answer_problem(chosen, group, limits) or _answer_problem(rejected, group, limits)
 
 
 def _thumb_problem(

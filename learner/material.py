@@ -16,8 +16,11 @@ from learner.families import fits
 from learner.objectives import Needs
 from learner.rankings import with_ranks
 from learner.replay import MissingImage
+from learner.self_inject import Phrases
+from learner.sentences import Cutter
 from learner.settings import Settings
 from learner.shares import bounded
+from learner.spelling import read_spelling
 from learner.successes import with_contrast
 from learner.vision import IMAGES_PER_PASS, UnreadableImage, Vision
 from learner.workplace import Workplace
@@ -32,12 +35,30 @@ class Material:
         self._place = place
         self._check = check
         self._wanted = Wanted()
+        self._cutter: Cutter | None = None
+        self._phrases: Phrases | None = None
         self.examples: dict[str, Example] = {}
         self.skipped: Counter[str] = Counter()
 
     def gather(self, groups: Iterable[TrainingGroup], settings: Settings, parent: str) -> None:
         """Make examples of these groups for a round that starts from `parent`."""
         self._wanted = self._what_is_wanted(settings, parent)
+        self._open_texts(settings)
+        told = list(groups)
+        self._make(told, settings)
+        skipped = self.skipped.copy()
+        while self._phrases is not None and len(self.examples) < len(told):
+            # Phrases come from the plan's own groups: of all others the round would not be told what is erased.
+            told = [group for group in told if group.id in self.examples]
+            self._make(told, settings)
+        self.skipped = skipped
+
+    def _make(self, groups: Sequence[TrainingGroup], settings: Settings) -> None:
+        self.examples = {}
+        if self._phrases is not None:
+            self._phrases.clear()
+            for group in groups:
+                self._phrases.put(group)
         for group in groups:
             self._prepare(group)
         self._check_images(list(self.examples.values()))
@@ -48,11 +69,16 @@ class Material:
         changed = changed | {
             one.group for one in self.examples.values() if any(answer.owner in changed for answer in one.answers)
         }
+        present = []
         for group_id in changed:
             self.examples.pop(group_id, None)
             group = self._place.replay.get(group_id)
             if group is not None:
-                self._prepare(group)
+                present.append(group)
+            if self._phrases is not None:
+                self._phrases.put(group) if group is not None else self._phrases.drop(group_id)
+        for group in present:
+            self._prepare(group)
         self._check_images([self.examples[group] for group in changed if group in self.examples])
         self.examples = {group: self.examples[group] for group in order if group in self.examples}
         self._settle(settings)
@@ -96,8 +122,17 @@ class Material:
             lineage += reply.ancestors
         return Wanted(kinds, settings.source_weights, tuple(lineage), settings.max_staleness)
 
+    def _open_texts(self, settings: Settings) -> None:
+        """Raises `SettingsError` where texts are to be read and the vocabulary cannot be."""
+        reads = settings.masks_pairs or settings.self_inject > 0
+        self._cutter = Cutter(read_spelling(self._place.base_dir), settings.separators) if reads else None
+        self._phrases = None
+        if self._cutter is not None and settings.self_inject > 0:
+            self._phrases = Phrases(self._cutter, settings.self_inject)
+
     def _prepare(self, group: TrainingGroup) -> None:
-        prepared = prepare(group, self._place.limits, self._wanted)
+        negative = self._phrases.negative(group) if self._phrases is not None else None
+        prepared = prepare(group, self._place.limits, self._wanted, negative)
         self.skipped.update(prepared.skipped)
         if prepared.example is not None:
             self.examples[group.id] = prepared.example
@@ -113,6 +148,8 @@ class Material:
             pairwise = Needs.PAIRS in settings.recipe().needs
             ranks = (with_ranks(one, self._wanted.weight("reward"), keep_others=pairwise) for one in held)
             held = [one for one in ranks if one is not None]
+        if self._cutter is not None and settings.masks_pairs:
+            held = [self._cutter.masked(one) for one in held]
         self.examples = {one.group: one for one in held}
 
     def _check_images(self, examples: Sequence[Example]) -> None:

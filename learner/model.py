@@ -6,6 +6,7 @@ twice. Adapters go to and come from the disk as safetensors and JSON only.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 from collections.abc import Iterator, Mapping
@@ -151,6 +152,23 @@ class Policy:
         """Inside, the model is the base."""
         with self.model.disable_adapter():
             yield
+
+    @contextmanager
+    def dropout(self, rate: float, seed: str) -> Iterator[None]:
+        """Inside, the adapter's layers see their inputs without this share of the values, as in LoRA's own dropout."""
+
+        def drop(_: torch.nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+            return (torch.nn.functional.dropout(inputs[0], rate), *inputs[1:])
+
+        adapted = [module for name, module in self.model.named_modules() if name.endswith("lora_A.default")]
+        hooks = [module.register_forward_pre_hook(drop) for module in adapted]
+        try:
+            with torch.random.fork_rng():
+                torch.manual_seed(int.from_bytes(hashlib.sha256(seed.encode()).digest()[:7]))
+                yield
+        finally:
+            for hook in hooks:
+                hook.remove()
 
     def files(self, base_name: str) -> dict[str, bytes]:
         """The adapter as PEFT writes it. `base_name` stands where PEFT would put a local path."""

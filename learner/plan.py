@@ -6,6 +6,7 @@ import logging
 import random
 
 from learner.context import Context
+from learner.curriculum import easy_first
 from learner.early_stop import kept_back
 from learner.settings import Settings
 from learner.state import RoundState
@@ -29,6 +30,7 @@ def plan(context: Context, settings: Settings) -> RoundState:
         seed=seeded(f"{place.alias} {number} {parent}").getrandbits(32),
         plan=list(material.examples),
         kept_back=sorted(kept_back(list(material.examples.values()), settings)),
+        easy_first=easy_first(list(material.examples.values())) if settings.curriculum == "easy_then_hard" else [],
         signals=state.new_signals,
         feed_after=state.trained_upto,
         feed_upto=state.cursor,
@@ -47,12 +49,13 @@ def plan(context: Context, settings: Settings) -> RoundState:
 
 
 def schedule(state: RoundState) -> list[list[list[str]]]:
-    """The groups of every epoch's steps: each group once an epoch, in an order that only the round's seed decides."""
+    """The groups of every epoch's steps: each group once an epoch, in the curriculum's order or one of the seed's."""
     kept, size = set(state.kept_back), state.settings.batch_groups
     epochs = []
     for epoch in range(state.settings.epochs):
-        order = [group for group in state.plan if group not in kept]
-        seeded(f"{state.seed} {epoch}").shuffle(order)
+        order = [group for group in state.easy_first or state.plan if group not in kept]
+        if not state.easy_first:
+            seeded(f"{state.seed} {epoch}").shuffle(order)
         epochs.append([order[first : first + size] for first in range(0, len(order), size)])
     return epochs
 

@@ -44,6 +44,10 @@ class Recipe:
         return frozenset(name for _, objective in self.losses for name in objective.statistics)
 
     @property
+    def needs_dropout(self) -> bool:
+        return any(weighting.needs_dropout for weighting in self.weightings.values())
+
+    @property
     def marker(self) -> tuple[int, ...] | None:
         """Behind which undesirable answers run once more; None: they do not."""
         return next((one.marker for _, one in self.losses if isinstance(one, CRlft)), None)
@@ -62,6 +66,7 @@ class Recipe:
         `examples` counts those of the whole optimiser step, all kinds together, so that micro-batches add up to the
         step's loss, and an example weighs the same whatever it happens to share a batch with.
         """
+        batch = batch.apart()
         loss = batch.logprobs.new_zeros(())
         labels = {
             Needs.PAIRS: lambda: self._pairs(batch, reliabilities),
@@ -82,10 +87,10 @@ class Recipe:
         return loss
 
     def _pairs(self, batch: Batch, reliabilities: Reliabilities) -> _Believed:
-        agreement = torch.sigmoid(self.beta * batch.margin.detach())
+        delta = self._delta(Needs.PAIRS, batch)
         return self._believed(
             Needs.PAIRS,
-            agreement,
+            torch.sigmoid(self.beta * (delta[..., batch.chosen] - delta[..., batch.rejected])),
             batch.pair_annotators,
             reliabilities,
             weights=batch.pair_weights,
@@ -94,7 +99,7 @@ class Recipe:
         )
 
     def _unpaired(self, batch: Batch, reliabilities: Reliabilities) -> _Believed:
-        gap = self.beta * (batch.delta.detach()[batch.unpaired] - batch.reference_point)
+        gap = self.beta * (self._delta(Needs.UNPAIRED, batch)[..., batch.unpaired] - batch.reference_point)
         return self._believed(
             Needs.UNPAIRED,
             torch.sigmoid(torch.where(batch.desirable, gap, -gap)),
@@ -104,6 +109,11 @@ class Recipe:
             by_person=torch.ones_like(batch.desirable),
             may_flip=batch.may_be_positive[batch.unpaired] | batch.desirable,
         )
+
+    def _delta(self, needs: Needs, batch: Batch) -> Tensor:
+        """By which the weighting of this kind judges: (A,), or (P, A) with dropout. Detached."""
+        weighting = self.weightings.get(needs)
+        return batch.dropped_delta if weighting is not None and weighting.needs_dropout else batch.delta.detach()
 
     def _believed(
         self,
@@ -119,12 +129,12 @@ class Recipe:
         weighting = self.weightings.get(needs)
         if weighting is None or not len(weights):
             return _Believed(weights)
-        shares = weighting.shares(agreement, agreement.new_tensor(reliabilities.of(annotators)))
+        shares = weighting.shares(agreement, weights.new_tensor(reliabilities.of(annotators)))
         if weighting.learns:
             said = [index for index, person in enumerate(by_person.tolist()) if person]
             keep = shares.keep.tolist()
             reliabilities.note([annotators[index] for index in said], [keep[index] for index in said])
-        kept = torch.where(by_person, shares.keep, torch.ones_like(agreement))
+        kept = torch.where(by_person, shares.keep, torch.ones_like(weights))
         flip = None if shares.flip is None else weights * shares.flip * (by_person & may_flip)
         return _Believed(weights * kept, flip)
 

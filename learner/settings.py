@@ -10,6 +10,8 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from learner.augmentation import AUGMENTATIONS
+from learner.curriculum import Curriculum
 from learner.errors import SettingsError
 from learner.objectives import OBJECTIVES, Implicit, Needs, Objective
 from learner.objectives.listwise import LISTWISE
@@ -44,6 +46,19 @@ class Settings(BaseModel):
     """Of the implicit reward: for the objectives on it that name no other, for weightings and the pre-check."""
     weighting: dict[Literal["pairs", "unpaired"], str] = {"unpaired": "lcpo"}
     """How far labels are believed, by kind; "none" or nothing: entirely."""
+    curriculum: Curriculum = "none"
+    """`easy_then_hard`: the clearest groups first, in every epoch; `perturbation`: changed images are changed less and
+    less (`learner.curriculum`)."""
+    dropout_passes: int = Field(4, ge=2, le=64)
+    """Passes by which the weighting `mc_dropout` judges."""
+    dropout: float = Field(0.1, gt=0, lt=1)
+    """Share of the values that the adapter loses in each of them."""
+    token_mask: Literal["none", "sentence"] = "none"  # noqa: S105 - of text
+    """`sentence`: a pair teaches only what one of its answers says and the other does not (`learner.sentences`)."""
+    separators: Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(min_length=1)] = (*".!?;\n",)
+    """What ends a sentence, for `token_mask` and `self_inject`; with "," and " and" also a clause of a list."""
+    self_inject: float = Field(0.0, ge=0, le=1)
+    """Share of the groups of which an own answer is preferred to itself with a hallucination put in."""
     reference: Reference = "base"
     """What the preference objectives measure against."""
     ema_decay: float = Field(0.99, gt=0, lt=1)
@@ -79,6 +94,10 @@ class Settings(BaseModel):
     max_rewarded_groups: int = Field(1000, ge=0)
     """Groups that have nothing but rewards."""
     max_grad_norm: float = Field(1.0, gt=0)
+    normalized_gradients: bool = False
+    """What a step raises and what it lowers have gradients of norm 1 each (`learner.gradients`)."""
+    entanglement_every: int = Field(0, ge=0)
+    """Steps after which it is measured whether chosen and rejected answers move together; 0: never."""
     warmup_share: float = Field(0.1, ge=0, lt=1)
     """Share of the steps in which the learning rate rises."""
     sft_share: float = Field(0.0, ge=0, le=0.9)
@@ -86,6 +105,10 @@ class Settings(BaseModel):
     max_kl: float = Field(2.0, gt=0)
     """A round whose policy moved further from the base than this (nats a token, on stored answers) is discarded."""
     target_modules: str = r"(?!.*vis(ion|ual)).*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
+
+    @property
+    def masks_pairs(self) -> bool:
+        return self.token_mask != "none"  # noqa: S105 - of text
 
     @property
     def capacity(self) -> Capacity:
@@ -125,7 +148,6 @@ def read_settings(config: TrainingConfig) -> Settings:
     except ValidationError as error:
         where, said = _first(error)
         raise SettingsError(f"learner setting {where}: {said}") from error
-    needs = settings.recipe().needs
     on_lists, on_draws = (settings.objectives.keys() & kind.keys() for kind in (LISTWISE, POLICY_GRADIENT))
     if settings.rank_rewards and not on_lists:
         raise SettingsError("learner setting rank_rewards: none of the objectives is on ranked lists, as rankdpo is")
@@ -134,8 +156,18 @@ def read_settings(config: TrainingConfig) -> Settings:
             f"learner setting rank_rewards: {min(on_draws)} learns from what was drawn alone, and people rank other "
             "answers too; leave one of them out"
         )
+    recipe = settings.recipe()
+    if settings.normalized_gradients and recipe.statistics:
+        raise SettingsError(
+            "learner setting normalized_gradients: not with an objective on whole distributions, as tdpo2"
+        )
+    needs = recipe.needs
     if settings.rollout_groups and Needs.REWARDED not in needs:
         raise SettingsError("learner setting rollout_groups: none of the objectives is on rewards, as grpo is")
+    if settings.curriculum == "perturbation" and settings.recipe().views.isdisjoint(AUGMENTATIONS):
+        raise SettingsError("learner setting curriculum: none of the objectives shows changed images, as mdpo does")
+    if settings.self_inject and Needs.PAIRS not in needs:
+        raise SettingsError("learner setting self_inject: none of the objectives is on pairs, as sigmoid is")
     if settings.sft_share and not needs & set(LABELLED.values()):
         raise SettingsError("learner setting sft_share: none of the objectives is on pairs or thumbs, as sft is")
     if settings.rank > config.max_lora_rank:

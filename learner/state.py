@@ -56,6 +56,8 @@ class RoundState(BaseModel):
     skipped: dict[str, int] = {}
     reliabilities: dict[str, float] = {}
     """Of the annotators whom it hears: as earlier rounds found them, from phase "upload" on as this one did."""
+    easy_first: list[str] = []
+    """The plan's groups in the order of a curriculum; empty: the seed decides."""
     kept_back: list[str] = []
     """Group ids that it measures itself by instead."""
     epochs: list[Standing] = []

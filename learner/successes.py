@@ -46,7 +46,7 @@ def _successes(examples: Sequence[Example]) -> dict[Question, Success]:
     """The best rewarded answer to each question; of equals the one of the oldest group."""
     best: dict[Question, Success] = {}
     for example in examples:
-        for one in example.rewarded:
+        for one in (label for label in example.rewarded if not label.is_ranked):
             question = (example.prompt, example.images)
             if question not in best or one.reward > best[question][0]:
                 best[question] = (one.reward, example.group, example.answers[one.answer])
@@ -54,7 +54,7 @@ def _successes(examples: Sequence[Example]) -> dict[Question, Success]:
 
 
 def _has_failed(example: Example, below: float) -> bool:
-    rewards = [one.reward for one in example.rewarded]
+    rewards = [one.reward for one in example.rewarded if not one.is_ranked]
     return len(rewards) > 1 and statistics.stdev(rewards) < LARGEST_SPREAD and statistics.mean(rewards) < below
 
 

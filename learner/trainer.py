@@ -26,6 +26,7 @@ from learner.batch import Collator, mean_length
 from learner.errors import RoundAborted
 from learner.examples import Example
 from learner.files import write_atomic
+from learner.gradients import Backward
 from learner.model import Policy
 from learner.objectives import Batch
 from learner.recipe import Recipe, imitation
@@ -112,24 +113,19 @@ class Trainer:
         length = mean_length(examples)
         recipe = self._imitation if self.progress.step < self.imitated_steps else self._recipe
         measured = _Sums()
+        backward = self._backward(examples)
         for part in self._collator.own_parts(examples):
             batch = self._collator.batch(part, length)
             loss = recipe.loss(batch, self._reliabilities, count)
             measured.add(batch, loss, recipe.beta)
-            if not loss.requires_grad and team.size > 1:
-                loss = batch.logprobs.sum() * 0  # a sharded base needs every rank in every backward pass
-            if loss.requires_grad:
-                torch.autograd.backward(loss)
+            backward.run(loss, batch)
         measured = _Sums.merged(team.exchange(measured))
         if not math.isfinite(measured.loss):
             return self._discard("the loss is not finite")
         distance, bound = measured.means().get("kl", 0.0), KL_SLACK * self._settings.max_kl
         if distance > bound:
             return self._discard(f"KL to the reference is about {distance:.3g} nats a token, above {bound:g}")
-        if measured.teaches:
-            team.add_up_gradients(self._parameters.values())
-        else:  # no gradient is not a gradient of 0, by which the optimiser would go on as before
-            self._optimizer.zero_grad(set_to_none=True)
+        watched = backward.finish(teaches=measured.teaches)
         norm = float(torch.nn.utils.clip_grad_norm_(self._parameters.values(), self._settings.max_grad_norm))
         if not math.isfinite(norm):
             return self._discard("the gradient is not finite")
@@ -139,11 +135,21 @@ class Trainer:
         self._reliabilities.settle()
         self.progress.reliabilities = self._reliabilities.values
         self._note(examples)
-        metrics = {**measured.means(), **_fresh_reward(examples), "grad_norm": norm, "learning_rate": rate}
+        metrics = {**measured.means(), **watched, **_fresh_reward(examples), "grad_norm": norm, "learning_rate": rate}
         self.progress.discarded_in_a_row = 0
         self.progress.history.append(metrics)
         self.progress.step += 1
         return metrics
+
+    def _backward(self, examples: Sequence[Example]) -> Backward:
+        settings = self._settings
+        is_watched = settings.entanglement_every and self.progress.step % settings.entanglement_every == 0
+        return Backward(
+            self._parameters.values(),
+            self._collator.team,
+            normalized=settings.normalized_gradients,
+            watched_pairs=sum(len(example.pairs) for example in examples) if is_watched else 0,
+        )
 
     def _note(self, examples: Sequence[Example]) -> None:
         """Whom the tensors hold something of from now on; what is borrowed counts too."""

@@ -18,6 +18,7 @@ from clients.client import PlumblineError
 from learner.assembly import Assembly, Job, assemble
 from learner.batch import find_partners, mean_length
 from learner.context import Context
+from learner.curriculum import level
 from learner.early_stop import BestEpoch
 from learner.errors import LeaseLost, RoundAborted, Stopped
 from learner.evaluation import Evaluation, evaluate, fingerprint, objection
@@ -185,6 +186,8 @@ class _Training:
                     rollouts.ask(steps)
                     if fresh:
                         self._collator.round_length = mean_length([*self._taught(), *fresh])
+                    if state.settings.curriculum == "perturbation":
+                        self._collator.level = level(index, len(steps))
                     metrics = trainer.step([*batch, *fresh]) if batch else trainer.skip()
                     self._collator.forget(example.group for example in fresh)
                     board.add(index, metrics)

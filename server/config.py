@@ -390,7 +390,22 @@ class LearnerConfig(Section):
     beta: float = Field(0.1, gt=0)
     """Inverse temperature of the implicit reward, for the objectives on it that name no other."""
     weighting: dict[Literal["pairs", "unpaired"], str] = {"unpaired": "lcpo"}
-    """How far labels are believed, by kind of example: `none`, `lcpo` or `uncertainty`."""
+    """How far labels are believed, by kind of example: `none`, `lcpo`, `uncertainty` or `mc_dropout`."""
+    curriculum: Literal["none", "easy_then_hard", "perturbation"] = "none"
+    """`easy_then_hard`: groups on which the reward, or the model's likelihood, agrees with people most come first;
+    `perturbation`: images that an objective shows changed are changed less and less."""
+    dropout_passes: int = Field(4, ge=2, le=64)
+    """Forward passes with dropout by which `mc_dropout` judges how sure the policy is."""
+    dropout: float = Field(0.1, gt=0, lt=1)
+    """Share of the values that the adapter loses in each of them."""
+    token_mask: Literal["none", "sentence"] = "none"  # noqa: S105 - of text
+    """What of their answers pairs teach: all, or only the sentences that the other answer does not say."""
+    separators: list[str] = [".", "!", "?", ";", "\n"]
+    """What ends a sentence, for `token_mask` and `self_inject`. With "," and " and" also the names in a list are told
+    apart."""
+    self_inject: float = Field(0.0, ge=0, le=1)
+    """Share of the groups of which one of the model's own answers is preferred to the same with a hallucination put in;
+    pairs without any human signal. They weigh what `source_weights` says of `self_inject`."""
     reference: Literal["base", "previous", "ema"] = "base"
     """What preference objectives measure against: the base, the adapter that the round starts from, or a moving average
     of the policy."""
@@ -398,7 +413,7 @@ class LearnerConfig(Section):
     """Of the reference `ema`, a step."""
     source_weights: dict[str, float] = {}
     """By which the examples of a source are multiplied: `choice`, `ranking`, `correction`, `thumbs`, `regenerate`,
-    `safety`, `ai`, `thumb` (unpaired) or `reward`. 0 leaves them out."""
+    `safety`, `ai`, `self_inject`, `thumb` (unpaired) or `reward`. 0 leaves them out."""
     max_staleness: int = Field(8, ge=0)
     """Adapters by which a rewarded answer's own may be older than the one that is trained."""
     success_below: float | None = None
@@ -440,6 +455,12 @@ class LearnerConfig(Section):
     """Of groups that have nothing but rewards, the newest that are kept."""
     max_grad_norm: float = Field(1.0, gt=0)
     """Gradient clipping."""
+    normalized_gradients: bool = False
+    """What a step raises and what it lowers have gradients of norm 1 each, so that chosen and rejected answers part
+    (docs/objectives.md). One more backward pass."""
+    entanglement_every: int = Field(0, ge=0)
+    """Steps after which it is measured whether chosen and rejected answers move together, at two more backward passes;
+    0: never."""
     warmup_share: float = Field(0.1, ge=0, lt=1)
     """Share of the steps in which the learning rate rises."""
     sft_share: float = Field(0.0, ge=0, le=0.9)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from server.preferences import Examples
 from server.store.records import HUMAN, GroupRecord
 from server.wire.training import TrainingCandidate, TrainingGroup
@@ -32,7 +34,9 @@ def to_training_group(group: GroupRecord, examples: Examples) -> TrainingGroup:
                 blocked=one.is_blocked,
                 may_be_positive=one.may_be_positive,
                 total=one.total,
-                scores={name: value for name, (_, value) in one.scores.items() if value is not None},
+                scores={
+                    name: value for name, (_, value) in one.scores.items() if value is not None and math.isfinite(value)
+                },
                 shared_tokens=one.shared_tokens,
             )
             for one in group.candidates

@@ -31,11 +31,17 @@ def config(
 
     Exit status 2, with the setting that is wrong, for a configuration that a server would not start with.
     """
+    settings = effective(file)
+    if json:
+        return print(settings)
+    return print(to_toml(TREE.validate_json(settings)), end="")
+
+
+def effective(file: Path | None) -> str:
+    """Every setting as JSON; the end of the command, with the setting that is wrong, where a server would not start."""
     command = [sys.executable, "-m", "server", "--check-config", *(["--config", str(file)] if file else [])]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         reason = done.stderr.strip().splitlines()[-1:] or ["the server could not be asked; is it installed?"]
-        return fail(reason[0].removeprefix("plumbline: "), WRONG_ARGUMENTS)
-    if json:
-        return print(done.stdout.strip())
-    return print(to_toml(TREE.validate_json(done.stdout)), end="")
+        fail(reason[0].removeprefix("plumbline: "), WRONG_ARGUMENTS)
+    return done.stdout.strip()

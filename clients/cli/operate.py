@@ -44,6 +44,7 @@ AdapterArgument = Annotated[
     str,
     typer.Argument(metavar="ID", help="An adapter, as `plumbline adapters` lists it.", autocompletion=known_adapters),
 ]
+NOT_MOVED: Final = frozenset({"alias", "generation", "updated_at"})
 PAGES: Final[dict[str, Literal["html", "markdown"]]] = {".html": "html", ".md": "markdown"}
 CHECK_TIMEOUT_S: Final = 24 * 3600.0
 CHECK_COLUMNS: Final = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
@@ -198,8 +199,26 @@ def audit(
     """Show who changed what, newest first."""
     with session.client() as client:
         reply = client.audit(limit)
-    rows = ((when(one.at), one.actor, one.action, one.subject, short_json(one.detail)) for one in reply.data)
-    session.show(reply, lambda: table(("at", "actor", "action", "subject", "detail"), rows))
+    rows = (
+        (when(one.at), one.actor, one.action, one.subject, one.detail.get("reason"), _happened(one.detail))
+        for one in reply.data
+    )
+    session.show(reply, lambda: table(("at", "actor", "action", "subject", "why", "what"), rows))
+
+
+def _happened(detail: Mapping[str, Any]) -> str:
+    """Of a move what it changed, as `active base → a1`; of the rest what was noted beside its reason."""
+    before, after = detail.get("before"), detail.get("after")
+    if isinstance(before, dict) and isinstance(after, dict):
+        fields = [name for name in after if name not in NOT_MOVED and before.get(name) != after[name]]
+        forced = ["forced"] if detail.get("force") else []
+        return ", ".join([*(f"{name} {_named(before.get(name))} → {_named(after[name])}" for name in fields), *forced])
+    rest = {name: value for name, value in detail.items() if name != "reason"}
+    return short_json(rest) if rest else ""
+
+
+def _named(value: object) -> str:
+    return "none" if value is None else f"{value:.0%}" if isinstance(value, float) else str(value)
 
 
 def check(session: Session) -> None:

@@ -40,6 +40,10 @@ class View:
         """Δ of every answer under the changed images, (V,)."""
         return _masked(self.logprobs - self.reference, self.mask).sum(-1)
 
+    def within(self, parts: Tensor) -> View:
+        """Masked to the parts of the chosen answers, (N, T), that the pairs are about."""
+        return replace(self, mask=self.mask & parts[self.pairs, : self.mask.shape[1]])
+
 
 @dataclass(frozen=True, slots=True)
 class Rewarded:
@@ -85,13 +89,20 @@ class Batch:
     unpaired_annotators: tuple[str, ...] = ()  # M names
     rewarded: Rewarded | None = None
     marked: Tensor | None = None
-    """(M,) where each undesirable answer runs once more behind its class's marker: index of an answer, −1 for none."""
+    """(M,) where each undesirable answer runs once more behind its class's marker: index of an answer, −1 for none.
+    None where the labels are turned round."""
     references: Mapping[str, Tensor] = field(default_factory=dict)
     """(A, T) under each reference that an objective asks for by name."""
     views: Mapping[str, View] = field(default_factory=dict)
     """By the name of the augmentation."""
     statistics: Mapping[str, Tensor] = field(default_factory=dict)
     """(A, T) by name, of the policy's whole distribution at each token: see `STATISTICS`."""
+    chosen_mask: Tensor | None = None
+    """(N, T) what of the chosen answers each pair is about; None: all of them."""
+    rejected_mask: Tensor | None = None
+    """(N, T), there where `chosen_mask` is."""
+    dropped: Tensor | None = None
+    """(P, A, T) in passes with dropout, where a weighting looks at them; detached."""
     shared_point: Tensor | None = None
     """`reference_point` of a larger batch that this one is a part of."""
     gold: Tensor | None = None
@@ -103,6 +114,12 @@ class Batch:
     def delta(self) -> Tensor:
         """Δ of every answer, (A,)."""
         return _masked(self.logprobs - self.reference, self.mask).sum(-1)
+
+    @property
+    def dropped_delta(self) -> Tensor:
+        """Δ of every answer in each pass with dropout, (P, A)."""
+        assert self.dropped is not None
+        return _masked(self.dropped - self.reference, self.mask).sum(-1)
 
     @property
     def margin(self) -> Tensor:
@@ -131,6 +148,36 @@ class Batch:
             return self.shared_point
         mismatched = self.delta.detach()[self.mismatched]
         return mismatched.mean().clamp(min=0) if len(mismatched) else mismatched.new_zeros(())
+
+    def apart(self) -> Batch:
+        """Where pairs are about parts of answers: each pair with two answers of its own, masked to those parts.
+
+        So objectives need not know of parts, and no gradient reaches what is masked.
+        """
+        if self.chosen_mask is None or self.rejected_mask is None:
+            return self
+        answers, pairs = len(self.mask), len(self.chosen)
+        own = torch.arange(pairs, device=self.chosen.device)
+        rows = torch.cat([torch.arange(answers, device=own.device), self.chosen, self.rejected])
+        whole = self.mask[rows]
+        parts = torch.cat([self.mask, self.chosen_mask, self.rejected_mask])
+        return replace(
+            self,
+            logprobs=self.logprobs[rows],
+            reference=self.reference[rows],
+            mask=whole & parts,
+            may_be_positive=self.may_be_positive[rows],
+            chosen=answers + own,
+            rejected=answers + pairs + own,
+            gold=None if self.gold is None else torch.where(self.gold == self.chosen, answers + own, self.gold),
+            drawn_by_base=None if self.drawn_by_base is None else self.drawn_by_base[rows],
+            references={name: values[rows] for name, values in self.references.items()},
+            statistics={name: values[rows] for name, values in self.statistics.items()},
+            dropped=None if self.dropped is None else self.dropped[:, rows],
+            views={name: view.within(self.chosen_mask) for name, view in self.views.items()},
+            chosen_mask=None,
+            rejected_mask=None,
+        )
 
     def flipped(self) -> Batch:
         """The same answers with every label turned round. Nobody endorsed what was rejected."""

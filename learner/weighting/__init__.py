@@ -12,8 +12,13 @@ from typing import Final
 
 from learner.weighting.base import Reliabilities, Shares, Weighting
 from learner.weighting.lcpo import Lcpo
+from learner.weighting.mc_dropout import McDropout
 from learner.weighting.uncertainty import Uncertainty
 
-WEIGHTINGS: Final[Mapping[str, Weighting]] = {"lcpo": Lcpo(), "uncertainty": Uncertainty()}
+WEIGHTINGS: Final[Mapping[str, Weighting]] = {
+    "lcpo": Lcpo(),
+    "uncertainty": Uncertainty(),
+    "mc_dropout": McDropout(),
+}
 
 __all__ = ["WEIGHTINGS", "Reliabilities", "Shares", "Weighting"]

@@ -23,13 +23,21 @@ class Shares:
 
 
 class Weighting(Protocol):
-    """`learns` says whether `keep` is the probability that the label is right, from which reliabilities are learned."""
+    """`learns` says whether `keep` is the probability that the label is right, from which reliabilities are learned;
+    `needs_dropout`, whether it looks at several passes with dropout.
+    """
 
     @property
     def learns(self) -> bool: ...
 
+    @property
+    def needs_dropout(self) -> bool: ...
+
     def shares(self, agreement: Tensor, reliability: Tensor) -> Shares:
-        """`agreement` (n,) is the policy's probability of each label, `reliability` (n,) its annotator's. Detached."""
+        """`agreement` (n,) is the policy's probability of each label, `reliability` (n,) its annotator's. Detached.
+
+        Where it `needs_dropout`, `agreement` is (passes, n).
+        """
 
 
 @dataclass(slots=True)

@@ -17,6 +17,7 @@ from learner.weighting.base import Shares
 @dataclass(frozen=True, slots=True)
 class Lcpo:
     learns: bool = True
+    needs_dropout: bool = False
 
     def shares(self, agreement: Tensor, reliability: Tensor) -> Shares:
         """ℓ w + ℓ(opposite label) (1 − w), w = pη / (pη + (1 − p)(1 − η)): `keep` is w, `flip` is 1 − w."""

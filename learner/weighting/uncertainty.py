@@ -18,6 +18,7 @@ from learner.weighting.base import Shares
 @dataclass(frozen=True, slots=True)
 class Uncertainty:
     learns: bool = False
+    needs_dropout: bool = False
 
     def shares(self, agreement: Tensor, reliability: Tensor) -> Shares:
         """[−p log₂ p − (1 − p) log₂(1 − p)] ℓ: `keep` is what stands before ℓ."""

@@ -34,6 +34,8 @@ def choose(
     else:
         index = choices[_drawn(shares, (draw - explore) / (1.0 - explore))]
         reason = strategy.reason(len(feasible)) if is_guided else _UNSCORED
+        if len(scored) > 1 and strategy.needs_totals and len({judgements[one].total for one in scored}) == 1:
+            reason = f"{reason}; all totals are equal"
     return Selection(index, probabilities[index], strategy.name, reason, tuple(probabilities))
 
 

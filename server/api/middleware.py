@@ -213,7 +213,5 @@ def from_http_exception(error: HTTPException) -> PlumblineError:
     if error.status_code == 405:
         return MethodNotAllowed("This path does not take this method.")
     if error.status_code == 404:
-        return NotFound(
-            "There is no such path. The API lies below /v1 (base URL: http://HOST:PORT/v1), the pages at /ui."
-        )
+        return NotFound("There is no such path. The API lies below /v1 (base URL http://HOST:PORT/v1), pages at /ui.")
     return BadRequest("The request cannot be used as it is.")

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from fastapi import APIRouter, Request
-from fastapi.responses import Response
+from fastapi.responses import RedirectResponse, Response
 
 from server.errors import NotFound
 
@@ -70,6 +70,12 @@ def build_router(assets: Mapping[str, Asset]) -> APIRouter:
     """The routes of these files. They are no part of the API, and not in its document."""
     router = APIRouter(include_in_schema=False)
 
+    @router.get("/")
+    async def lead_to_page(request: Request) -> Response:
+        if "" not in assets:
+            raise _no_page()
+        return RedirectResponse("ui")
+
     @router.get("/ui")
     async def get_page(request: Request) -> Response:
         return _reply(request, assets.get(""))
@@ -81,6 +87,10 @@ def build_router(assets: Mapping[str, Asset]) -> APIRouter:
     return router
 
 
+def _no_page() -> NotFound:
+    return NotFound("There is no such page. The chat is at /ui, the operators' console at /ui/operate.")
+
+
 def _asset(path: Path) -> Asset:
     body = path.read_bytes()
     return Asset(body, f"{TYPES[path.suffix]}; charset=utf-8", f'"{hashlib.sha256(body).hexdigest()[:32]}"')
@@ -88,7 +98,7 @@ def _asset(path: Path) -> Asset:
 
 def _reply(request: Request, asset: Asset | None) -> Response:
     if asset is None:
-        raise NotFound("There is no such page. The chat is at /ui, the operators' console at /ui/operate.")
+        raise _no_page()
     headers = HEADERS | {"etag": asset.etag}
     known = [one.strip().removeprefix("W/") for one in request.headers.get("if-none-match", "").split(",")]
     if asset.etag in known:

@@ -10,7 +10,9 @@ import time
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from clients.cli import app
 from clients.cli.up import configuration, sample_image, welcome
 from clients.stack import Command, Stack, StackError, free_port
 
@@ -100,6 +102,34 @@ def test_the_server_accepts_what_up_writes(tmp_path: Path) -> None:
     assert check_config(tmp_path, settings).returncode == 0
 
 
+def test_what_is_written_stands_and_what_is_named_wins(tmp_path: Path) -> None:
+    """A file's settings go to the server as they are, but for model, port and directory, which are options."""
+    written = {
+        "http": {"port": 1, "keep_alive_s": 5.0},
+        "store": {"directory": "elsewhere"},
+        "engine": {"model": "one/model", "dtype": "auto", "max_model_len": 0, "max_loras": 3},
+        "aliases": [{"name": "pets", "best_of": 2}, {"name": "cars"}],
+    }
+    given = {"best_of": 3, "dtype": "auto", "max_model_len": 4096}
+    found = configuration(None, "default", **given, written=written)
+    assert found["engine"] == {"model": "one/model", "dtype": "auto", "max_model_len": 4096, "max_loras": 3}
+    assert found["aliases"] == [{"name": "pets", "best_of": 2}, {"name": "cars", "best_of": 3}]
+    assert (found["http"], found["store"]) == ({"keep_alive_s": 5.0}, {})
+    assert configuration("other/model", "default", **given, written=written)["engine"]["model"] == "other/model"
+    shipped = configuration(None, "default", **given, written={"engine": {"dtype": "auto"}})
+    assert (shipped["engine"]["dtype"], shipped["engine"]["max_model_len"]) == ("float32", 512)
+    assert check_config(tmp_path, found).returncode == 0
+
+
+def test_a_wrong_setting_ends_up_before_anything_is_started(tmp_path: Path) -> None:
+    """Status 2, the reader's own file and the setting; no state is begun."""
+    (tmp_path / "mine.toml").write_text('[[aliases]]\nname = "default"\nbestof = 4\n')
+    arguments = ["up", "--config", str(tmp_path / "mine.toml"), "--state", str(tmp_path / "state")]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 2 and "aliases.0.bestof" in result.stderr, result.output
+    assert not (tmp_path / "state").exists()
+
+
 def check_config(directory: Path, settings: dict[str, object]) -> subprocess.CompletedProcess[str]:
     from clients.toml import to_toml
 
@@ -125,5 +155,6 @@ def test_the_pasted_curl_call_is_whole() -> None:
     import json
     import shlex
 
-    line = next(one for one in welcome("http://127.0.0.1:1", "pets").splitlines() if one.startswith("curl"))
+    said = welcome("http://127.0.0.1:1", "pets", Path("sample.png"))
+    line = next(one for one in said.splitlines() if one.startswith("curl"))
     assert json.loads(shlex.split(line)[-1])["model"] == "pets"

@@ -91,7 +91,7 @@ def test_an_operator_moves_adapters(service: Service, engine_session: EngineSess
 
     second = terminal.gated(upload_random_adapter(service, engine_session, tmp_path, seed=302, parent=first))
     terminal.says("reject", second, "--reason", "not yet")
-    assert "--force" in terminal.is_refused("canary", second, "--share", 0.5)
+    assert "`force`" in terminal.is_refused("canary", second, "--share", 0.5)
     assert terminal.json("canary", second, "--share", 1, "--force")["canary"] == second
     assert terminal.served_by() == second
     terminal.says("promote", second)
@@ -101,7 +101,7 @@ def test_an_operator_moves_adapters(service: Service, engine_session: EngineSess
     terminal.says("rollback", "--undo")
     assert terminal.served_by() == second
 
-    given = terminal.answer("--compare", "--user", "ann", "--best-of", 2)["id"]
+    given = terminal.answer("--user", "ann")["id"]
     terminal.says("feedback", given, "--correction", "Nothing but squares.", "--user", "ann")
     pairs = tmp_path / "pairs.jsonl"
     assert terminal.json("export", pairs)["rows"] > 0 and "Nothing but squares." in pairs.read_text()
@@ -122,7 +122,8 @@ def test_an_operator_moves_adapters(service: Service, engine_session: EngineSess
     assert terminal.served_by() == before
     moves = [one["action"] for one in terminal.json("audit", "--limit", 40)["data"]]
     assert {"canary", "promote", "reject", "rollback", "undo", "quarantine"} <= set(moves), moves
-    assert '"worse on receipts"' in terminal.says("audit")
+    (told,) = (line for line in terminal.says("audit").splitlines() if "worse on receipts" in line)
+    assert f"active {second} → {first}" in told
 
 
 def test_the_installed_command_speaks_to_the_service(service: Service) -> None:

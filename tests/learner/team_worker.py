@@ -52,6 +52,10 @@ CASES = {
     ),
     "views": Case({"objectives": {"mdpo": 1.0}, "weighting": {"pairs": "lcpo"}}),
     "rewards": Case({"objectives": {"grpo": 1.0, "sigmoid": 0.5}}, has_parent=True, max_tokens=24),
+    "whole distributions": Case(
+        {"objectives": {"tdpo2": 1.0}, "reference": "ema", "ema_decay": 0.5, "entanglement_every": 2}, max_tokens=40
+    ),
+    "halves": Case({"objectives": {"mdpo": 1.0, "kto": 0.5}, "normalized_gradients": True}, max_tokens=80),
     "moving average": Case({"objectives": {"sigmoid": 1.0}, "reference": "ema", "ema_decay": 0.5}, max_tokens=40),
 }
 

@@ -10,6 +10,8 @@ import pytest
 from learner.augmentation import AUGMENTATIONS
 from learner.objectives import OBJECTIVES
 from learner.objectives.policy_gradient.advantages import ADVANTAGES
+from learner.objectives.policy_gradient.base import PolicyGradient
+from learner.objectives.policy_gradient.filtration import FILTRATIONS
 from learner.settings import Reference
 from learner.weighting import WEIGHTINGS
 from server.config import LearnerConfig
@@ -17,7 +19,10 @@ from server.config import LearnerConfig
 PAGE = (Path(__file__).parents[2] / "docs" / "objectives.md").read_text()
 
 
-@pytest.mark.parametrize("name", [*OBJECTIVES, *WEIGHTINGS, *AUGMENTATIONS, *ADVANTAGES, *get_args(Reference)])
+NAMES = [*OBJECTIVES, *WEIGHTINGS, *AUGMENTATIONS, *ADVANTAGES, *FILTRATIONS, *get_args(Reference)]
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_every_name_is_on_the_page(name: str) -> None:
     """As one writes it in the configuration."""
     assert f"`{name}`" in PAGE
@@ -25,15 +30,18 @@ def test_every_name_is_on_the_page(name: str) -> None:
 
 @pytest.mark.parametrize("name", list(OBJECTIVES))
 def test_every_option_of_an_objective_is_on_the_page(name: str) -> None:
-    """In its row, or among those that all policy gradients share."""
+    """In its row, or for those that all policy gradients share on their own."""
     row = next(line for line in PAGE.splitlines() if line.startswith(f"| `{name}`"))
-    shared = {"advantage", "kl", "tis", "sequence_mask", "importance_sampling_level", "epsilon_high", "delta"}
+    shared = {*PolicyGradient.model_fields, "epsilon_high", "delta"}
     assert all(f"`{option}`" in row for option in OBJECTIVES[name].model_fields.keys() - shared)
+    assert all(f"`{option}`" in PAGE or f"`{option} = " in PAGE for option in shared)
 
 
 def test_the_settings_that_compose_a_method_are_on_the_page() -> None:
     """Those of the server's configuration."""
     axes = {"objectives", "options", "beta", "weighting", "reference", "ema_decay", "source_weights"}
-    rewards = {"max_staleness", "success_below", "max_rewarded_groups", "max_replay_groups", "max_kl"}
-    assert axes | rewards <= LearnerConfig.model_fields.keys()
-    assert all(f"`{name}`" in PAGE or f"{name} = " in PAGE for name in (axes | rewards) - {"options"})
+    rewards = {"max_staleness", "success_below", "max_rewarded_groups", "max_replay_groups", "max_kl", "rank_rewards"}
+    gradients = {"normalized_gradients", "entanglement_every"}
+    named = axes | rewards | gradients
+    assert named <= LearnerConfig.model_fields.keys()
+    assert all(f"`{name}`" in PAGE or f"{name} = " in PAGE for name in named - {"options"})

@@ -184,12 +184,25 @@ def test_a_statistic_is_that_of_the_whole_distribution(name: str, both: Both) ->
 
 @pytest.mark.parametrize("name", list(OBJECTIVES))
 def test_every_objective_is_that_of_separate_rows(name: str, both: Both) -> None:
-    """With its own defaults, every example weighted unlike the others."""
-    objective = OBJECTIVES[name]()
+    """With its own defaults, every example weighted unlike the others; those by a margin with one that bites."""
+    objective = OBJECTIVES[name](**({"margin": 50.0} if name == "dro" else {}))
     ours, naive = objective.losses(both.ours), objective.losses(both.naive)
     torch.testing.assert_close(ours, naive, **EXACT)
     weights = torch.linspace(0.5, 1.5, len(ours), dtype=ours.dtype)
     assert_same_gradients((ours * weights).sum(), (naive * weights).sum(), both.parameters)
+
+
+def test_what_people_typed_and_base_drew_is_known(both: Both) -> None:
+    """In the second group bob typed an answer, its third, which is gold for everybody's pairs; in the first nobody did.
+
+    Base drew the first answer of a group, another adapter the second.
+    """
+    gold, chosen, drawn = both.ours.gold, both.ours.chosen, both.ours.drawn_by_base
+    assert gold is not None and drawn is not None
+    assert gold[:3].tolist() == chosen[:3].tolist()
+    second = int(chosen[3])
+    assert gold[3:7].tolist() == [second + 2] * 4
+    assert drawn[second : second + 3].tolist() == [True, False, False]
 
 
 def test_nothing_is_computed_that_nobody_asks_for(base_dir: Path) -> None:

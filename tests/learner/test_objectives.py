@@ -55,7 +55,8 @@ def with_rewards(batch: Batch, *, old: float = 0.0, sampled: float = 0.0) -> Bat
     zeros = torch.zeros_like(policy)
     references = {"previous": policy - old, "base": batch.reference}
     statistics = {**batch.statistics, "end_ratio": zeros}
-    return replace(batch, rewarded=rewarded, references=references, statistics=statistics)
+    marked = torch.tensor([-1, -1])
+    return replace(batch, rewarded=rewarded, references=references, statistics=statistics, marked=marked)
 
 
 PAIRS = [  # h = 2.5 and 1.9, beta .5; the second pair was made by a rule
@@ -164,6 +165,7 @@ DIRECTIONS = [
     ("npo", [0], [1]),
     ("apo_zero_unpaired", [0], [1]),
     ("c_rlft", [0], []),
+    ("prdp", [0], [1]),
     ("rankdpo", [0], [1]),
     ("dro", [0], [1]),
     *((name, [0], [1]) for name in POLICY_GRADIENT),

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 
+from learner.examples import Answer, Example, PairExample
 from learner.objectives import OBJECTIVES, Batch, Rewarded
 from learner.objectives.pairwise import PAIRWISE
 from learner.objectives.pairwise.agreement import agreement
@@ -93,6 +94,20 @@ def test_tpo_learns_from_what_was_typed() -> None:
     assert losses("tpo", batch, beta=0.5, nll_weight=2.0) == near([surprise(0) + 2 * 0.8, surprise(0.2)])
     found = gradient(OBJECTIVES["tpo"](nll_weight=2.0).losses(batch)[:1].sum(), batch)
     assert found[2].tolist() == near([-1.0, -1.0])
+
+
+def test_gold_is_what_the_pairs_own_person_typed() -> None:
+    """Else what somebody typed, else the chosen answer."""
+
+    def answer(name: str, *, is_human: bool) -> Answer:
+        return Answer(name, (5, 6), "stop", may_be_positive=True, is_human=is_human)
+
+    answers = (*(answer(name, is_human=False) for name in "ab"), *(answer(name, is_human=True) for name in "cd"))
+    ann, bob, eve = (PairExample(0, 1, 1.0, "choice", name) for name in ("ann", "bob", "eve"))
+    typed = (PairExample(2, 0, 1.0, "correction", "ann"), PairExample(3, 0, 1.0, "correction", "bob"))
+    example = Example("g", (2,), (), answers, (ann, bob, eve, *typed), ())
+    assert [example.gold(pair) for pair in example.pairs] == [2, 3, 2, 2, 3]
+    assert Example("g", (2,), (), answers, (ann,), ()).gold(ann) == 0
 
 
 def said(batch: Batch, *pairs: tuple[int, int]) -> Batch:
@@ -200,9 +215,7 @@ def test_mnpo_by_hand() -> None:
     """Margins: policy 0 and .4, main and base -2.5 and -1.5, previous as the policy; c = .25, λ = .75, .25."""
     batch = with_previous(make_batch(), 0.0, 0.0, 0.0, 0.0)
     expected = [(m - 0.25 * r - 0.75 * (0.75 * m + 0.25 * r) - 2.0) ** 2 for m, r in ((0.0, -2.5), (0.4, -1.5))]
-    assert losses("mnpo", batch, eta=0.25, ratio=0.25, opponents=(3.0, 1.0)) == near(expected)
-    with pytest.raises(ValueError, match="above 0"):
-        OBJECTIVES["mnpo"](opponents=(0.0, 0.0))  # type: ignore[call-arg]
+    assert losses("mnpo", batch, eta=0.25, ratio=0.25, previous_weight=3.0, base_weight=1.0) == near(expected)
 
 
 def rewarded(batch: Batch, *rewards: float) -> Batch:

@@ -20,6 +20,7 @@ import torch
 
 import learner
 from learner.assembly import Job
+from learner.batch import Acquaintance
 from learner.errors import LearnerError
 from learner.follower import Follower
 from learner.settings import Settings
@@ -137,7 +138,7 @@ def test_what_is_erased_is_dropped_on_every_rank(base_dir: Path, tmp_path: Path)
     job = Job(Settings.model_validate(team_worker.LORA), 1, None, (1.0, 1.0), {}, 1)
     team = Told(("open", (base_dir, "cpu", tmp_path, 2**30, False)), ("begin", (Pace(), job)))
     follower = Follower(team)
-    again: list[Order] = [("forget", ({example.group},)), ("prepare", ([example], ({}, 1.0)))]
+    again: list[Order] = [("forget", ({example.group},)), ("prepare", ([example], Acquaintance({}, 1.0, {}, 0)))]
     team.orders += again
     assert follower.run() == 0
     file.unlink()

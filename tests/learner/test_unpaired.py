@@ -15,12 +15,13 @@ from learner.batch import Collator
 from learner.examples import Answer, Example, UnpairedExample
 from learner.model import Base, Policy
 from learner.objectives import OBJECTIVES, Batch
-from learner.prefix import PrefixModel
+from learner.prefix import PrefixModel, Row
 from learner.recipe import Recipe
 from learner.references import References
 from learner.settings import Settings
 from learner.trainer import Trainer
 from learner.vision import Vision
+from learner.weighting import Reliabilities
 from tests.learner.batches import gradient, make_batch, random_batch
 from tests.learner.test_parity_trl import assert_equal, inputs, masked, model, trainer
 from tests.learner.tiny import EOS, TARGETS
@@ -91,9 +92,19 @@ def test_c_rlft_imitates_nothing_that_may_not_be_a_positive() -> None:
     """A blocked answer is not learned as what is undesirable either; nor is one without a marked run."""
     batch = with_marked(make_batch())
     blocked = replace(batch, may_be_positive=torch.tensor([True, False, True, True]))
-    for one in (blocked, replace(batch, marked=None), batch.flipped()):
-        losses = OBJECTIVES["c_rlft"]().losses(one)
-        assert float(losses[int(one.desirable[0])]) == 0.0
+    for one in (blocked, replace(batch, marked=torch.tensor([-1, -1]))):
+        assert OBJECTIVES["c_rlft"]().losses(one).tolist() == [1.0, 0.0]
+
+
+def test_c_rlft_turns_no_label_round() -> None:
+    """LCPO takes its weight from a label that it doubts; it does not make a good answer of a bad one."""
+    batch = with_marked(make_batch())
+    assert OBJECTIVES["c_rlft"]().losses(batch.flipped()).tolist() == [0.0, 0.0]
+    doubted, believed = (
+        Settings(objectives={"c_rlft": 1.0}, weighting={"unpaired": name}).recipe() for name in ("lcpo", "none")
+    )
+    steps = [-gradient(one.loss(batch, Reliabilities(), 1), batch) for one in (doubted, believed)]
+    assert (steps[0][1] == 0).all() and 0 < steps[0][3, 0] < steps[1][3, 0]
 
 
 Made = tuple[Policy, Collator, Recipe, Trainer]
@@ -124,11 +135,8 @@ def made(base_dir: Path) -> Iterator[Made]:
 
 def plain_logprobs(policy: Policy, prompt: tuple[int, ...], answer: tuple[int, ...]) -> torch.Tensor:
     """One ordinary forward, as the engine would make it, without batch and collator."""
-    rows = PrefixModel(policy.model)
-    from learner.prefix import Row
-
     with torch.no_grad():
-        return rows.logprobs([Row(prompt, (), (answer,))])[0]
+        return PrefixModel(policy.model).logprobs([Row(prompt, (), (answer,))])[0]
 
 
 def test_a_marked_answer_is_a_branch_of_its_own_whose_marker_is_not_learned(made: Made) -> None:
@@ -153,7 +161,7 @@ def test_serving_needs_no_change(made: Made) -> None:
 
     def standing() -> dict[str, float]:
         asked = {"good": (example.prompt, GOOD), "bad": (example.prompt, BAD), "marked": (marked, BAD)}
-        return {name: float(plain_logprobs(policy, *one).mean()) for name, one in asked.items()}
+        return {name: float(plain_logprobs(policy, *one).sum()) for name, one in asked.items()}
 
     before = standing()
     for _ in range(40):

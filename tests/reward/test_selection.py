@@ -216,7 +216,14 @@ def test_agreement_of_languages_without_spaces() -> None:
 def test_the_reason_is_in_words(strategy: Strategy) -> None:
     """It says what was done, and names no internals."""
     reason = choose(strategy, [judged(1.0), judged(2.0)], draw=0.5).reason
-    assert "2 feasible candidates" in reason
+    assert "2 feasible candidates" in reason and "equal" not in reason
+
+
+def test_that_all_totals_are_equal_is_no_reason_and_is_said() -> None:
+    """As with `implicit` alone before the first adapter: nothing spoke for the candidate that was taken."""
+    assert choose(Argmax(), [judged(0.0), judged(0.0)]).reason.endswith("; all totals are equal")
+    assert "equal" not in choose(Argmax(), [judged(0.0)]).reason
+    assert "equal" not in choose(Mbr(), [judged(0.0), judged(0.0)]).reason
 
 
 def test_ranked_keeps_the_winner_first_and_leaves_out_the_blocked() -> None:

@@ -147,6 +147,14 @@ def test_candidates_with_rewards_teach_before_anybody_speaks() -> None:
     assert [(one.total, len(one.logprobs)) for one in told.candidates] == [(0.0, 3), (1.0, 3)]
 
 
+def test_each_scorers_own_value_goes_along() -> None:
+    """By its name; one that gave none is left out."""
+    scores = {"clip": ["v1", 0.25], "judge": ["v2", None], "broken": ["v1", float("inf")]}
+    record = dataclasses.replace(group("g"), candidates=tuple(two(scores=scores)))
+    told = to_training_group(record, derive(record, [], WITH_REWARDS))
+    assert told.candidates[0].scores == {"clip": 0.25}
+
+
 @pytest.mark.parametrize(
     ("first", "changes"),
     [

@@ -85,9 +85,9 @@ function textOf(one, isBlocked) {
 }
 
 function bar(name, value, [low, high]) {
-  const share = high > low ? (value - low) / (high - low) : 1;
+  const isAlone = high === low; // one value for all says nothing about any of them
   const fill = el("span", { class: "fill" });
-  fill.style.setProperty("--share", `${4 + 96 * share}%`);
+  fill.style.setProperty("--share", isAlone ? "0%" : `${4 + (96 * (value - low)) / (high - low)}%`);
   return [
     el("dt", { text: name }),
     el("dd", {}, el("span", { class: "track", "aria-hidden": "true" }, fill), el("span", { class: "figure", text: number(value) })),

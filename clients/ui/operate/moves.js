@@ -41,10 +41,14 @@ export function adapterMoves(adapter, names, routing, done) {
 /** The two ways back of an alias. */
 export function wayBack(routing, done) {
   const target = routing.previous ?? "base";
+  const isCanaryAlone = routing.active === "base" && routing.canary !== null;
+  const what = isCanaryAlone
+    ? `The canary ${routing.canary} ends; base answers all requests.`
+    : `${target} takes all requests; the next one already goes there. ${routing.active} can be brought back by undoing this.`;
   const rollback = () =>
     confirmMove({
       title: `Roll back ${routing.alias}`,
-      what: `${target} takes all requests; the next one already goes there. ${routing.active} can be brought back by undoing this.`,
+      what,
       label: "Roll back",
       isGrave: true,
       routing,
@@ -61,7 +65,7 @@ export function wayBack(routing, done) {
       done,
     });
   return [
-    button({ class: "danger", "data-key": "rollback", disabled: routing.active === "base", on: { click: rollback } }, "Roll back"),
+    button({ class: "danger", "data-key": "rollback", disabled: routing.active === "base" && !isCanaryAlone, on: { click: rollback } }, "Roll back"),
     button({ "data-key": "undo", on: { click: undo } }, "Undo rollback"),
   ];
 }

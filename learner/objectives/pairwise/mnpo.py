@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from pydantic import Field, field_validator
+from pydantic import Field
 from torch import Tensor
 
 from learner.objectives.base import Batch, Needs, Objective
@@ -23,26 +23,16 @@ class Mnpo(Objective):
     """η: a larger one keeps the policy nearer; 1/(2η) is in nats of the whole answers."""
     ratio: float = Field(1 / 3, ge=0, le=1)
     """c: of the reference; the opponents share the rest."""
-    opponents: tuple[float, float] = (1.0, 0.0)
-    """λ of `previous` and `base`, whatever their sum."""
-
-    @field_validator("opponents")
-    @classmethod
-    def _some(cls, value: tuple[float, float]) -> tuple[float, float]:
-        if min(value) < 0 or sum(value) <= 0:
-            raise ValueError("no weight may be negative, and one at least must be above 0")
-        return value
+    previous_weight: float = Field(1.0, gt=0)
+    """λ of the policy at the round's beginning; only its ratio to `base_weight` counts."""
+    base_weight: float = Field(0.0, ge=0)
+    """λ of base."""
 
     def losses(self, batch: Batch) -> Tensor:
         """(m_θ − c m_ref − (1−c) Σ_j λ_j m_j − 1/(2η))², m = log π(y_w)/π(y_l)."""
-        whole = sum(self.opponents)
-        history = sum(
-            (
-                weight / whole * _margin(batch, batch.references[name])
-                for name, weight in zip(self.references, self.opponents, strict=True)
-            ),
-            batch.logprobs.new_zeros(()),
-        )
+        share = self.base_weight / (self.previous_weight + self.base_weight)
+        previous, base = (_margin(batch, batch.references[name]) for name in self.references)
+        history = (1 - share) * previous + share * base
         reference = self.ratio * _margin(batch, batch.reference) + (1 - self.ratio) * history
         return (_margin(batch, batch.logprobs) - reference - 1 / (2 * self.eta)).square()
 

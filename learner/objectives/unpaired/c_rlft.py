@@ -10,6 +10,8 @@ learning is this weighted likelihood; there is no reference and no pair in it.
 2. The marker itself is not learned: the policy does not become likelier to say it.
 3. An answer that may never be a positive (blocked, redacted) is not imitated, not even as what is undesirable.
 4. Log-probabilities are means over an answer's tokens, as in `sft`, so that long answers do not outweigh short ones.
+5. A weighting that turns labels round (`lcpo`) only takes weight away here: an answer of which it is not sure that it
+   is bad would else be imitated as a good one.
 """
 
 from __future__ import annotations
@@ -36,8 +38,8 @@ class CRlft(Objective):
         """−r_c log π_θ(y|x, c) / |y|, r 1 for desirable answers, .1 for undesirable ones behind their marker c."""
         likely = batch.mean_logprobs
         expert = -self.desirable_weight * likely[batch.unpaired]
-        if batch.marked is None:
-            return expert * batch.desirable
+        if batch.marked is None:  # the labels are turned round
+            return expert * 0
         has_marked = (batch.marked >= 0) & batch.may_be_positive[batch.unpaired]
         other = -self.undesirable_weight * likely[batch.marked.clamp(min=0)] * has_marked
         return torch.where(batch.desirable, expert, other)
