@@ -15,14 +15,15 @@ from pydantic import BaseModel
 
 from learner.augmentation import AUGMENTATIONS
 from learner.objectives import OBJECTIVES, Needs, Objective
+from learner.objectives.listwise import LISTWISE
 from learner.objectives.policy_gradient.advantages import ADVANTAGES
 from learner.objectives.policy_gradient.base import PolicyGradient
 from learner.objectives.policy_gradient.filtration import FILTRATIONS
 from learner.weighting import WEIGHTINGS
 from server.wire.methods import METHODS, Method, first_paragraph, options_of, source_of
 
-NEEDS: Final = {Needs.UNPAIRED: "thumbs", Needs.REWARDED: "rewards"}
-"""By what people call them; the others are called as they are."""
+NEEDS: Final = {Needs.PAIRS: "pairs", Needs.UNPAIRED: "thumbs", Needs.REWARDED: "rewards"}
+"""By what people call them. Lists may be ranked by people as well as by rewards."""
 
 
 def methods() -> list[Method]:
@@ -40,7 +41,7 @@ def _objectives() -> Iterator[Method]:
             url=url,
             formula=_formula(kind),
             options=options_of(kind),
-            needs=[NEEDS.get(kind.needs, kind.needs.value), *(["images"] if kind().views else [])],
+            needs=[*(["ranks"] if name in LISTWISE else []), NEEDS[kind.needs], *(["images"] if kind().views else [])],
             reads=[*kind.references, *kind().views, *kind().statistics],
         )
 

@@ -36,7 +36,7 @@ def methods(
     *,
     kind: Annotated[str | None, typer.Option(help="Those of a kind alone: `pairwise`, `selection`, ...")] = None,
     needs: Annotated[
-        str | None, typer.Option(help="Those that need this alone: `pairs`, `thumbs`, `rewards`, `images`, ...")
+        str | None, typer.Option(help="Those that need this alone: `pairs`, `thumbs`, `ranks`, `rewards`, ...")
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print them as JSON.")] = False,
 ) -> None:

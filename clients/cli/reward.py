@@ -1,4 +1,4 @@
-"""`plumbline reward check`: how good the scorers of an alias are, before one trusts them."""
+"""`plumbline reward`: how good the scorers of an alias are, before one trusts them; and what a judge should go by."""
 
 from __future__ import annotations
 
@@ -14,18 +14,19 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from clients.cli.session import REFUSED, WRONG_ARGUMENTS, console, fail, table
+from clients.cli.criteria import criteria
+from clients.cli.session import REFUSED, WRONG_ARGUMENTS, command, console, fail, table
 from clients.exchange.formats import FORMATS, Format
 from clients.exchange.rows import UnreadableFile, read_rows
-from clients.exchange.sending import Problem, Reader, Summary
-from server.wire.exchange import ImportGroup, ImportPair
-from server.wire.reward import CheckLine, PreferencePair, RewardReport, ScorerReport
+from clients.exchange.sending import Problem, Reader, Summary, pairs_of
+from server.wire.reward import CheckLine, RewardReport, ScorerReport
 
 app = typer.Typer(name="reward", help="Scorers: how far they can be trusted.", no_args_is_help=True)
 
 
 def register(root: typer.Typer) -> None:
     """Add the commands to the tree."""
+    command(app, name="criteria")(criteria)
     root.add_typer(app)
 
 
@@ -96,7 +97,7 @@ class _Pairs:
 
     def lines(self) -> Iterator[bytes]:
         for number, group in self._reader.groups(read_rows(self._file)):
-            pairs = list(_pairs_of(group))
+            pairs = list(pairs_of(group))
             if not pairs:
                 self.refused.append(Problem(number, "the row holds no pair"))
             for pair in pairs:
@@ -113,13 +114,6 @@ class _Pairs:
             pass  # it says itself why it ended
         except (OSError, UnreadableFile) as error:
             self.error = error
-
-
-def _pairs_of(group: ImportGroup) -> Iterator[PreferencePair]:
-    for opinion in group.opinions:
-        if isinstance(opinion, ImportPair):
-            chosen, rejected = group.candidates[opinion.chosen], group.candidates[opinion.rejected]
-            yield PreferencePair(messages=group.messages, chosen=chosen, rejected=rejected)
 
 
 def _run(arguments: list[str], pairs: _Pairs) -> RewardReport | str:

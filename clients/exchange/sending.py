@@ -17,7 +17,8 @@ from clients.client import PlumblineClient, PlumblineError
 from clients.exchange.formats import Parser
 from clients.exchange.groups import Better, ImportedGroup, Picture, Turn, UnreadableRow
 from clients.exchange.rows import FileRow
-from server.wire.exchange import ImportGroup, ImportReply, ImportRequest
+from server.wire.exchange import ImportGroup, ImportPair, ImportReply, ImportRequest
+from server.wire.reward import PreferencePair
 
 MAX_BATCH_GROUPS: Final = 32
 MAX_BATCH_CHARS: Final = 8 * 1024 * 1024
@@ -143,6 +144,14 @@ class Reader:
                 yield row.number, to_wire(self.parse(row.content), self.images)
             except UnreadableRow as problem:
                 self.summary.problems.append(Problem(row.number, str(problem)))
+
+
+def pairs_of(group: ImportGroup) -> Iterator[PreferencePair]:
+    """What its opinions put in order."""
+    for opinion in group.opinions:
+        if isinstance(opinion, ImportPair):
+            chosen, rejected = group.candidates[opinion.chosen], group.candidates[opinion.rejected]
+            yield PreferencePair(messages=group.messages, chosen=chosen, rejected=rejected)
 
 
 @dataclass(slots=True)

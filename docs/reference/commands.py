@@ -34,6 +34,7 @@ PROGRAMS: Final = {
     "learner": "Trains adapters from what people say about the answers of one alias.",
     "learner.reward_bt": "Trains a reward model from one alias's pairs.",
     "server.checking": "What `plumbline reward check` runs: pairs on standard input, a report on standard output.",
+    "server.mining": "What `plumbline reward criteria` runs: pairs on standard input, lines on standard output.",
     "clients.demo": "The demo (`make demo`).",
     "clients.demo.train": "Trains the demo's model again (`make demo-model`).",
     "clients.demo.evaluate": "Measures the demo's model.",

@@ -58,7 +58,7 @@ def pairwise_body(config: JudgeConfig, prompt: Prompt, first: str, second: str) 
 
 def mark_from(reply: Json, config: JudgeConfig) -> float:
     """0 for the worst mark, 1 for the best; raises `NoVerdict`."""
-    score = _verdict(reply, "score")
+    score = field_of(reply, "score")
     if isinstance(score, bool) or not isinstance(score, int) or not 1 <= score <= config.scale:
         raise NoVerdict
     return (score - 1) / (config.scale - 1)
@@ -66,7 +66,7 @@ def mark_from(reply: Json, config: JudgeConfig) -> float:
 
 def points_from(reply: Json) -> float:
     """The first answer's points; raises `NoVerdict`."""
-    better = _verdict(reply, "better")
+    better = field_of(reply, "better")
     if not isinstance(better, str) or better not in POINTS:
         raise NoVerdict
     return POINTS[better]
@@ -74,12 +74,12 @@ def points_from(reply: Json) -> float:
 
 def _body(config: JudgeConfig, prompt: Prompt, system: str, answers: Json, verdict: Json) -> Json:
     images = list(prompt.images) if config.images else []
-    document = json.dumps({"conversation": _conversation(prompt), **answers}, ensure_ascii=False)
+    document = json.dumps({"conversation": conversation(prompt), **answers}, ensure_ascii=False)
     body: Json = {
         "model": config.model,
         "messages": [
             {"role": "system", "content": system},
-            {"role": "user", "content": _with_images(document, images)},
+            {"role": "user", "content": with_images(document, images)},
         ],
         "temperature": 0,
         "max_tokens": config.max_tokens,
@@ -98,17 +98,17 @@ def _body(config: JudgeConfig, prompt: Prompt, system: str, answers: Json, verdi
     return body
 
 
-def _with_images(document: str, images: list[Image]) -> str | list[Json]:
+def with_images(document: str, images: list[Image]) -> str | list[Json]:
     if not images:
         return document
     parts: list[Json] = [{"type": "text", "text": document}]
     return parts + [{"type": "image_url", "image_url": {"url": data_url(image)}} for image in images]
 
 
-def _conversation(prompt: Prompt) -> list[Json]:
-    """The turns; images by their number, in the order in which they follow."""
+def conversation(prompt: Prompt, *, before: int = 0) -> list[Json]:
+    """The turns; images by their number, in the order in which they follow, behind so many others."""
     turns: list[Json] = []
-    number = 0
+    number = before
     for message in prompt.messages:
         parts: list[str | Json] = []
         for part in message.parts:
@@ -122,7 +122,8 @@ def _conversation(prompt: Prompt) -> list[Json]:
     return turns
 
 
-def _verdict(reply: Json, field: str) -> object:
+def field_of(reply: Json, field: str) -> object:
+    """What stands in the one field of a reply; raises `NoVerdict`."""
     try:
         (choice,) = reply["choices"]
         content = choice["message"]["content"]

@@ -17,7 +17,7 @@ from server.wire.base import Reply
 _URL: Final = re.compile(r"https?://[^\s)<>\"]*[^\s)<>\".,;:]")
 _BEHIND: Final = re.compile(r",? *\(?(?:eq|sec|app|table|alg)s?\. [\w.()–-]*\w\)?")
 """Where in the source, as it stands behind the address."""
-_SENTENCE: Final = re.compile(r"(?<!\bal)(?<!\bDr)(?<!\beq)(?<!\bvs)[.;:] |\n\n| \(")
+_SENTENCE: Final = re.compile(r"(?<!\bal)(?<!\bDr)(?<!\beq)(?<!\bvs)[.;:] |\n\n| \((?![^)]*\))")
 
 
 class MethodOption(Reply):
@@ -41,7 +41,7 @@ class Method(Reply):
     formula: str
     options: list[MethodOption] = []
     needs: list[str]
-    """What there must be for it to do anything: `pairs`, `thumbs`, `lists`, `rewards`, `images`, `scorers`, ..."""
+    """What there must be for it to do anything: `pairs`, `thumbs`, `ranks`, `rewards`, `images`, `scorers`, ..."""
     reads: list[str] = []
     """What else is computed for it: references, changed images, statistics of the policy."""
 

@@ -31,7 +31,7 @@ TABLES = {
     "filtration": FILTRATIONS,
     "combiner": COMBINERS,
 }
-NEEDED = {"pairs", "thumbs", "lists", "rewards", "images", "scorers", "candidates"}
+NEEDED = {"pairs", "thumbs", "ranks", "rewards", "images", "scorers", "candidates"}
 RESULTS = {
     "sigmoid": {"hallucination": [0.2, 0.15, 0.25], "coverage": [0.97, 0.95, 0.99], "kl": 0.03, "vs_dpo": "same"},
     "sigmoid + sft": {"hallucination": [0.1, 0.08, 0.12], "skills_drop": [0.0, -0.01, 0.01], "seconds": 12.0},
@@ -77,6 +77,7 @@ def test_a_source_is_read_as_it_is_written() -> None:
         "Lee 2024, eq. 4",
         url,
     )
+    assert source_of(f"What it is. Pal et al. 2024 (Smaug), {url}, eq. 3.")[1] == "Pal et al. 2024 (Smaug), eq. 3"
     assert source_of("Nobody's.") == ("Nobody's", "", "")
 
 
