@@ -25,6 +25,12 @@ async def test_the_pages_need_no_key_and_allow_nothing_foreign(stack: Stack) -> 
         assert "style=" not in page.text and "<style" not in page.text and "onclick" not in page.text
 
 
+async def test_the_address_alone_leads_to_the_chat(stack: Stack) -> None:
+    """Whoever opens what `make serve` prints without a path; below a proxy's prefix too."""
+    led = await stack.client.get("/")
+    assert (led.status_code, led.headers["location"]) == (307, "ui")
+
+
 async def test_every_file_is_served_and_asked_about_again(stack: Stack) -> None:
     """With a tag; who has the file already gets 304 without it."""
     for path in (one for one in UI.rglob("*") if one.is_file()):

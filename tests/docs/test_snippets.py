@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from clients.cli.up import sample_image
 from server.config import load_config
 from tests.api.conftest import data_url
 from tests.api.served import Served, served
@@ -39,8 +40,10 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 
 @pytest.fixture
 def reader(server: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A reader's directory: an image, and the commands on the path."""
+    """A reader's directory: an image, what `make serve` left, and the commands on the path."""
     Image.new("RGB", (48, 48), "red").save(tmp_path / "cup.png")
+    (tmp_path / "plumbline-state").mkdir()
+    (tmp_path / "plumbline-state" / "sample.png").write_bytes(sample_image())
     commands = tmp_path / "bin"
     commands.mkdir()
     for name, arguments in (("plumbline", "-m clients.cli"), ("python", "")):

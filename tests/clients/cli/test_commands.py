@@ -34,7 +34,9 @@ REPORT = {
         "checks": [{"name": "coverage", "outcome": "failed", "value": -0.5, "low": -0.6, "high": -0.4, "count": 60}]
     },
 }
-AUDIT = {"id": 1, "at": 1.0, "actor": "local", "action": "rollback", "subject": "pets", "detail": {"reason": "worse"}}
+AUDIT = {"id": 1, "at": 1.0, "actor": "local", "action": "rollback", "subject": "pets", "detail": {
+    "reason": "worse", "force": False, "before": ROUTING, "after": {**ROUTING, "active": "a-1", "generation": 8},
+}}  # fmt: skip
 
 
 class Server:
@@ -69,7 +71,7 @@ class Server:
             {"adapter": "a-2", "reports": [REPORT]},
             ["coverage", "failed"],
         ),
-        (["audit"], "GET /v1/audit", {"data": [AUDIT]}, ["rollback", "worse"]),
+        (["audit"], "GET /v1/audit", {"data": [AUDIT]}, ["rollback", "worse", "active a-2 → a-1"]),
         (["check"], "GET /v1/check", {"data": []}, ["nothing is wrong"]),
         (["rollback"], "POST /v1/rollback", ROUTING, ["a-2"]),
         (["rollback", "--undo"], "POST /v1/rollback/undo", ROUTING, ["a-2"]),
