@@ -105,7 +105,7 @@ METHODS_ALONE: Final = (
     pairs("perturbation", "mdpo", curriculum="perturbation", learning_rate=3e-3),
     pairs("self_inject", "sigmoid", self_inject=0.5, separators=CLAUSES, learning_rate=3e-3),
     thumbs("kto", {"desirable_weight": 2.0, "undesirable_weight": 1.0}),
-    thumbs("apo_zero_unpaired", learning_rate=5e-4),
+    thumbs("apo_zero_unpaired", learning_rate=5e-4, beta=0.1),
     thumbs("npo", learning_rate=3e-4),
     thumbs("c_rlft", learning_rate=3e-4),
     rewards("rankdpo"),
