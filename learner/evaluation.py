@@ -40,6 +40,10 @@ class Measured:
     def delta(self) -> float:
         return float((self.policy - self.base).sum())
 
+    def over(self, part: tuple[bool, ...]) -> float:
+        """Δ over these tokens alone; an empty part is the whole answer."""
+        return float((self.policy - self.base)[torch.tensor(part)].sum()) if part else self.delta
+
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
@@ -103,7 +107,10 @@ def _compare(engine: PrefixModel, own: Tensor, base: Tensor, targets: Tensor) ->
 
 def _agreements(example: Example, answers: Sequence[Measured], beta: float) -> list[float]:
     """βh of every pair, ±βΔ of every thumb, βh of a rewarded group's best and worst. Positive: the policy agrees."""
-    pairs = [beta * (answers[pair.chosen].delta - answers[pair.rejected].delta) for pair in example.pairs]
+    pairs = [
+        beta * (answers[one.chosen].over(one.chosen_part) - answers[one.rejected].over(one.rejected_part))
+        for one in example.pairs
+    ]
     thumbs = [beta * answers[one.answer].delta * (1 if one.desirable else -1) for one in example.unpaired]
     ranked = sorted(example.rewarded, key=lambda one: one.reward)
     ends = [beta * (answers[ranked[-1].answer].delta - answers[ranked[0].answer].delta)] if ranked else []

@@ -8,15 +8,25 @@ from typing import get_args
 import pytest
 
 from learner.augmentation import AUGMENTATIONS
+from learner.curriculum import Curriculum
 from learner.objectives.policy_gradient.advantages import ADVANTAGES
 from learner.objectives.policy_gradient.base import PolicyGradient
 from learner.objectives.policy_gradient.filtration import FILTRATIONS
 from learner.settings import Reference
+from learner.views import RETRIEVE
 from learner.weighting import WEIGHTINGS
 from server.config import LearnerConfig
 
 PAGE = (Path(__file__).parents[2] / "docs" / "objectives.md").read_text()
-NAMES = [*WEIGHTINGS, *AUGMENTATIONS, *ADVANTAGES, *FILTRATIONS, *get_args(Reference)]
+NAMES = [
+    *WEIGHTINGS,
+    *AUGMENTATIONS,
+    RETRIEVE,
+    *ADVANTAGES,
+    *FILTRATIONS,
+    *get_args(Reference),
+    *get_args(Curriculum),
+]
 """Objectives are in the registry's own tables: `tests/docs/test_methods.py`."""
 
 
@@ -37,6 +47,7 @@ def test_the_settings_that_compose_a_method_are_on_the_page() -> None:
     axes = {"objectives", "options", "beta", "weighting", "reference", "ema_decay", "source_weights"}
     rewards = {"max_staleness", "success_below", "max_rewarded_groups", "max_replay_groups", "max_kl", "rank_rewards"}
     gradients = {"normalized_gradients", "entanglement_every"}
-    named = axes | rewards | gradients
+    data = {"token_mask", "separators", "self_inject", "curriculum", "dropout", "dropout_passes"}
+    named = axes | rewards | gradients | data
     assert named <= LearnerConfig.model_fields.keys()
     assert all(f"`{name}`" in PAGE or f"{name} = " in PAGE for name in named - {"options"})

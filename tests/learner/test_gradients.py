@@ -30,7 +30,6 @@ class Linear:
     slopes: Tensor  # (answers, parameters)
     weight: torch.nn.Parameter = field(default_factory=lambda: torch.nn.Parameter(torch.zeros(3)))
     parts: int = 1
-    partners: dict[str, Any] = field(default_factory=dict)
     team: Team = field(default_factory=Team)
 
     @property
@@ -42,6 +41,10 @@ class Linear:
 
     def acquaintance(self, examples: object) -> None:
         """Nobody to tell."""
+
+    def lenders(self, examples: object) -> set[str]:
+        """Nobody."""
+        return set()
 
     def complete(self, examples: object) -> None:
         """No references."""

@@ -12,6 +12,7 @@ import torch
 
 from learner.batch import Collator
 from learner.errors import SettingsError
+from learner.evaluation import Measured
 from learner.examples import Answer, Example, PairExample
 from learner.model import Base, Policy
 from learner.objectives import OBJECTIVES, Batch, Needs, View
@@ -200,6 +201,15 @@ def test_masked_answers_share_their_prefix(base_dir: Path) -> None:
         delta = (alone.logprobs - alone.reference)[0, :count][torch.tensor(part)].sum()
         torch.testing.assert_close(batch.delta[row], delta, rtol=1e-4, atol=1e-5)
     policy.close()
+
+
+def test_a_round_is_judged_by_what_it_learns() -> None:
+    """Its margin is that of the parts that pairs are about; thumbs are judged whole."""
+    example = Cutter(Spelling(PIECES), ENDS).masked(example_of("A cat. It.|", "It. A dog.|"))
+    assert example.pairs[0].chosen_part == (True, True, True, False, False, False)
+    values = torch.arange(6.0)
+    chosen = Measured("g", example.answers[0], values, torch.zeros(6))
+    assert chosen.over(example.pairs[0].chosen_part) == 3 and chosen.over(()) == chosen.delta == 15
 
 
 def test_a_round_masks_by_the_bases_vocabulary(server: FakeServer, make_learner: MakeLearner, base_dir: Path) -> None:
