@@ -28,7 +28,10 @@ def easy_first(examples: Sequence[Example]) -> list[str]:
 
 
 def level(step: int, steps: int) -> int:
-    """How much weaker than at first images are changed in a step: 0 to `LEVELS` − 1, each for an equal part."""
+    """How much weaker than at first images are changed in a step. TEMPLE, Li et al. 2025, https://arxiv.org/abs/2503.16929.
+
+    0 to `LEVELS` − 1, each for an equal part.
+    """
     return step * LEVELS // max(1, steps)
 
 

@@ -13,12 +13,14 @@ from typing import Any, Final
 
 from pydantic import BaseModel
 
+from learner import curriculum, gradients, recipe, self_inject, sentences, successes
 from learner.augmentation import AUGMENTATIONS
 from learner.objectives import OBJECTIVES, Needs, Objective
 from learner.objectives.listwise import LISTWISE
 from learner.objectives.policy_gradient.advantages import ADVANTAGES
 from learner.objectives.policy_gradient.base import PolicyGradient
 from learner.objectives.policy_gradient.filtration import FILTRATIONS
+from learner.settings import Settings
 from learner.weighting import WEIGHTINGS
 from server.wire.methods import METHODS, Method, first_paragraph, options_of, source_of
 
@@ -27,7 +29,7 @@ NEEDS: Final = {Needs.PAIRS: "pairs", Needs.UNPAIRED: "thumbs", Needs.REWARDED: 
 
 
 def methods() -> list[Method]:
-    return [*_objectives(), *_weightings(), *_augmentations(), *_of_rewards()]
+    return [*_objectives(), *_weightings(), *_augmentations(), *_of_rewards(), *_of_rounds()]
 
 
 def _objectives() -> Iterator[Method]:
@@ -72,6 +74,29 @@ def _of_rewards() -> Iterator[Method]:
     for kind, table in (("advantage", ADVANTAGES), ("filtration", FILTRATIONS)):
         for name, function in table.items():
             yield _of(kind, name, function.__doc__ or "", None, ["rewards"])
+
+
+def _of_rounds() -> Iterator[Method]:
+    """What a setting of the round does, whatever the objectives."""
+    told: list[tuple[str, object, str, str, str]] = [
+        ("easy_then_hard", curriculum, "the clearest groups first, in every epoch", "pairs", "curriculum"),
+        (
+            "perturbation",
+            curriculum.level,
+            "of n steps the t-th changes images by 1 − ⌊4t/n⌋/4",
+            "images",
+            "curriculum",
+        ),
+        ("token_mask", sentences, "Δ_w over what only y_w says, Δ_l over what only y_l says", "pairs", "token_mask"),
+        ("self_inject", self_inject, "y ≻ y with another answer's sentence in it", "candidates", "self_inject"),
+        ("normalized_gradients", gradients, "g_w/‖g_w‖ − g_l/‖g_l‖", "pairs", "normalized_gradients"),
+        ("success_below", successes, "worst of poor, like answers → best stored one", "rewards", "success_below"),
+        ("sft_share", recipe.imitation, "−log π_θ(y|x)/|y| in the first steps", "pairs thumbs", "sft_share"),
+    ]
+    options = {option.name: option for option in options_of(Settings)}
+    for name, what, formula, needs, setting in told:
+        docstring = inspect.getdoc(what) or ""
+        yield _of("round", name, docstring, formula, needs.split(), options=[options[setting]])
 
 
 def _of(kind: str, name: str, docstring: str, formula: str | None, needs: list[str], **more: Any) -> Method:

@@ -61,7 +61,7 @@ def source_of(docstring: str) -> tuple[str, str, str]:
     place = place[1:-1] if place.startswith("(") else place
     source = ", ".join(one for one in (text[begin : found.start()].strip(" ,("), place) if one)
     what = text[:begin] if "\n\n" not in text[:begin] else first_paragraph(text)
-    return what.strip().rstrip(".:;"), source, found[0]
+    return what.strip().rstrip(".:;").removesuffix(". Pure"), source, found[0]
 
 
 def first_paragraph(docstring: str | None) -> str:

@@ -44,7 +44,7 @@ def of_kinds(*kinds: str) -> list[str]:
 
 def test_every_entry_of_every_table_is_told() -> None:
     """Whatever table an entry is put in, by that alone it is listed; and once."""
-    other = {*TABLES, "selection", "best_of", "compare", "explore"}
+    other = {*TABLES, "round", "selection", "best_of", "compare", "explore"}
     objectives = {one.kind for one in ALL} - other
     assert of_kinds(*objectives) == list(OBJECTIVES)
     assert of_kinds("selection") == [*STRATEGIES, "stepwise"]
