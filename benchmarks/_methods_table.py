@@ -94,7 +94,7 @@ METHODS_ALONE: Final = (
     pairs("xpo", options={"optimism": 1e-3}, learning_rate=3e-3),
     pairs("mdpo", learning_rate=3e-3),
     pairs("rdpo"),
-    pairs("cross_modality", learning_rate=3e-3),
+    pairs("cross_modality"),
     pairs("sft"),
     pairs("token_mask", "sigmoid", token_mask="sentence", separators=CLAUSES, learning_rate=3e-3),
     pairs("normalized_gradients", "sigmoid", normalized_gradients=True, learning_rate=3e-3),

@@ -83,11 +83,7 @@ def criteria(
         return fail(
             "no criterion agrees with people more than chance would, on the pairs that were held apart", REFUSED
         )
-<<<<<<< HEAD
-    judge: dict[str, object] = {"url": endpoint, "model": model, "key_env": key_env or None, "mode": "pairwise"}
-=======
     judge: dict[str, Any] = {"url": endpoint, "model": model, "key_env": key_env or None, "mode": "pairwise"}
->>>>>>> explore
     judge |= {"criteria": report.together.text, "images": images, "structured": structured}
     settings = to_toml({"aliases": [{"name": name, "scorers": [{"kind": "judge", "judge": judge}]}]})
     return _write(out, settings, session)
