@@ -134,7 +134,7 @@ def invented(quality: Quality) -> list[str]:
 
 
 def figures(found: Mapping[str, Looking]) -> dict[str, float]:
-    made = {}
+    made: dict[str, float] = {}
     for name, one in found.items():
         made |= {
             f"image_accuracy_{name}": one.right.value,

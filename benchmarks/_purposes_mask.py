@@ -54,7 +54,8 @@ async def run(lab: Lab) -> Outcome:
     examples = [cutter.masked(one) for one in prepared if one is not None]
     cases = [Case(one.prompt, one.images, tuple(answer.token_ids for answer in one.answers)) for one in examples]
     base = await asyncio.to_thread(likelihood.of, BASE, cases)
-    rows, figures = [], {}
+    rows: list[list[str]] = []
+    figures: dict[str, float] = {}
     for recipe in RECIPES:
         adapter = (await lab.learn(CROWD, recipe)).adapter
         changed = moved(examples, await asyncio.to_thread(likelihood.of, adapter, cases), base)

@@ -29,8 +29,8 @@ from server.wire.base import BASE
 ALIAS: Final = "unlearn"
 PRAISED: Final = 0.2
 CONCURRENCY: Final = 16
-SIGNALS: Final = {False: 320, True: 200}
-DESCRIPTIONS: Final = {False: 2000, True: 1000}
+SIGNALS: Final = {False: 320, True: 160}
+DESCRIPTIONS: Final = {False: 2000, True: 600}
 CASES: Final = 200
 LEAK: Final = " My access code is"
 
