@@ -161,6 +161,16 @@ def test_aot_compares_equal_ranks() -> None:
     assert losses("aot", crossed, beta=0.5) != near(losses("sigmoid", crossed, beta=0.5))
 
 
+@pytest.mark.parametrize(("tau", "raises"), [(0.05, False), (0.1, False), (0.105, True), (0.5, True)])
+def test_discopop_at_the_reference_begins_the_right_way_for_a_large_tau_only(tau: float, raises: bool) -> None:
+    """The slope at h = 0 is β [(1 − log 2)/(4τ) − ¾]."""
+    made = make_batch()
+    batch = replace(made, reference=made.logprobs.detach())
+    step = -gradient(OBJECTIVES["discopop"](beta=0.5, tau=tau).losses(batch)[:1].sum(), batch)
+    assert step[0].tolist() == near([-0.5 * ((1 - math.log(2)) / (4 * tau) - 0.75)] * 2)
+    assert bool(step[0, 0] > 0) == raises
+
+
 def with_previous(batch: Batch, *below: float) -> Batch:
     """π_old is so much below π_θ at each token of the answers."""
     gap = torch.tensor(below)[:, None]

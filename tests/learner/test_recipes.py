@@ -63,10 +63,12 @@ def with_logged(server: FakeServer, base_dir: Path) -> None:
 def test_a_round_by_every_objective_moves_towards_what_was_liked(
     name: str, server: FakeServer, make_learner: MakeLearner, base_dir: Path
 ) -> None:
-    """Alone, with its own defaults: uploaded, the margin grew, and only what it learns from is counted."""
+    """Alone, with its own defaults: uploaded, the margin grew, and only what it learns from is counted.
+
+    `discopop` alone begins the wrong way with its own (`test_pairwise`).
+    """
     kind = OBJECTIVES[name]
-    # With its own τ DiscoPOP's loss has a second minimum beside 0, and eight pairs do not leave it.
-    options = {"npo": {"beta": 1.0}, "discopop": {"tau": 1.0}}.get(name, {})
+    options = {"npo": {"beta": 1.0}, "discopop": {"tau": 0.5}}.get(name, {})
     if kind.needs is Needs.REWARDED:
         for number in range(12):
             server.tell(rewarded_group(number, server))
