@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from pydantic import BaseModel
 
-from learner import curriculum, gradients, recipe, self_inject, sentences, successes
+from learner import curriculum, gradients, imitation, self_inject, sentences, successes
 from learner.augmentation import AUGMENTATIONS
 from learner.objectives import OBJECTIVES, Needs, Objective
 from learner.objectives.listwise import LISTWISE
@@ -91,7 +91,7 @@ def _of_rounds() -> Iterator[Method]:
         ("self_inject", self_inject, "y ≻ y with another answer's sentence in it", "candidates", "self_inject"),
         ("normalized_gradients", gradients, "g_w/‖g_w‖ − g_l/‖g_l‖", "pairs", "normalized_gradients"),
         ("success_below", successes, "worst of poor, like answers → best stored one", "rewards", "success_below"),
-        ("sft_share", recipe.imitation, "−log π_θ(y|x)/|y| in the first steps", "pairs thumbs", "sft_share"),
+        ("sft_share", imitation, "−log π_θ(y|x)/|y| in the first steps", "pairs thumbs", "sft_share"),
     ]
     options = {option.name: option for option in options_of(Settings)}
     for name, what, formula, needs, setting in told:

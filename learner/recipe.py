@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from learner.objectives import Batch, Needs, Objective
-from learner.objectives.pairwise.sft import Sft
 from learner.objectives.unpaired.c_rlft import CRlft
 from learner.objectives.unpaired.kto import Kto
 from learner.weighting import Reliabilities, Weighting
@@ -137,17 +136,6 @@ class Recipe:
         kept = torch.where(by_person, shares.keep, torch.ones_like(weights))
         flip = None if shares.flip is None else weights * shares.flip * (by_person & may_flip)
         return _Believed(weights * kept, flip)
-
-
-def imitation(beta: float) -> Recipe:
-    """What a round begins with where `sft_share` is set: the likelihood of what people found good, and nothing else.
-
-    Raghavendra et al. 2025, https://arxiv.org/abs/2502.11284: a small share of supervised steps before those on
-    preferences spares these a cold start. The paper divides a budget of data; here the same signals serve both, as its
-    supervised examples are the chosen answers, corrections and thumbs up that the round has anyway. Labels are believed
-    as they are: what the policy thinks of them says little before it has learned from any.
-    """
-    return Recipe(((1.0, Sft()), (1.0, CRlft(undesirable_weight=0.0))), beta, {})
 
 
 @dataclass(frozen=True, slots=True)

@@ -101,7 +101,7 @@ class Settings(BaseModel):
     warmup_share: float = Field(0.1, ge=0, lt=1)
     """Share of the steps in which the learning rate rises."""
     sft_share: float = Field(0.0, ge=0, le=0.9)
-    """Share of a round's steps, its first, that only imitate what people found good (`learner.recipe.imitation`)."""
+    """Share of a round's steps, its first, that only imitate what people found good (`learner.imitation`)."""
     max_kl: float = Field(2.0, gt=0)
     """A round whose policy moved further from the base than this (nats a token, on stored answers) is discarded."""
     target_modules: str = r"(?!.*vis(ion|ual)).*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"

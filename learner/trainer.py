@@ -27,9 +27,10 @@ from learner.errors import RoundAborted
 from learner.examples import Example
 from learner.files import write_atomic
 from learner.gradients import Backward
+from learner.imitation import imitation
 from learner.model import Policy
 from learner.objectives import Batch
-from learner.recipe import Recipe, imitation
+from learner.recipe import Recipe
 from learner.references import References
 from learner.settings import Settings
 from learner.weighting import Reliabilities

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from learner.errors import SettingsError
-from learner.recipe import imitation
+from learner.imitation import imitation
 from learner.settings import Settings, read_settings
 from learner.trainer import Trainer
 from learner.weighting import Reliabilities
