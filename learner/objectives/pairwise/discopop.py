@@ -1,8 +1,8 @@
 """DiscoPOP: a loss that a language model found. Lu et al. 2024, https://arxiv.org/abs/2406.08414, eq. 5.
 
 It is logistic for wrong margins and exponential for right ones. It is not convex, and its slope at h = 0 is
-β [(1 − log 2)/(4τ) − ¾]: below τ = (1 − log 2)/3 = .102, as with the paper's .05, a policy that begins at the reference is
-driven the wrong way at first. Alone, take a larger τ; or set another loss beside it.
+β [(1 − log 2)/(4τ) − ¾]: below τ = (1 − log 2)/3 = .102, as with the paper's .05, a policy that begins at the reference
+is driven the wrong way at first. Alone, take a larger τ; or set another loss beside it.
 """
 
 from __future__ import annotations
