@@ -35,8 +35,9 @@ from benchmarks import _learner_flex as flex
 from benchmarks import _learner_world as world_of
 from benchmarks._learner_world import GROUP, World
 from learner.attention import SHARED_PREFIX
-from learner.batch import Collator, mean_length
+from learner.batch import Collator
 from learner.examples import Answer, Example, PairExample, RewardedExample
+from learner.labels import mean_length
 from learner.model import Base, Policy
 from learner.prefix import PrefixModel
 from learner.references import References

@@ -8,19 +8,19 @@ references that stay as they are, are computed once and kept by group and answer
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import accumulate
 from typing import Final, NamedTuple
 
 import torch
 from torch import Tensor
 
+from learner.branches import Branches, Partner
 from learner.dropout import Dropout
 from learner.examples import Answer, Example
-from learner.objectives import Batch, Rewarded, View
+from learner.labels import indices, mean_length, parts, rewarded, views
+from learner.objectives import Batch
 from learner.prefix import PrefixModel, Row, padded, split_rows
 from learner.references import References
 from learner.team import Team, portions
@@ -29,27 +29,6 @@ from learner.vision import Vision
 
 IDLE: Final = Row((0,), (), ((0,),))
 """What a rank runs that has no example left while others have."""
-
-
-@dataclass(frozen=True, slots=True)
-class Partner:
-    """An answer borrowed from another group."""
-
-    group: str
-    answer: Answer
-
-
-def find_partners(examples: Sequence[Example]) -> dict[str, Partner]:
-    """For each group with thumbs, the first answer of the next group that asks something else."""
-    partners = {}
-    for index, example in enumerate(examples):
-        if example.unpaired:
-            others = (examples[(index + step) % len(examples)] for step in range(1, len(examples)))
-            for other in others:
-                if (other.prompt, other.images) != (example.prompt, example.images):
-                    partners[example.group] = Partner(other.group, other.answers[0])
-                    break
-    return partners
 
 
 OLD: Final = "previous"
@@ -108,11 +87,10 @@ class Collator:
         self._others = sorted(others)
         self._views = sorted(views)
         self._statistics = frozenset(statistics)
-        self._marker = marker
+        self.branches = Branches(engine.image_token_id, marker)
         self._dropout = dropout
         self._max_tokens = max_tokens // (1 + len(self._views))
         self._kept: dict[Key, Tensor] = {}
-        self.partners: dict[str, Partner] = {}
         self.round_length = 1.0
         """Mean tokens of the rewarded answers of the round."""
         self.step = 0
@@ -125,9 +103,8 @@ class Collator:
     def forget(self, groups: Iterable[str]) -> None:
         gone = set(groups)
         self.team.tell("forget", gone)
-        self.partners = {
-            group: partner for group, partner in self.partners.items() if gone.isdisjoint((group, partner.group))
-        }
+        partners = self.branches.partners.items()
+        self.branches.partners = {name: one for name, one in partners if gone.isdisjoint((name, one.group))}
         self.similar = {image: one for image, one in self.similar.items() if one.group not in gone}
         self._kept = {
             key: value for key, value in self._kept.items() if gone.isdisjoint((key.group, key.owner, *key.lenders))
@@ -148,50 +125,28 @@ class Collator:
 
     def acquaintance(self, examples: Sequence[Example]) -> Acquaintance:
         """What `acquaint` must be told on another rank before it works on these examples."""
+        partners = self.branches.partners
         groups = [example.group for example in examples]
         images = [image for example in examples for image in example.images]
         return Acquaintance(
-            {group: self.partners[group] for group in groups if group in self.partners},
+            {group: partners[group] for group in groups if group in partners},
             self.round_length,
             {image: self.similar[image] for image in images if image in self.similar},
             self.level,
         )
 
     def acquaint(self, told: Acquaintance) -> None:
-        self.partners, self.round_length = told.partners, told.round_length
+        self.branches.partners, self.round_length = told.partners, told.round_length
         self.similar, self.level = told.similar, told.level
 
     def lenders(self, examples: Sequence[Example]) -> set[str]:
         """The groups that these borrow an answer or an image from."""
-        partners = {self.partners[one.group].group for one in examples if one.group in self.partners}
-        return partners.union(*(seen.lenders for seen in self._seen_again(examples)))
+        partners = self.branches.partners
+        borrowed = {partners[one.group].group for one in examples if one.group in partners}
+        return borrowed.union(*(seen.lenders for seen in self._seen_again(examples)))
 
     def _length(self, example: Example) -> int:
-        return len(example.prompt) + sum(len(answer.token_ids) - 1 for _, answer in self._branches(example))
-
-    def _branches(self, example: Example) -> list[tuple[str, Answer]]:
-        """(group the answer comes from, answer): its own, those behind the class's marker, and the borrowed one."""
-        marked = (self._marked(example.answers[index], example) for index in self._disliked(example))
-        own = [(answer.owner or example.group, answer) for answer in (*example.answers, *marked)]
-        partner = self.partners.get(example.group)
-        return [*own, (partner.group, partner.answer)] if partner else own
-
-    def branches(self, example: Example) -> int:
-        """How many answers its row has."""
-        return len(self._branches(example))
-
-    def _disliked(self, example: Example) -> list[int]:
-        """The answers that run behind the class's marker too: undesirable ones that may be imitated at all."""
-        if self._marker is None:
-            return []
-        disliked = {thumb.answer for thumb in example.unpaired if not thumb.desirable}
-        return [index for index in sorted(disliked) if example.answers[index].may_be_positive]
-
-    def _marked(self, answer: Answer, example: Example) -> Answer:
-        first = next(token for token in example.prompt if token != self._engine.image_token_id)
-        marker = tuple(self._marker or (first,))
-        tokens = (*marker, *answer.token_ids)
-        return replace(answer, candidate=f"{answer.candidate}#marked", token_ids=tokens, condition=len(marker))
+        return len(example.prompt) + sum(len(answer.token_ids) - 1 for _, answer in self.branches.of(example))
 
     def rows(self, examples: Sequence[Example]) -> list[Row]:
         """At least one."""
@@ -199,7 +154,7 @@ class Collator:
             return [IDLE]
         self._vision.load([image for example in examples for image in example.images])
         return [
-            self._row(example, example.images, [answer for _, answer in self._branches(example)])
+            self._row(example, example.images, [answer for _, answer in self.branches.of(example)])
             for example in examples
         ]
 
@@ -221,7 +176,7 @@ class Collator:
         plain = [
             Key(reference, example.group, owner, answer.candidate)
             for example in examples
-            for owner, answer in self._branches(example)
+            for owner, answer in self.branches.of(example)
         ]
         return plain + [
             Key(reference, group, answer.owner or group, answer.candidate, seen.images, seen.lenders)
@@ -288,7 +243,7 @@ class Collator:
             if name == OLD and one.origin:
                 values += [torch.tensor(answer.logprobs, device=device) for answer in one.answers]
             else:
-                values += self._reference(name, [one])[: len(self._branches(one))]
+                values += self._reference(name, [one])[: len(self.branches.of(one))]
         return values
 
     def _reference(self, name: str, examples: Sequence[Example]) -> list[Tensor]:
@@ -326,7 +281,7 @@ class Collator:
             references={},
             views={},
             statistics={},
-            **self._indices([], logprobs.device),
+            **indices([], self.branches, logprobs.device),
         )
 
     def _batch(self, examples: Sequence[Example], step_length: float | None) -> Batch:
@@ -338,24 +293,30 @@ class Collator:
         values = self._engine.logprobs_at(hidden, packed)
         main = self._reference(self._references.main, examples)
         logprobs, mask = padded(values[:answers])
-        conditions = [answer.condition for example in examples for _, answer in self._branches(example)]
+        conditions = [answer.condition for example in examples for _, answer in self.branches.of(example)]
         places = torch.arange(mask.shape[1], device=mask.device)
         mask &= places >= torch.tensor(conditions, device=mask.device)[:, None]
-        length = mean_length(examples) if step_length is None else step_length
         return Batch(
             logprobs=logprobs,
             reference=padded(main[:answers])[0],
             mask=mask,
             pair_annotators=tuple(pair.annotator for example in examples for pair in example.pairs),
             unpaired_annotators=tuple(thumb.annotator for example in examples for thumb in example.unpaired),
-            rewarded=self._rewarded(examples, logprobs, length),
+            rewarded=rewarded(
+                examples,
+                self.branches,
+                logprobs,
+                step_length=mean_length(examples) if step_length is None else step_length,
+                round_length=self.round_length,
+                step=self.step,
+            ),
             references={name: padded(self._other(name, examples, mask.device))[0] for name in self._others},
-            views=self._view_batches(examples, values[answers:], main[answers:]),
+            views=views(examples, self._seen_again(examples), values[answers:], main[answers:]),
             statistics=self._statistics_of(hidden, reference_hidden, packed.lengths[:answers]),
             dropped=self._dropped(rows, examples),
-            chosen_mask=_parts(examples, "chosen_part", mask),
-            rejected_mask=_parts(examples, "rejected_part", mask),
-            **self._indices(examples, logprobs.device),
+            chosen_mask=parts(examples, "chosen_part", mask),
+            rejected_mask=parts(examples, "rejected_part", mask),
+            **indices(examples, self.branches, logprobs.device),
         )
 
     def _dropped(self, rows: Sequence[Row], examples: Sequence[Example]) -> Tensor | None:
@@ -383,128 +344,3 @@ class Collator:
         if reference is not None and "end_ratio" in self._statistics:
             found["end_ratio"] = self._engine.ratio_of(self._references.eos_ids, own, reference, inside)
         return {name: padded(torch.split(values, list(lengths)))[0] for name, values in found.items()}
-
-    def _view_batches(
-        self, examples: Sequence[Example], values: Sequence[Tensor], reference: Sequence[Tensor]
-    ) -> dict[str, View]:
-        """One view after the other, in the order of `_view_rows`; a view has one answer for each pair."""
-        places: dict[str, list[int]] = {}
-        pairs: dict[str, list[int]] = {}
-        first_pair = dict(
-            zip(
-                (example.group for example in examples),
-                accumulate((len(example.pairs) for example in examples), initial=0),
-                strict=False,
-            )
-        )
-        count = 0
-        for seen in self._seen_again(examples):
-            example = seen.example
-            order = {answer.candidate: count + place for place, answer in enumerate(seen.answers)}
-            first = first_pair[example.group]
-            places.setdefault(seen.view, []).extend(
-                order[example.answers[pair.chosen].candidate] for pair in example.pairs
-            )
-            pairs.setdefault(seen.view, []).extend(range(first, first + len(example.pairs)))
-            count += len(order)
-        made = {}
-        for name, index in places.items():
-            logprobs, mask = padded([values[place] for place in index])
-            before, _ = padded([reference[place] for place in index])
-            made[name] = View(logprobs, before, mask, torch.tensor(pairs[name], device=mask.device))
-        return made
-
-    def _rewarded(self, examples: Sequence[Example], logprobs: Tensor, step_length: float) -> Rewarded | None:
-        answers: list[int] = []
-        groups: list[int] = []
-        logged: list[Tensor] = []
-        first = 0
-        with_rewards = [example for example in examples if example.rewarded]
-        for example in examples:
-            for one in example.rewarded:
-                answers.append(first + one.answer)
-                groups.append(with_rewards.index(example))
-                logged.append(torch.tensor(example.answers[one.answer].logprobs))
-            first += len(self._branches(example))
-        if not answers:
-            return None
-        sampled = torch.zeros(len(answers), logprobs.shape[1])
-        for row, values in enumerate(logged):
-            sampled[row, : len(values)] = values
-        device = logprobs.device
-        labels = [one for example in examples for one in example.rewarded]
-        known = [dict(one.scores) for one in labels]
-        scorers = sorted(set[str]().union(*known))
-        return Rewarded(
-            answers=torch.tensor(answers, device=device),
-            groups=torch.tensor(groups, device=device),
-            rewards=torch.tensor([one.reward for one in labels], device=device),
-            weights=torch.tensor([one.weight for one in labels], device=device),
-            sampled=sampled.to(device),
-            step_length=step_length,
-            round_length=self.round_length,
-            step=self.step,
-            scores={name: torch.tensor([one.get(name, math.nan) for one in known], device=device) for name in scorers},
-            baseline=torch.tensor([one.is_baseline for one in labels], device=device),
-        )
-
-    def _indices(self, examples: Sequence[Example], device: torch.device) -> Mapping[str, Tensor]:
-        """Where each pair's and each thumb's answers stand among those of the batch."""
-        chosen, rejected, gold, pair_weights, endorsed = [], [], [], [], []
-        unpaired, desirable, unpaired_weights, mismatched = [], [], [], []
-        may_be_positive: list[bool] = []
-        drawn_by_base: list[bool] = []
-        marked: list[int] = []
-        first = 0
-        for example in examples:
-            for pair in example.pairs:
-                chosen.append(first + pair.chosen)
-                rejected.append(first + pair.rejected)
-                gold.append(first + example.gold(pair))
-                pair_weights.append(pair.weight)
-                endorsed.append(pair.is_endorsed)
-            for thumb in example.unpaired:
-                unpaired.append(first + thumb.answer)
-                desirable.append(thumb.desirable)
-                unpaired_weights.append(thumb.weight)
-            behind = {answer: first + len(example.answers) + at for at, answer in enumerate(self._disliked(example))}
-            marked += [-1 if one.desirable else behind.get(one.answer, -1) for one in example.unpaired]
-            branches = self._branches(example)
-            may_be_positive += [answer.may_be_positive for _, answer in branches]
-            drawn_by_base += [answer.drawn_by_base for _, answer in branches]
-            first += len(branches)
-            if example.group in self.partners:
-                mismatched.append(first - 1)
-        kinds: dict[str, tuple[list[int] | list[bool] | list[float], torch.dtype]] = {
-            "may_be_positive": (may_be_positive, torch.bool),
-            "drawn_by_base": (drawn_by_base, torch.bool),
-            "chosen": (chosen, torch.long),
-            "rejected": (rejected, torch.long),
-            "gold": (gold, torch.long),
-            "pair_weights": (pair_weights, torch.float32),
-            "endorsed": (endorsed, torch.bool),
-            "unpaired": (unpaired, torch.long),
-            "desirable": (desirable, torch.bool),
-            "unpaired_weights": (unpaired_weights, torch.float32),
-            "mismatched": (mismatched, torch.long),
-            "marked": (marked, torch.long),
-        }
-        return {name: torch.tensor(values, dtype=dtype, device=device) for name, (values, dtype) in kinds.items()}
-
-
-def _parts(examples: Sequence[Example], name: str, mask: Tensor) -> Tensor | None:
-    """What of their answers the pairs are about, (N, T); None: of all pairs the whole."""
-    parts: list[tuple[bool, ...]] = [getattr(pair, name) for example in examples for pair in example.pairs]
-    if not any(parts):
-        return None
-    made = mask.new_ones((len(parts), mask.shape[1]))
-    for row, part in enumerate(parts):
-        if part:
-            made[row, : len(part)] = torch.tensor(part, device=mask.device)
-    return made
-
-
-def mean_length(examples: Sequence[Example]) -> float:
-    """Tokens of a rewarded answer in the mean; 1 without any."""
-    lengths = [len(example.answers[one.answer].token_ids) for example in examples for one in example.rewarded]
-    return sum(lengths) / len(lengths) if lengths else 1.0

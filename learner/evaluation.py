@@ -81,7 +81,7 @@ def evaluate(
         values = iter(zip(torch.split(own, lengths), torch.split(base, lengths), strict=True))
         for example in part:
             answers = [Measured(example.group, answer, *next(values)) for answer in example.answers]
-            for _ in range(collator.branches(example) - len(answers)):
+            for _ in range(len(collator.branches.of(example)) - len(answers)):
                 next(values)  # borrowed, or behind a marker
             measured += answers
             agreements += _agreements(example, answers, beta)

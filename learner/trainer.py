@@ -22,12 +22,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
-from learner.batch import Collator, mean_length
+from learner.batch import Collator
 from learner.errors import RoundAborted
 from learner.examples import Example
 from learner.files import write_atomic
 from learner.gradients import Backward
 from learner.imitation import imitation
+from learner.labels import mean_length
 from learner.model import Policy
 from learner.objectives import Batch
 from learner.recipe import Recipe

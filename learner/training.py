@@ -16,13 +16,14 @@ from torch import Tensor
 
 from clients.client import PlumblineError
 from learner.assembly import Assembly, Job, assemble
-from learner.batch import find_partners, mean_length
+from learner.branches import find_partners
 from learner.context import Context
 from learner.curriculum import level
 from learner.early_stop import BestEpoch
 from learner.errors import LeaseLost, RoundAborted, Stopped
 from learner.evaluation import Evaluation, evaluate, fingerprint, objection
 from learner.examples import Example
+from learner.labels import mean_length
 from learner.metrics import Bar, Board, curve
 from learner.missing import explained, idle
 from learner.model import check_modules
@@ -139,7 +140,7 @@ class _Training:
     def _acquaint(self) -> None:
         """Tell the collator what it must know of the round as a whole."""
         examples = self._taught()
-        self._collator.partners = find_partners(examples)
+        self._collator.branches.partners = find_partners(examples)
         self._collator.round_length = mean_length(examples)
         if RETRIEVE in self._state.settings.recipe().views:
             self._collator.similar = find_similar(examples, self._place.vision.sketches)

@@ -15,7 +15,8 @@ from torch.distributed.tensor import DTensor
 
 from learner.assembly import Assembly, Job, assemble
 from learner.augmentation import reader
-from learner.batch import Acquaintance, find_partners
+from learner.batch import Acquaintance
+from learner.branches import find_partners
 from learner.evaluation import evaluate
 from learner.examples import Example, Limits, Wanted, prepare
 from learner.follower import Follower

@@ -15,7 +15,8 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from learner.augmentation import AUGMENTATIONS, changed, reader
-from learner.batch import Collator, find_partners
+from learner.batch import Collator
+from learner.branches import find_partners
 from learner.examples import Answer, Example, Limits, Wanted, prepare
 from learner.model import Base, Policy
 from learner.objectives import OBJECTIVES, Batch, Needs, View
@@ -92,10 +93,10 @@ def both(base_dir: Path) -> Both:
     engine = PrefixModel(policy.model, logits_per_chunk=VOCABULARY * 4)
     wanted = {"others": REFERENCES, "views": AUGMENTATIONS, "statistics": STATISTICS, "marker": ()}
     collator = Collator(references, engine, vision, 2**20, **wanted)  # type: ignore[arg-type]
-    collator.partners = find_partners(examples)
+    collator.branches.partners = find_partners(examples)
     ours = collator.batch(examples)
     naive = _Naive(policy, references, reader(server.images.__getitem__))
-    answers = [(one, one.images, answer) for one in examples for _, answer in collator._branches(one)]
+    answers = [(one, one.images, answer) for one in examples for _, answer in collator.branches.of(one)]
     return Both(ours, naive.batch(ours, examples, answers), list(policy.parameters.values()))
 
 

@@ -13,7 +13,7 @@ import torch
 
 import learner
 from clients.client import UnreadableEntry
-from learner.batch import find_partners
+from learner.branches import find_partners
 from learner.evaluation import objection
 from learner.examples import Answer, Example, UnpairedExample
 from learner.replay import Replay, apply_feed

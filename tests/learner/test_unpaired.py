@@ -150,7 +150,7 @@ def test_a_marked_answer_is_a_branch_of_its_own_whose_marker_is_not_learned(made
     expected = plain_logprobs(policy, (*example.prompt, example.prompt[0]), BAD)
     torch.testing.assert_close(batch.logprobs[3, 1:].detach(), expected)
     torch.testing.assert_close(batch.logprobs[0, :3].detach(), plain_logprobs(policy, example.prompt, GOOD))
-    assert len(batch.logprobs) == collator.branches(example) == 4
+    assert len(batch.logprobs) == len(collator.branches.of(example)) == 4
 
 
 def test_serving_needs_no_change(made: Made) -> None:
@@ -178,4 +178,4 @@ def test_an_objective_without_marker_costs_no_branch(made: Made) -> None:
     assert Settings(objectives={"kto": 1.0}).recipe().marker is None
     assert Settings(objectives={"c_rlft": 1.0}, options={"c_rlft": {"marker": [7, 8]}}).recipe().marker == (7, 8)
     without = Collator(collator._references, collator._engine, collator._vision, 4096)
-    assert without.branches(question()) == 3
+    assert len(without.branches.of(question())) == 3
