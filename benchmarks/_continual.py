@@ -188,9 +188,9 @@ class Installation:
         crowd.compare = True
         served: list[Served] = []
         for number in timeline.numbers:
-            if not served or timeline.brevity(number) != timeline.brevity(number - 1):
+            if not served or timeline.wordiness(number) != timeline.wordiness(number - 1):
                 for one in people:
-                    one.change_taste(timeline.brevity(number))
+                    one.change_taste(timeline.wordiness(number))
             crowd.question = timeline.question(number)
             await self._collect(crowd, self.sizes.round_signals if number > 0 else self.sizes.opening_signals)
             report = await learning.round(arm)

@@ -337,12 +337,12 @@ class Collator:
             for pair in example.pairs:
                 chosen.append(first + pair.chosen)
                 rejected.append(first + pair.rejected)
-                pair_weights.append(pair.weight)
+                pair_weights.append(pair.weight * (example.recency if pair.is_endorsed else 1.0))
                 endorsed.append(pair.is_endorsed)
             for thumb in example.unpaired:
                 unpaired.append(first + thumb.answer)
                 desirable.append(thumb.desirable)
-                unpaired_weights.append(thumb.weight)
+                unpaired_weights.append(thumb.weight * example.recency)
             branches = self._branches(example)
             may_be_positive += [answer.may_be_positive for _, answer in branches]
             first += len(branches)

@@ -14,6 +14,7 @@ from dataclasses import replace
 from learner.examples import Example, Prepared, Wanted, prepare
 from learner.families import fits
 from learner.objectives import Needs
+from learner.recency import aged
 from learner.replay import MissingImage
 from learner.settings import Settings
 from learner.shares import bounded
@@ -82,8 +83,8 @@ class Material:
 
     def thumbs(self, *, desirable: bool) -> float:
         """Sum of the weights of the thumbs of one kind."""
-        every = (thumb for example in self.examples.values() for thumb in example.unpaired)
-        return sum(thumb.weight for thumb in every if thumb.desirable is desirable)
+        every = ((example, thumb) for example in self.examples.values() for thumb in example.unpaired)
+        return sum(example.recency * thumb.weight for example, thumb in every if thumb.desirable is desirable)
 
     def _what_is_wanted(self, settings: Settings, parent: str) -> Wanted:
         kinds = settings.recipe().needs
@@ -100,13 +101,13 @@ class Material:
             self.examples[group.id] = prepared.example
 
     def _settle(self, settings: Settings) -> None:
-        """Leave out rewards that teach nothing, and hold every annotator within their share."""
+        """Leave out rewards that teach nothing, hold every annotator within their share, let opinions age."""
         kept, alike = with_contrast(list(self.examples.values()), settings.success_below)
         self.skipped["rewards are all alike"] += alike
         held = bounded(kept, settings.max_annotator_share, settings.min_new_signals)
         left_out = sum(one.count for one in kept) - sum(one.count for one in held)
         self.skipped["beyond one annotator's share"] += left_out
-        self.examples = {one.group: one for one in held}
+        self.examples = {one.group: one for one in aged(held, settings.half_life_signals)}
 
     def _check_images(self, examples: Sequence[Example]) -> None:
         """Compute vision features; take out examples whose images are missing, broken or of another token count."""

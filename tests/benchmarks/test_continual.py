@@ -60,7 +60,7 @@ def served(number: int, signals: int, short: float, tilted: float, outcome: str 
 def test_taste_and_world_change_with_their_rounds() -> None:
     """Long answers before the change, short ones from it on; the new shape from its round on, in half of the scenes."""
     assert list(TIMELINE.numbers) == [-1, 0, 1, 2, 3]
-    assert [TIMELINE.brevity(number) for number in range(4)] == [LONG, SHORT, SHORT, SHORT]
+    assert [TIMELINE.wordiness(number) for number in range(4)] == [LONG, SHORT, SHORT, SHORT]
     seeds = USER_SEEDS[:400]
     shares = [sum(has_tilted(TIMELINE.question(number)(seed)) for seed in seeds) / len(seeds) for number in range(4)]
     assert shares[:2] == [0, 0]
