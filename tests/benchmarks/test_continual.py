@@ -131,6 +131,7 @@ def test_a_round_starts_where_its_arm_says(from_base: bool, parent: str, monkeyp
 
 
 def test_the_arms_differ_in_nothing_but_their_start_and_their_memory() -> None:
-    """Same objectives, same steps: what the table compares is what it says."""
-    assert len({str(arm.learner | {"max_replay_groups": 0}) for arm in ARMS}) == 1
+    """Same objectives, same passes: what the table compares is what it says. Ageing is a part of the memory."""
+    assert len({str(arm.learner | {"max_replay_groups": 0, "half_life_signals": 0}) for arm in ARMS}) == 1
+    assert ["half_life_signals" in arm.learner for arm in ARMS] == [True, False, False]
     assert [(arm.from_base, arm.forgets) for arm in ARMS] == [(False, False), (True, False), (False, True)]
