@@ -64,18 +64,18 @@ FULL: Final = Sizes(
     opening_signals=80,
     round_signals=66,
     best_of=8,
-    descriptions=200,
-    tilted=80,
-    skills=150,
+    descriptions=150,
+    tilted=60,
+    skills=100,
 )
 QUICK: Final = Sizes(
     timeline=Timeline(opening=3, rounds=5, taste_changes=2, shape_appears=4),
     opening_signals=80,
     round_signals=66,
     best_of=8,
-    descriptions=150,
-    tilted=60,
-    skills=150,
+    descriptions=100,
+    tilted=40,
+    skills=60,
 )
 ADAPTED: Final = 0.8
 TARGETS: Final = {
