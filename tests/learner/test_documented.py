@@ -33,7 +33,8 @@ def test_every_option_of_an_objective_is_on_the_page(name: str) -> None:
 
 def test_the_settings_that_compose_a_method_are_on_the_page() -> None:
     """Those of the server's configuration."""
-    axes = {"objectives", "options", "beta", "weighting", "reference", "ema_decay", "source_weights", "half_life_signals"}
+    axes = {"objectives", "options", "beta", "weighting", "reference", "ema_decay", "source_weights"}
+    axes |= {"half_life_signals"}
     rewards = {"max_staleness", "success_below", "max_rewarded_groups", "max_replay_groups", "max_kl"}
     assert axes | rewards <= LearnerConfig.model_fields.keys()
     assert all(f"`{name}`" in PAGE or f"{name} = " in PAGE for name in (axes | rewards) - {"options"})
