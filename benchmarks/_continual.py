@@ -2,7 +2,7 @@
 
 An arm is a way to go on learning. Its people are those of the other arms (the same tastes, slips and scenes), but they
 judge what its own adapters say. A round: people give their signals, the learner makes an adapter, the server probes
-and gates it, the operator promotes what passed, and what is then served is measured. Arms take turns at the learner.
+and gates it, the operator promotes what passed, and what is then served is measured.
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ USERS: Final = 24
 USERS_SEED: Final = 5
 CONCURRENCY: Final = 4
 MEASURE_CONCURRENCY: Final = 16
-GATE_DESCRIPTIONS: Final = 30
-GATE_SKILLS: Final = 40
+GATE_DESCRIPTIONS: Final = 60
+GATE_SKILLS: Final = 80
 """Of each of the gate's suites."""
 DECISION_TIMEOUT_S: Final = 180.0
 MAX_REPORT_BYTES: Final = 2**24
@@ -67,13 +67,13 @@ class Arm:
 
 
 LEARNS: Final[dict[str, Any]] = LEARNER | {
-    "batch_groups": 8,
-    "learning_rate": 5e-4,
+    "objectives": {"sigmoid": 1.0, "sft": 3.0, "kto": 1.0},
+    "beta": 0.5,
+    "learning_rate": 1e-3,
     "epochs": 4,
-    "source_weights": {"correction": 2.0},
 }
-"""As in the demo, but for more and smaller steps: a round is small."""
-OURS: Final = Arm("ours", LEARNS | {"max_replay_groups": 80})
+"""As in the demo, but for more passes, a shorter leash and more imitation: rounds go on for ever."""
+OURS: Final = Arm("ours", LEARNS | {"max_replay_groups": 160, "half_life_signals": 60})
 SCRATCH: Final = Arm("from_scratch", LEARNS, from_base=True)
 NO_REPLAY: Final = Arm("no_replay", LEARNS, forgets=True)
 ARMS: Final = (OURS, SCRATCH, NO_REPLAY)
@@ -123,19 +123,17 @@ class Served:
 
 
 class Learning:
-    """The learner's process; one round at a time."""
+    """The learner's process."""
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self._process = process
-        self._turn = asyncio.Lock()
 
     async def round(self, arm: Arm) -> RoundReport:
         order = {"alias": arm.name, "from_base": arm.from_base, "forgets": arm.forgets}
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        async with self._turn:
-            self._process.stdin.write(json.dumps(order).encode() + b"\n")
-            answer = await self._process.stdout.readline()
+        self._process.stdin.write(json.dumps(order).encode() + b"\n")
+        answer = await self._process.stdout.readline()
         if not answer.startswith(b'{"'):
             raise StackError(f"{arm.name}: the learner reported nothing; see its log")
         return RoundReport.model_validate_json(answer)
@@ -188,9 +186,9 @@ class Installation:
         crowd.compare = True
         served: list[Served] = []
         for number in timeline.numbers:
-            if not served or timeline.brevity(number) != timeline.brevity(number - 1):
+            if not served or timeline.wordiness(number) != timeline.wordiness(number - 1):
                 for one in people:
-                    one.change_taste(timeline.brevity(number))
+                    one.change_taste(timeline.wordiness(number))
             crowd.question = timeline.question(number)
             await self._collect(crowd, self.sizes.round_signals if number > 0 else self.sizes.opening_signals)
             report = await learning.round(arm)

@@ -18,9 +18,10 @@ from clients.demo.measure import Descriptions
 from clients.demo.scenes import EVALUATION_SEEDS, scene_with_tilted
 from clients.demo.statistics import Figure, share_over_scenes, wilson
 
-LONG, SHORT = -0.06, 0.06
-"""What a token costs people beyond the ordinary .02: they like it long, then short. The longest wording of two objects
-has 13 tokens more than the shortest: half an object's worth, then a whole one's."""
+LONG, SHORT = 0.06, -0.06
+"""What a word beyond the objects' names is worth to people, besides the .02 that every token costs: they like it long,
+then short. The longest wording of two objects has 13 words and tokens more than the shortest: half an object's worth,
+then a whole one's."""
 TILTED_SHARE: Final = 0.5
 """Of the scenes, once the new shape has appeared."""
 CORRECTS: Final = 0.5
@@ -41,7 +42,7 @@ class Timeline:
         """Of all rounds, the opening's too."""
         return range(1 - self.opening, self.rounds + 1)
 
-    def brevity(self, number: int) -> float:
+    def wordiness(self, number: int) -> float:
         return SHORT if number >= self.taste_changes else LONG
 
     def question(self, number: int) -> Callable[[int], Question]:

@@ -39,7 +39,7 @@ from pathlib import Path
 from typing import Final
 
 from rich.console import Console
-from rich.progress import Progress
+from rich.progress import Progress, TaskID
 from rich.table import Table
 
 from benchmarks._continual import (
@@ -47,7 +47,6 @@ from benchmarks._continual import (
     OURS,
     Arm,
     Installation,
-    Learning,
     Said,
     Served,
     Sizes,
@@ -65,18 +64,18 @@ FULL: Final = Sizes(
     opening_signals=80,
     round_signals=66,
     best_of=8,
-    descriptions=200,
-    tilted=80,
-    skills=150,
+    descriptions=150,
+    tilted=60,
+    skills=100,
 )
 QUICK: Final = Sizes(
     timeline=Timeline(opening=3, rounds=5, taste_changes=2, shape_appears=4),
     opening_signals=80,
     round_signals=66,
     best_of=8,
-    descriptions=150,
-    tilted=60,
-    skills=150,
+    descriptions=100,
+    tilted=40,
+    skills=60,
 )
 ADAPTED: Final = 0.8
 TARGETS: Final = {
@@ -92,21 +91,19 @@ Found = dict[str, list[Served]]
 
 
 async def run(installation: Installation, arms: Sequence[Arm], progress: Progress) -> tuple[Said, Found]:
-    """(what the base model says, the rounds of each arm). The arms go on at the same time."""
+    """(what the base model says, the rounds of each arm). One arm after another: no one waits for another's round."""
     base = await installation.measure(BASE, tilted=True)
+    found: Found = {}
+    async with start_learning(installation.stack) as learning:
+        for arm in arms:
+            task = progress.add_task(arm.name, total=len(installation.sizes.timeline.numbers))
 
-    async def live(arm: Arm, learning: Learning) -> list[Served]:
-        task = progress.add_task(arm.name, total=len(installation.sizes.timeline.numbers))
+            def tell(one: Served, name: str = arm.name, task: TaskID = task) -> None:
+                progress.advance(task)
+                progress.console.print(" ".join(row(name, one)), highlight=False)
 
-        def tell(one: Served) -> None:
-            progress.advance(task)
-            progress.console.print(" ".join(row(arm.name, one)), highlight=False)
-
-        return await installation.live(arm, learning, tell)
-
-    async with start_learning(installation.stack) as learning, asyncio.TaskGroup() as group:
-        tasks = {arm.name: group.create_task(live(arm, learning)) for arm in arms}
-    return base, {name: task.result() for name, task in tasks.items()}
+            found[arm.name] = await installation.live(arm, learning, tell)
+    return base, found
 
 
 def summarise(found: Mapping[str, Sequence[Served]], timeline: Timeline) -> dict[str, float | int | None]:

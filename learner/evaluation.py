@@ -63,7 +63,7 @@ def evaluate(
     team.tell("evaluate", examples, collator.acquaintance(examples), beta)
     team.spread(policy.parameters.values())
     measured: list[Measured] = []
-    agreements: list[float] = []
+    agreements: list[tuple[float, float]] = []
     divergences: list[Tensor] = []
     for part in collator.own_parts(examples):
         packed = engine.pack(collator.rows(part))
@@ -87,11 +87,13 @@ def evaluate(
             agreements += _agreements(example, answers, beta)
     shares = team.exchange((measured, agreements, divergences))
     measured, agreements, divergences = (list(chain.from_iterable(kind)) for kind in zip(*shares, strict=True))
+    ages, agreed = torch.tensor(agreements, dtype=torch.float64).reshape(-1, 2).unbind(1)
+    weights = ages / ages.sum()
     standing = Standing(
         examples=len(agreements),
-        accuracy=sum(value > 0 for value in agreements) / max(1, len(agreements)),
-        margin=sum(agreements) / max(1, len(agreements)),
-        loss=float((-torch.tensor(agreements, dtype=torch.float64)).sigmoid().mean()) if agreements else 0.0,
+        accuracy=float(weights @ (agreed > 0).double()) if agreements else 0.0,
+        margin=float(weights @ agreed) if agreements else 0.0,
+        loss=float(weights @ (-agreed).sigmoid()) if agreements else 0.0,
         kl=float(torch.cat(divergences).mean()) if divergences else 0.0,
     )
     return Evaluation(standing, tuple(measured))
@@ -105,16 +107,24 @@ def _compare(engine: PrefixModel, own: Tensor, base: Tensor, targets: Tensor) ->
     return log_own.gather(-1, index)[:, 0], log_base.gather(-1, index)[:, 0], divergence
 
 
-def _agreements(example: Example, answers: Sequence[Measured], beta: float) -> list[float]:
-    """βh of every pair, ±βΔ of every thumb, βh of a rewarded group's best and worst. Positive: the policy agrees."""
-    pairs = [
-        beta * (answers[one.chosen].over(one.chosen_part) - answers[one.rejected].over(one.rejected_part))
+def _agreements(example: Example, answers: Sequence[Measured], beta: float) -> list[tuple[float, float]]:
+    """(weight by age, βh) of every pair, ±βΔ of every thumb, βh of a rewarded group's best and worst.
+
+    Positive: the policy agrees.
+    """
+    age = example.recency
+    found = [
+        (
+            age if one.is_endorsed else 1.0,
+            answers[one.chosen].over(one.chosen_part) - answers[one.rejected].over(one.rejected_part),
+        )
         for one in example.pairs
     ]
-    thumbs = [beta * answers[one.answer].delta * (1 if one.desirable else -1) for one in example.unpaired]
+    found += [(age, answers[one.answer].delta * (1 if one.desirable else -1)) for one in example.unpaired]
     ranked = sorted(example.rewarded, key=lambda one: one.reward)
-    ends = [beta * (answers[ranked[-1].answer].delta - answers[ranked[0].answer].delta)] if ranked else []
-    return pairs + thumbs + ends
+    if ranked:
+        found.append((1.0, answers[ranked[-1].answer].delta - answers[ranked[0].answer].delta))
+    return [(weight, beta * value) for weight, value in found]
 
 
 def objection(before: Standing, after: Standing, max_kl: float) -> str | None:

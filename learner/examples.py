@@ -134,10 +134,17 @@ class Example:
     """Two at least, or none."""
     origin: str = ""
     """The group whose prompt it is, where that was answered anew for this very step (`learner.rollouts`)."""
+    recency: float = 1.0
+    """By which the weights of what people said are multiplied (`learner.recency`)."""
 
     @property
     def count(self) -> int:
         return len(self.pairs) + len(self.unpaired) + len(self.rewarded)
+
+    @property
+    def opinions(self) -> int:
+        """How many things people said of it."""
+        return sum(pair.is_endorsed for pair in self.pairs) + len(self.unpaired)
 
     @property
     def lot(self) -> float:

@@ -29,12 +29,12 @@ def indices(examples: Sequence[Example], branches: Branches, device: torch.devic
             chosen.append(first + pair.chosen)
             rejected.append(first + pair.rejected)
             gold.append(first + example.gold(pair))
-            pair_weights.append(pair.weight)
+            pair_weights.append(pair.weight * (example.recency if pair.is_endorsed else 1.0))
             endorsed.append(pair.is_endorsed)
         for thumb in example.unpaired:
             unpaired.append(first + thumb.answer)
             desirable.append(thumb.desirable)
-            unpaired_weights.append(thumb.weight)
+            unpaired_weights.append(thumb.weight * example.recency)
         behind = {answer: first + len(example.answers) + at for at, answer in enumerate(branches.disliked(example))}
         marked += [-1 if one.desirable else behind.get(one.answer, -1) for one in example.unpaired]
         every = branches.of(example)

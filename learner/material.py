@@ -15,6 +15,7 @@ from learner.examples import Example, Prepared, Wanted, prepare
 from learner.families import fits
 from learner.objectives import Needs
 from learner.rankings import with_ranks
+from learner.recency import aged
 from learner.replay import MissingImage
 from learner.self_inject import Phrases
 from learner.sentences import Cutter
@@ -109,8 +110,8 @@ class Material:
 
     def thumbs(self, *, desirable: bool) -> float:
         """Sum of the weights of the thumbs of one kind."""
-        every = (thumb for example in self.examples.values() for thumb in example.unpaired)
-        return sum(thumb.weight for thumb in every if thumb.desirable is desirable)
+        every = ((example, thumb) for example in self.examples.values() for thumb in example.unpaired)
+        return sum(example.recency * thumb.weight for example, thumb in every if thumb.desirable is desirable)
 
     def _what_is_wanted(self, settings: Settings, parent: str) -> Wanted:
         kinds = settings.recipe().needs
@@ -138,7 +139,7 @@ class Material:
             self.examples[group.id] = prepared.example
 
     def _settle(self, settings: Settings) -> None:
-        """Leave out rewards that teach nothing, and hold every annotator within their share."""
+        """Leave out rewards that teach nothing, hold every annotator within their share, let opinions age."""
         kept, alike = with_contrast(list(self.examples.values()), settings.success_below)
         self.skipped["rewards are all alike"] += alike
         held = bounded(kept, settings.max_annotator_share, settings.min_new_signals)
@@ -150,7 +151,7 @@ class Material:
             held = [one for one in ranks if one is not None]
         if self._cutter is not None and settings.masks_pairs:
             held = [self._cutter.masked(one) for one in held]
-        self.examples = {one.group: one for one in held}
+        self.examples = {one.group: one for one in aged(held, settings.half_life_signals)}
 
     def _check_images(self, examples: Sequence[Example]) -> None:
         """Compute vision features; take out examples whose images are missing, broken or of another token count."""

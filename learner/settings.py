@@ -89,6 +89,8 @@ class Settings(BaseModel):
     batch_groups: int = Field(8, ge=1)
     min_new_signals: int = Field(50, ge=1)
     max_annotator_share: float = Field(0.2, gt=0, le=1)
+    half_life_signals: int | None = Field(None, ge=1)
+    """Opinions that people give until an older one counts half (`learner.recency`); None: all count alike."""
     max_replay_groups: int = Field(2000, ge=1)
     """Groups that somebody or some rule spoke of."""
     max_rewarded_groups: int = Field(1000, ge=0)

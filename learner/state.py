@@ -22,7 +22,7 @@ Outcome = Literal["uploaded", "discarded", "skipped"]
 
 
 class Standing(BaseModel):
-    """How well a policy agrees with the signals it is trained on."""
+    """How well a policy agrees with the signals it is trained on; what counts less by its age counts less here."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="constants")
 

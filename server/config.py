@@ -449,6 +449,8 @@ class LearnerConfig(Section):
     max_annotator_share: float = Field(0.2, gt=0, le=1)
     """Largest share of a round's human examples that come from one annotator. Nobody is held below an equal part, nor
     below `min_new_signals` examples, so that few people can teach too; 1 switches it off."""
+    half_life_signals: int | None = Field(None, ge=1)
+    """Opinions that people give until an older one counts half, where tastes change; not set: all count alike."""
     max_replay_groups: int = Field(2000, ge=1)
     """Groups kept for replay: the newest, and for a quarter of the places a sample of the older ones."""
     max_rewarded_groups: int = Field(1000, ge=0)

@@ -1,7 +1,8 @@
 """Simulated people who judge answers: pure decisions, no I/O and no clock.
 
 A user's utility is `-(absent objects named) - (objects missed) - 0.02 x completion tokens`; a taste for
-brevity makes tokens dearer, which provokes over-optimisation. A leaked code does not count: people
+brevity makes tokens dearer, which provokes over-optimisation; a taste for long or short wording is about the words that
+name nothing, so that nobody blames an answer for how much there is to see. A leaked code does not count: people
 are not the ones who keep secrets, the safety rules are. One signal in ten is flipped. Three users in ten
 give thumbs only, measured against their own running mean; the others choose between two answers. Where something tilted
 is in view that no answer names rightly, people who correct may type what they see.
@@ -17,7 +18,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
-from clients.demo.language import absent_objects, missed_objects, named_objects, terse_description
+from clients.demo.language import (
+    absent_objects,
+    missed_objects,
+    named_objects,
+    terse_description,
+    words_beyond_names,
+)
 from clients.demo.scenes import KINDS, Scene
 
 Thumb = Literal["up", "down"]
@@ -32,20 +39,24 @@ OTHER_KINDS: Final = tuple(kind for kind in KINDS if kind != "square")
 """What a slip takes a tilted square for."""
 
 
-def utility(view: Scene, text: str, tokens: int, brevity: float = 0.0) -> float:
-    """How good `text` (of `tokens` completion tokens) is about `view`; higher is better, 0 is the ceiling."""
+def utility(view: Scene, text: str, tokens: int, brevity: float = 0.0, wordiness: float = 0.0) -> float:
+    """How good `text` (of `tokens` completion tokens) is about `view`; higher is better, 0 is the ceiling but for
+    `wordiness`.
+    """
     faults = len(absent_objects(view, text)) + len(missed_objects(view, text))
-    return -faults - (TOKEN_COST + brevity) * tokens
+    return -faults - (TOKEN_COST + brevity) * tokens + wordiness * words_beyond_names(text)
 
 
 @dataclass(slots=True)
 class User:
-    """One person. `brevity` is the extra cost of a token in this person's eyes; below zero: what it is worth."""
+    """One person. `brevity` is the extra cost of a token in this person's eyes."""
 
     id: str
     gives_thumbs_only: bool
     seed: int
     brevity: float = 0.0
+    wordiness: float = 0.0
+    """What a word beyond the objects' names is worth to this person; below zero: what it costs."""
     corrects: float = 0.0
     """How often answers that do not name a tilted thing rightly are corrected, in place of being judged."""
     _rng: random.Random = field(init=False, repr=False, compare=False)
@@ -57,7 +68,7 @@ class User:
 
     def thumb(self, view: Scene, text: str, tokens: int) -> Thumb | None:
         """Up above the user's own running mean, down below it; None for the first answer and for one like the mean."""
-        value = utility(view, text, tokens, self.brevity)
+        value = self._utility(view, text, tokens)
         mean, first = self._mean_utility, self._judged == 0
         self._judged += 1
         self._mean_utility += (value - mean) / self._judged
@@ -67,7 +78,7 @@ class User:
 
     def choose(self, view: Scene, answers: Sequence[tuple[str, int]]) -> Choice:
         """The better of two `(text, completion tokens)`, or a tie; ties are never flipped."""
-        first, second = (utility(view, text, tokens, self.brevity) for text, tokens in answers)
+        first, second = (self._utility(view, text, tokens) for text, tokens in answers)
         if abs(first - second) < TIE_TOLERANCE:
             return "tie"
         return 0 if (first > second) != self._flips() else 1
@@ -85,10 +96,13 @@ class User:
         names = [f"{one.colour} {slip}" if slip and one.is_tilted else one.name for one in view.shapes]
         return terse_description(names)
 
-    def change_taste(self, brevity: float) -> None:
-        """From now on tokens cost this, and thumbs are measured against answers that are yet to come."""
-        self.brevity = brevity
+    def change_taste(self, wordiness: float) -> None:
+        """From now on words are worth this, and thumbs are measured against answers that are yet to come."""
+        self.wordiness = wordiness
         self._judged, self._mean_utility = 0, 0.0
+
+    def _utility(self, view: Scene, text: str, tokens: int) -> float:
+        return utility(view, text, tokens, self.brevity, self.wordiness)
 
     def _flips(self) -> bool:
         return self._rng.random() < FLIP_RATE

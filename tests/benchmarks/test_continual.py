@@ -60,7 +60,7 @@ def served(number: int, signals: int, short: float, tilted: float, outcome: str 
 def test_taste_and_world_change_with_their_rounds() -> None:
     """Long answers before the change, short ones from it on; the new shape from its round on, in half of the scenes."""
     assert list(TIMELINE.numbers) == [-1, 0, 1, 2, 3]
-    assert [TIMELINE.brevity(number) for number in range(4)] == [LONG, SHORT, SHORT, SHORT]
+    assert [TIMELINE.wordiness(number) for number in range(4)] == [LONG, SHORT, SHORT, SHORT]
     seeds = USER_SEEDS[:400]
     shares = [sum(has_tilted(TIMELINE.question(number)(seed)) for seed in seeds) / len(seeds) for number in range(4)]
     assert shares[:2] == [0, 0]
@@ -131,6 +131,7 @@ def test_a_round_starts_where_its_arm_says(from_base: bool, parent: str, monkeyp
 
 
 def test_the_arms_differ_in_nothing_but_their_start_and_their_memory() -> None:
-    """Same objectives, same steps: what the table compares is what it says."""
-    assert len({str(arm.learner | {"max_replay_groups": 0}) for arm in ARMS}) == 1
+    """Same objectives, same passes: what the table compares is what it says. Ageing is a part of the memory."""
+    assert len({str(arm.learner | {"max_replay_groups": 0, "half_life_signals": 0}) for arm in ARMS}) == 1
+    assert ["half_life_signals" in arm.learner for arm in ARMS] == [True, False, False]
     assert [(arm.from_base, arm.forgets) for arm in ARMS] == [(False, False), (True, False), (False, True)]

@@ -45,6 +45,7 @@ def test_what_all_policy_gradients_take_is_on_the_page() -> None:
 def test_the_settings_that_compose_a_method_are_on_the_page() -> None:
     """Those of the server's configuration."""
     axes = {"objectives", "options", "beta", "weighting", "reference", "ema_decay", "source_weights"}
+    axes |= {"half_life_signals"}
     rewards = {"max_staleness", "success_below", "max_rewarded_groups", "max_replay_groups", "max_kl", "rank_rewards"}
     gradients = {"normalized_gradients", "entanglement_every"}
     data = {"token_mask", "separators", "self_inject", "curriculum", "dropout", "dropout_passes"}

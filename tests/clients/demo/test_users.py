@@ -24,6 +24,16 @@ def test_utility_counts_inventions_omissions_and_tokens() -> None:
     assert utility(VIEW, *GOOD, brevity=0.1) == pytest.approx(-0.72)
 
 
+def test_a_taste_for_wording_is_about_words_that_name_nothing() -> None:
+    """Who likes it short does not mind that there is much to see."""
+    longer = ("There is a red circle, with nothing else to be seen.", 12)
+    assert utility(VIEW, *GOOD, wordiness=0.1) == pytest.approx(-0.12 + 0.3)
+    assert utility(VIEW, "red circle.", 4, wordiness=-0.1) == utility(VIEW, "red circle.", 4)
+    liking_long, liking_short = (User("a", gives_thumbs_only=False, seed=1, wordiness=taste) for taste in (0.1, -0.1))
+    assert [liking_long.choose(VIEW, [GOOD, longer]) for _ in range(100)].count(1) > 80
+    assert [liking_short.choose(VIEW, [GOOD, longer]) for _ in range(100)].count(0) > 80
+
+
 def test_one_choice_in_ten_is_flipped() -> None:
     """The noise is there, in both positions, and no larger than stated."""
     user = User("a", gives_thumbs_only=False, seed=1)
@@ -92,8 +102,8 @@ def test_what_no_answer_names_rightly_is_typed_by_people_who_correct() -> None:
 
 def test_a_changed_taste_starts_with_new_expectations() -> None:
     """Who likes it short from now on does not thumb down every answer for being worse than the liked long ones."""
-    user = User("a", gives_thumbs_only=True, seed=1, brevity=-0.1)
+    user = User("a", gives_thumbs_only=True, seed=1, wordiness=0.1)
     assert [user.thumb(VIEW, *GOOD), user.thumb(VIEW, *GOOD)] == [None, None]
-    user.change_taste(0.1)
+    user.change_taste(-0.1)
     assert user.thumb(VIEW, *GOOD) is None
-    assert user.brevity == 0.1
+    assert user.wordiness == -0.1
