@@ -24,13 +24,17 @@ from rich.table import Table
 from benchmarks._purposes import Lab, Purpose
 from benchmarks._purposes_active import ACTIVE
 from benchmarks._purposes_image import IMAGE
+from benchmarks._purposes_mask import MASK
+from benchmarks._purposes_no_signal import NO_SIGNAL
 from benchmarks._purposes_unlearn import UNLEARN
 from benchmarks._purposes_unreliable import UNRELIABLE
 from benchmarks._study import Learning, Study, open_study
 from clients.demo.measure import Tick
 from clients.stack import interrupted_by_signals
 
-PURPOSES: Final[Mapping[str, Purpose]] = {one.name: one for one in (UNLEARN, UNRELIABLE, IMAGE, ACTIVE)}
+PURPOSES: Final[Mapping[str, Purpose]] = {
+    one.name: one for one in (UNLEARN, UNRELIABLE, IMAGE, NO_SIGNAL, MASK, ACTIVE)
+}
 DESCRIPTIONS: Final = {False: 400, True: 200}
 SKILLS: Final = {False: 400, True: 200}
 
