@@ -309,7 +309,9 @@ class TurnedRound(PlumblineClient):
                 group.pairs = [self._pair(group.id, pair) for pair in group.pairs]
                 group.unpaired = [self._thumb(group.id, thumb) for thumb in group.unpaired]
                 for candidate in group.candidates:
-                    candidate.total = self.rewards.get(candidate.id, candidate.total)
+                    if candidate.id in self.rewards:
+                        candidate.total = self.rewards[candidate.id]
+                        candidate.scores = {"reward_bt": candidate.total}
         return page
 
     def _is_turned(self, group: str, annotator: str) -> bool:
