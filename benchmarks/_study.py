@@ -57,6 +57,25 @@ DECIDED: Final = frozenset({"gated", "rejected"})
 
 
 @dataclass(frozen=True, slots=True)
+class Sizes:
+    seeds: tuple[int, ...]
+    """Each another crowd."""
+    signals: int
+    """Of each crowd."""
+    descriptions: int
+    skills: int
+
+    @property
+    def crowds(self) -> list[str]:
+        """Aliases: for each seed people who choose too, and people who give thumbs alone."""
+        return [crowd_name(seed, thumbs_only) for seed in self.seeds for thumbs_only in (False, True)]
+
+
+def crowd_name(seed: int, thumbs_only: bool = False) -> str:
+    return f"{'thumbs' if thumbs_only else 'crowd'}-{seed}"
+
+
+@dataclass(frozen=True, slots=True)
 class Recipe:
     """A way to learn: the alias's `learner` settings, and what is done to the signals before."""
 

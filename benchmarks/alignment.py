@@ -41,7 +41,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from benchmarks._study import Quality, Recipe, Study, open_study, people
+from benchmarks._study import Quality, Recipe, Sizes, Study, crowd_name, open_study, people
 from clients.demo.measure import Tick
 from clients.demo.settings import LEARNER
 from clients.stack import StackError
@@ -76,14 +76,6 @@ TARGETS = {
     "kto_thumbs_halves": ("=", 1),
     "lcpo_retained": (">=", 0.9),
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Sizes:
-    seeds: tuple[int, ...]
-    signals: int
-    descriptions: int
-    skills: int
 
 
 FULL = Sizes(seeds=(0, 1, 2, 3, 4), signals=300, descriptions=400, skills=400)
@@ -132,10 +124,6 @@ async def run(study: Study, sizes: Sizes, progress: Progress) -> tuple[Qualities
         found.setdefault(TRL, []).append(await study.measure(study.adopt(crowd_name(seed), files), tick))
         seconds.setdefault(TRL, []).append(taken)
     return found, seconds
-
-
-def crowd_name(seed: int, thumbs_only: bool = False) -> str:
-    return f"{'thumbs' if thumbs_only else 'crowd'}-{seed}"
 
 
 def by_trl(seed: int, labels: int) -> tuple[dict[str, bytes], Took]:
@@ -209,8 +197,7 @@ def main() -> int:
     sizes = QUICK if args.quick else FULL
     if args.seeds:
         sizes = replace(sizes, seeds=tuple(args.seeds))
-    crowds = [crowd_name(seed, thumbs_only) for seed in sizes.seeds for thumbs_only in (False, True)]
-    with open_study(crowds, sizes.descriptions, sizes.skills) as study, Progress() as progress:
+    with open_study(sizes.crowds, sizes.descriptions, sizes.skills) as study, Progress() as progress:
         found, seconds = asyncio.run(run(study, sizes, progress))
     figures = summarise(found, seconds)
     console = Console()

@@ -37,7 +37,7 @@ from rich.table import Table
 
 from benchmarks._methods_plot import draw
 from benchmarks._methods_table import COMPOSITIONS, DPO, METHODS, Method
-from benchmarks._study import Learning, Quality, Study, open_study, people
+from benchmarks._study import Learning, Quality, Sizes, Study, crowd_name, open_study, people
 from clients.demo.statistics import Figure, wilson
 from clients.stack import StackError, interrupted_by_signals
 from server.wire.base import BASE
@@ -46,14 +46,6 @@ ENOUGH_COVERAGE: Final = 0.95
 TARGETS: Final = {"methods_total": 45}
 RESULTS: Final = Path("docs/methods-results.json")
 PLOT: Final = Path("docs/methods.svg")
-
-
-@dataclass(frozen=True, slots=True)
-class Sizes:
-    seeds: tuple[int, ...]
-    signals: int
-    descriptions: int
-    skills: int
 
 
 FULL: Final = Sizes(seeds=(0, 1, 2), signals=300, descriptions=200, skills=150)
@@ -141,10 +133,6 @@ async def _one(study: Study, learning: Learning, seed: int, method: Method, tick
     learned = await asyncio.to_thread(learning, crowd, method.recipe, state)
     quality = await study.measure(learned.adapter, tick)
     return Run(quality, learned.detail["after"]["kl"], learned.detail["seconds"])
-
-
-def crowd_name(seed: int, thumbs_only: bool) -> str:
-    return f"{'thumbs' if thumbs_only else 'crowd'}-{seed}"
 
 
 def all_combined(found: Found, sizes: Sizes) -> dict[str, Result]:
@@ -254,7 +242,6 @@ def main() -> int:
     if args.seeds:
         sizes = replace(sizes, seeds=tuple(args.seeds))
     methods = [one for one in METHODS if not args.only or one.name in {DPO, *args.only}]
-    crowds = [crowd_name(seed, thumbs_only) for seed in sizes.seeds for thumbs_only in (False, True)]
     started = time.monotonic()
 
     def keep(found: Found) -> None:
@@ -265,7 +252,7 @@ def main() -> int:
 
     with (
         interrupted_by_signals(),
-        open_study(crowds, sizes.descriptions, sizes.skills) as study,
+        open_study(sizes.crowds, sizes.descriptions, sizes.skills) as study,
         Progress() as progress,
     ):
         found = asyncio.run(run(study, sizes, methods, progress, keep))

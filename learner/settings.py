@@ -166,7 +166,7 @@ def read_settings(config: TrainingConfig) -> Settings:
     needs = recipe.needs
     if settings.rollout_groups and Needs.REWARDED not in needs:
         raise SettingsError("learner setting rollout_groups: none of the objectives is on rewards, as grpo is")
-    if settings.curriculum == "perturbation" and settings.recipe().views.isdisjoint(AUGMENTATIONS):
+    if settings.curriculum == "perturbation" and recipe.views.isdisjoint(AUGMENTATIONS):
         raise SettingsError("learner setting curriculum: none of the objectives shows changed images, as mdpo does")
     if settings.self_inject and Needs.PAIRS not in needs:
         raise SettingsError("learner setting self_inject: none of the objectives is on pairs, as sigmoid is")

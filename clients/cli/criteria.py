@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import random
-import subprocess
-import sys
-import threading
 from collections import deque
 from collections.abc import Iterable, Mapping
 from itertools import count
 from pathlib import Path
-from typing import IO, Annotated, Any, Final
+from typing import Annotated, Any, Final
 
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from clients.cli.exchange import AliasOption
+from clients.cli.process import fed
 from clients.cli.session import REFUSED, WRONG_ARGUMENTS, Session, fail, table
 from clients.client import PlumblineClient
 from clients.exchange.formats import FORMATS, Format
@@ -106,37 +103,15 @@ def choices_of(client: PlumblineClient, alias: str, most: int) -> list[Preferenc
 
 def _run(arguments: list[str], pairs: Iterable[PreferencePair]) -> MiningReport | str:
     """The report, or why there is none."""
-    command = [sys.executable, "-m", "server.mining", *arguments]
-    shown = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    screen = Console(stderr=True)
     report: MiningReport | str = "the mining process ended without a report"
-    with (
-        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process,
-        Progress(*shown, console=screen, transient=True, disable=not screen.is_terminal) as bar,
-    ):
-        assert process.stdin is not None
-        assert process.stdout is not None
-        threading.Thread(target=_feed, args=(process.stdin, pairs), daemon=True).start()
-        task = bar.add_task("reading", total=None)
-        try:
-            for text in process.stdout:
-                line = MiningLine.model_validate_json(text)
-                if (one := line.progress) is not None:
-                    bar.update(task, description=one.doing, completed=one.done, total=one.total)
-                report = line.report or line.error or report
-        except BaseException:
-            process.kill()
-            raise
+    given = (pair.model_dump_json(exclude_none=True).encode() + b"\n" for pair in pairs)
+    with fed("server.mining", arguments, given, "reading") as process:
+        for text in process.lines:
+            line = MiningLine.model_validate_json(text)
+            if (one := line.progress) is not None:
+                process.show(one.done, one.total, one.doing)
+            report = line.report or line.error or report
     return report
-
-
-def _feed(pipe: IO[bytes], pairs: Iterable[PreferencePair]) -> None:
-    try:
-        with pipe:
-            for pair in pairs:
-                pipe.write(pair.model_dump_json(exclude_none=True).encode() + b"\n")
-    except BrokenPipeError:
-        pass  # it says itself why it ended
 
 
 def _show(report: MiningReport) -> None:

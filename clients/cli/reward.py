@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Annotated
+from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from clients.cli.criteria import criteria
+from clients.cli.process import fed
 from clients.cli.session import REFUSED, WRONG_ARGUMENTS, command, console, fail, table
 from clients.exchange.formats import FORMATS, Format
 from clients.exchange.rows import UnreadableFile, read_rows
@@ -93,7 +90,6 @@ class _Pairs:
         self.numbers: list[int] = []
         """The row of each line that was sent."""
         self.refused: list[Problem] = []
-        self.error: Exception | None = None
 
     def lines(self) -> Iterator[bytes]:
         for number, group in self._reader.groups(read_rows(self._file)):
@@ -104,47 +100,18 @@ class _Pairs:
                 self.numbers.append(number)
                 yield pair.model_dump_json(exclude_none=True).encode() + b"\n"
 
-    def feed(self, pipe: IO[bytes]) -> None:
-        try:
-            with pipe:
-                for line in self.lines():
-                    pipe.write(line)
-                    pipe.flush()
-        except BrokenPipeError:
-            pass  # it says itself why it ended
-        except (OSError, UnreadableFile) as error:
-            self.error = error
-
 
 def _run(arguments: list[str], pairs: _Pairs) -> RewardReport | str:
     """The report, or why there is none. Raises what reading the file raised."""
-    command = [sys.executable, "-m", "server.checking", *arguments]
-    shown = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    screen = Console(stderr=True)
     report: RewardReport | str = "the checking process ended without a report"
-    with (
-        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process,
-        Progress(*shown, console=screen, transient=True, disable=not screen.is_terminal) as bar,
-    ):
-        assert process.stdin is not None
-        assert process.stdout is not None
-        feeding = threading.Thread(target=pairs.feed, args=(process.stdin,), daemon=True)
-        feeding.start()
-        task = bar.add_task("pairs", total=None)
-        try:
-            for text in process.stdout:
-                line = CheckLine.model_validate_json(text)
-                if line.progress is not None:
-                    bar.update(task, completed=line.progress.done, total=len(pairs.numbers))
-                    if line.progress.problem is not None:
-                        pairs.refused.append(Problem(pairs.numbers[line.progress.pair], line.progress.problem))
-                report = line.report or line.error or report
-        except BaseException:
-            process.kill()
-            raise
-        feeding.join()
-    if pairs.error is not None:
-        raise pairs.error
+    with fed("server.checking", arguments, pairs.lines(), "pairs") as process:
+        for text in process.lines:
+            line = CheckLine.model_validate_json(text)
+            if line.progress is not None:
+                process.show(line.progress.done, len(pairs.numbers))
+                if line.progress.problem is not None:
+                    pairs.refused.append(Problem(pairs.numbers[line.progress.pair], line.progress.problem))
+            report = line.report or line.error or report
     return report
 
 
