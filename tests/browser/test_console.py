@@ -19,10 +19,11 @@ def looked_at(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     with site_at(tmp_path_factory.mktemp("looked-at")) as site:
         first = upload(site, seed=1)
         asked(site, "POST", f"/v1/adapters/{first}/promote", {"reason": "the first round"})
+        talk(site, 4)  # All are answered by the first, whoever the canary's users come to be.
         second = upload(site, seed=2, parent=first)
         asked(site, "POST", f"/v1/adapters/{second}/canary", {"share": 0.5, "reason": "a try"})
         upload(site, seed=3, parent=first)
-        talk(site, 12)
+        talk(site, 8)
         learner_was_here(site)
         yield site
 
