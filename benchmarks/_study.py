@@ -51,7 +51,7 @@ from server.wire.training import (
 USERS: Final = 24
 BEST_OF: Final = 8
 CONCURRENCY: Final = 4
-MEASURE_CONCURRENCY: Final = 16
+MEASURE_CONCURRENCY: Final = 48
 DECISION_TIMEOUT_S: Final = 120.0
 DECIDED: Final = frozenset({"gated", "rejected"})
 

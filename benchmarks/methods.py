@@ -15,7 +15,7 @@ The peer is plain DPO, in the same run. Values are means over the seeds, interva
 - `methods_improving`: those whose hallucination's upper 95% bound lies below the base model's, with coverage of .95.
 - `best_vs_dpo`: the least hallucination of anything with that coverage / plain DPO's.
 - KL: nats a token, of the adapter to the base, on the answers learned from, as the learner measures it at the end.
-- seconds: of the round, from its plan to the upload.
+- seconds: of the round, from its plan to the upload, while the last method's adapter is asked.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from rich.table import Table
 
 from benchmarks._methods_plot import draw
 from benchmarks._methods_table import COMPOSITIONS, DPO, METHODS, Method
-from benchmarks._study import Learning, Quality, Sizes, Study, crowd_name, open_study, people
+from benchmarks._study import Learned, Learning, Quality, Recipe, Sizes, Study, crowd_name, open_study, people
 from clients.demo.statistics import Figure, wilson
 from clients.stack import StackError, interrupted_by_signals
 from server.wire.base import BASE
@@ -111,28 +111,37 @@ async def run(
             doing(f"seed {seed}: signals")
             crowd = people(seed, thumbs_only=thumbs_only)
             await study.collect(crowd_name(seed, thumbs_only), crowd, sizes.signals, tick)
+
+        async def ask(name: str, learned: Learned, seed: int = seed) -> None:
+            quality = await study.measure(learned.adapter, tick)
+            one = Run(quality, learned.detail["after"]["kl"], learned.detail["seconds"])
+            found.runs.setdefault(name, []).append(one)
+            result = combined([one], sizes.descriptions)
+            progress.console.print(f"{name}, seed {seed}: {' '.join(cells(result))}", highlight=False)
+
+        # The next method learns while the last one's adapter is asked.
+        asking: asyncio.Task[None] | None = None
         with study.learning() as learning:
             for method in methods:
                 doing(f"seed {seed}: {method.name}")
                 try:
-                    one = await _one(study, learning, seed, method, tick)
+                    learned = await asyncio.to_thread(_learn, learning, seed, method.recipe)
                 except StackError as error:
                     found.refused[method.name] = str(error).splitlines()[-1]
                     progress.console.print(f"{method.name}, seed {seed}: {error}", highlight=False)
                     continue
-                found.runs.setdefault(method.name, []).append(one)
-                result = combined([one], sizes.descriptions)
-                progress.console.print(f"{method.name}, seed {seed}: {' '.join(cells(result))}", highlight=False)
+                if asking is not None:
+                    await asking
+                asking = asyncio.create_task(ask(method.name, learned))
+            if asking is not None:
+                await asking
         keep(found)
     return found
 
 
-async def _one(study: Study, learning: Learning, seed: int, method: Method, tick: Callable[[int, int], None]) -> Run:
-    crowd = crowd_name(seed, method.recipe.thumbs_only)
-    state = f"{crowd}-judged" if method.recipe.reward_model else crowd
-    learned = await asyncio.to_thread(learning, crowd, method.recipe, state)
-    quality = await study.measure(learned.adapter, tick)
-    return Run(quality, learned.detail["after"]["kl"], learned.detail["seconds"])
+def _learn(learning: Learning, seed: int, recipe: Recipe) -> Learned:
+    crowd = crowd_name(seed, recipe.thumbs_only)
+    return learning(crowd, recipe, f"{crowd}-judged" if recipe.reward_model else crowd)
 
 
 def all_combined(found: Found, sizes: Sizes) -> dict[str, Result]:

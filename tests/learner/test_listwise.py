@@ -150,23 +150,25 @@ def tree(again: Tensor, once_more: Tensor) -> Batch:
     )
 
 
-def test_flows_balance_where_answers_are_in_proportion_to_their_rewards() -> None:
+@pytest.mark.parametrize("balance", ["detailed", "trajectory"])
+def test_flows_balance_where_answers_are_in_proportion_to_their_rewards(balance: str) -> None:
     """By hand: π ∝ π_ref exp(α·score), with "aa" the worst. There, and not at the reference, the loss is 0."""
     worse = math.exp(-0.8)
     whole = 0.5 + 0.25 + 0.25 * worse
     balanced = tree(torch.tensor(0.25 * (1 + worse) / whole), torch.tensor(worse / (1 + worse)))
-    assert OBJECTIVES["gfn_dpo"]().losses(balanced).tolist() == pytest.approx([0.0, 0.0, 0.0], abs=1e-10)
+    assert OBJECTIVES["gfn_dpo"](balance=balance).losses(balanced).tolist() == pytest.approx([0.0, 0.0, 0.0], abs=1e-10)
     reference = tree(torch.tensor(0.5), torch.tensor(0.5))
-    assert float(OBJECTIVES["gfn_dpo"]().losses(reference).sum()) == pytest.approx(0.64, rel=1e-5)
+    assert float(OBJECTIVES["gfn_dpo"](balance=balance).losses(reference).sum()) == pytest.approx(0.64, rel=1e-5)
 
 
-def test_descent_on_the_balance_finds_those_proportions() -> None:
+@pytest.mark.parametrize("balance", ["detailed", "trajectory"])
+def test_descent_on_the_balance_finds_those_proportions(balance: str) -> None:
     """From the reference, by plain gradient descent; the worst answer is not forgotten."""
     chances = torch.zeros(2, requires_grad=True)
     optimizer = torch.optim.Adam([chances], lr=0.05)
     for _ in range(300):
         optimizer.zero_grad()
-        OBJECTIVES["gfn_dpo"]().losses(tree(*torch.sigmoid(chances))).sum().backward()  # type: ignore[no-untyped-call]
+        OBJECTIVES["gfn_dpo"](balance=balance).losses(tree(*torch.sigmoid(chances))).sum().backward()  # type: ignore[no-untyped-call]
         optimizer.step()
     again, once_more = torch.sigmoid(chances).tolist()
     found = [1 - again, again * (1 - once_more), again * once_more]

@@ -13,13 +13,16 @@ answer telescopes to Δ = α·score + e_0: the log-partition is what the policy 
    chosen ones; those between lie between, by their reward.
 2. That code takes the reference's log-probability of the next token for R where the product over all tokens belongs,
    and sharpens its π_ref(⊤) by a temperature (γ = .1). Here both are what the derivation says.
-3. The last token ends the answer: the score stands at the step that leads in front of it, for a cut answer as well.
-4. An answer that may never be a positive is left out: balance could make it likelier.
+3. A step's residual teaches that step: the score at the end reaches the first tokens over many updates. `trajectory`
+   squares their sum in place of each (trajectory balance, Malkin et al. 2022, https://arxiv.org/abs/2201.13259): the
+   same flows balance, and every token learns from the score at once.
+4. The last token ends the answer: the score stands at the step that leads in front of it, for a cut answer as well.
+5. An answer that may never be a positive is left out: balance could make it likelier.
 """
 
 from __future__ import annotations
 
-from typing import ClassVar, Final
+from typing import ClassVar, Final, Literal
 
 import torch
 from pydantic import Field
@@ -36,13 +39,17 @@ class GfnDpo(Objective):
     needs: ClassVar[Needs] = Needs.REWARDED
     alpha: float = Field(0.1, gt=0)
     """α: how much the reward says beside the reference."""
+    balance: Literal["detailed", "trajectory"] = "detailed"
+    """Whether each step has to balance, or the answer as a whole."""
 
     @property
     def statistics(self) -> tuple[str, ...]:
         return ("end_ratio",)
 
     def losses(self, batch: Batch) -> Tensor:
-        """Σ_t (δ_t + e_{t+1} − e_t − α·score·[last])², e_t the log-ratio of ending at t, score −8 (worst) to 0."""
+        """Σ_t (δ_t + e_{t+1} − e_t − α·score·[last])², or (Σ_t …)², e_t the log-ratio of ending at t, score −8 (worst)
+        to 0.
+        """
         if batch.rewarded is None:
             return batch.logprobs.new_zeros(0)
         answers = batch.rewarded.answers
@@ -52,5 +59,6 @@ class GfnDpo(Objective):
         ratios = (batch.logprobs - batch.reference)[answers].masked_fill(~mask, 0.0)
         is_last = steps & ~torch.cat([steps[:, 1:], torch.zeros_like(steps[:, :1])], dim=-1)
         scores = WORST * (1 - relevance(batch.rewarded.rewards.to(ratios.dtype), batch.rewarded.groups))
-        residuals = ratios[:, :-1] + ends[:, 1:] - ends[:, :-1] - self.alpha * scores[:, None] * is_last
-        return (residuals.square() * steps).sum(-1) * batch.may_be_positive[answers]
+        residuals = (ratios[:, :-1] + ends[:, 1:] - ends[:, :-1] - self.alpha * scores[:, None] * is_last) * steps
+        errors = residuals.square().sum(-1) if self.balance == "detailed" else residuals.sum(-1).square()
+        return errors * batch.may_be_positive[answers]
