@@ -18,6 +18,8 @@ from server.wire.base import BASE
 from server.wire.training import Pair, TrainingCandidate, TrainingGroup, Unpaired
 
 HUMAN_SOURCES: Final = frozenset({"choice", "ranking", "correction", "thumbs", "regenerate"})
+COMPARISONS: Final = frozenset({"ranking", "choice", "correction"})
+"""Sources of pairs that are a person's direct comparison."""
 HUMAN: Final = "human"
 """`adapter` of an answer that a person typed."""
 MADE: Final = "made"
@@ -105,6 +107,12 @@ class UnpairedExample:
     desirable: bool
     weight: float
     annotator: str
+    source: str = "thumb"
+    """Or that of the comparison which says so (`learner.unpairing`)."""
+
+    @property
+    def is_given(self) -> bool:
+        return self.source == "thumb"
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +152,7 @@ class Example:
     @property
     def opinions(self) -> int:
         """How many things people said of it."""
-        return sum(pair.is_endorsed for pair in self.pairs) + len(self.unpaired)
+        return sum(pair.is_endorsed for pair in self.pairs) + sum(thumb.is_given for thumb in self.unpaired)
 
     @property
     def lot(self) -> float:

@@ -23,6 +23,7 @@ from learner.settings import Settings
 from learner.shares import bounded
 from learner.spelling import read_spelling
 from learner.successes import with_contrast
+from learner.unpairing import unpaired
 from learner.vision import IMAGES_PER_PASS, UnreadableImage, Vision
 from learner.workplace import Workplace
 from server.wire.base import BASE
@@ -104,7 +105,8 @@ class Material:
         counts: Counter[str] = Counter()
         for example in self.examples.values():
             counts.update(pair.source for pair in example.pairs)
-            counts.update("thumb_up" if thumb.desirable else "thumb_down" for thumb in example.unpaired)
+            given = (thumb for thumb in example.unpaired if thumb.is_given)  # the others are their pairs' word
+            counts.update("thumb_up" if thumb.desirable else "thumb_down" for thumb in given)
             counts.update("reward" for one in example.rewarded if not one.is_ranked)  # a rank is its pairs' word
         return dict(counts)
 
@@ -115,8 +117,8 @@ class Material:
 
     def _what_is_wanted(self, settings: Settings, parent: str) -> Wanted:
         kinds = settings.recipe().needs
-        if settings.rank_rewards:
-            kinds |= {Needs.PAIRS}  # which the ranking is made of
+        if settings.rank_rewards or settings.unpair:
+            kinds |= {Needs.PAIRS}  # which the ranking, or the thumbs, are made of
         lineage = [parent]
         if Needs.REWARDED in kinds and parent != BASE:
             reply = self._place.patiently(lambda: self._place.client.adapter_lineage(parent), self._check)
@@ -145,10 +147,13 @@ class Material:
         held = bounded(kept, settings.max_annotator_share, settings.min_new_signals)
         left_out = sum(one.count for one in kept) - sum(one.count for one in held)
         self.skipped["beyond one annotator's share"] += left_out
+        pairwise = Needs.PAIRS in settings.recipe().needs
         if settings.rank_rewards:
-            pairwise = Needs.PAIRS in settings.recipe().needs
             ranks = (with_ranks(one, self._wanted.weight("reward"), keep_others=pairwise) for one in held)
             held = [one for one in ranks if one is not None]
+        if settings.unpair:
+            thumbs = (unpaired(one, keep_others=pairwise) for one in held)
+            held = [one for one in thumbs if one is not None]
         if self._cutter is not None and settings.masks_pairs:
             held = [self._cutter.masked(one) for one in held]
         self.examples = {one.group: one for one in aged(held, settings.half_life_signals)}

@@ -46,6 +46,8 @@ def explained(names: Iterable[str], groups: Iterable[TrainingGroup]) -> str:
     lacking = [REMEDIES[need] for need in by_need if not held[need]]
     if held[Needs.PAIRS] and not held[Needs.REWARDED] and LISTWISE.keys() & set(by_need.get(Needs.REWARDED, ())):
         lacking.append("or set [aliases.learner] rank_rewards = true, which ranks by people's pairs")
+    if held[Needs.PAIRS] and not held[Needs.UNPAIRED] and Needs.UNPAIRED in by_need:
+        lacking.append("or set [aliases.learner] unpair = true, which takes people's choices for thumbs")
     unused = [] if lacking else ["none of them can be used, see what was skipped"]
     return "; ".join([*wanted, signals, *lacking, *unused])
 

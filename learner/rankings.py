@@ -10,12 +10,8 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import replace
-from typing import Final
 
-from learner.examples import Example, PairExample, RewardedExample
-
-COMPARISONS: Final = frozenset({"ranking", "choice", "correction"})
-"""Sources of pairs that are a person's direct comparison."""
+from learner.examples import COMPARISONS, Example, PairExample, RewardedExample
 
 
 def with_ranks(example: Example, weight: float, *, keep_others: bool) -> Example | None:

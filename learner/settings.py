@@ -71,6 +71,8 @@ class Settings(BaseModel):
     """Rewarded groups that failed as a whole, with a smaller mean reward, get a stored success; None: none does."""
     rank_rewards: bool = False
     """Where people compared answers, their order is the reward (`learner.rankings`), for objectives on ranked lists."""
+    unpair: bool = False
+    """People's comparisons are thumbs as well (`learner.unpairing`), for objectives on single answers."""
     rollout_groups: int = Field(0, ge=0, le=64)
     """Prompts of each step's batch that the policy of that moment answers anew (`learner.rollouts`); 0: none."""
     rollout_candidates: int = Field(8, ge=2)
@@ -166,6 +168,8 @@ def read_settings(config: TrainingConfig) -> Settings:
     needs = recipe.needs
     if settings.rollout_groups and Needs.REWARDED not in needs:
         raise SettingsError("learner setting rollout_groups: none of the objectives is on rewards, as grpo is")
+    if settings.unpair and Needs.UNPAIRED not in needs:
+        raise SettingsError("learner setting unpair: none of the objectives is on single answers, as kto is")
     if settings.curriculum == "perturbation" and recipe.views.isdisjoint(AUGMENTATIONS):
         raise SettingsError("learner setting curriculum: none of the objectives shows changed images, as mdpo does")
     if settings.self_inject and Needs.PAIRS not in needs:

@@ -422,6 +422,9 @@ class LearnerConfig(Section):
     rank_rewards: bool = False
     """Where people ranked, chose or corrected, their order takes the place of the scorers' values, for the objectives
     on ranked lists (`rankdpo`, `dro`, `gfn_dpo`)."""
+    unpair: bool = False
+    """What people ranked, chose or corrected counts as thumbs as well, up for what they preferred and down for the
+    other, for the objectives on single answers (`kto`, `npo`, `c_rlft`)."""
     rollout_groups: int = Field(0, ge=0, le=64)
     """Prompts of each step's batch that the policy of that moment answers anew, for the objectives on rewards
     (docs/rollouts.md); 0: none."""

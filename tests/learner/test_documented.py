@@ -46,7 +46,15 @@ def test_the_settings_that_compose_a_method_are_on_the_page() -> None:
     """Those of the server's configuration."""
     axes = {"objectives", "options", "beta", "weighting", "reference", "ema_decay", "source_weights"}
     axes |= {"half_life_signals"}
-    rewards = {"max_staleness", "success_below", "max_rewarded_groups", "max_replay_groups", "max_kl", "rank_rewards"}
+    rewards = {
+        "max_staleness",
+        "success_below",
+        "max_rewarded_groups",
+        "max_replay_groups",
+        "max_kl",
+        "rank_rewards",
+        "unpair",
+    }
     gradients = {"normalized_gradients", "entanglement_every"}
     data = {"token_mask", "separators", "self_inject", "curriculum", "dropout", "dropout_passes"}
     named = axes | rewards | gradients | data
