@@ -20,7 +20,7 @@ from benchmarks import _best_of_n_sides as sides
 from benchmarks._optillm import short_ratings
 from clients.demo.language import Question
 from reward.types import Image, Message, Prompt
-from server.config_scorers import JudgeConfig
+from server.config.scorers import JudgeConfig
 from server.json_endpoint import JsonEndpoint
 from server.scorers.judging import mark_from, pointwise_body
 

@@ -33,7 +33,7 @@ from rich.table import Table
 from reward.ensemble.calibration import RunningScale
 from reward.selection import STRATEGIES, Strategy, choose
 from reward.types import Action, Candidate, Judgement, Verdict
-from server.config_selection import SelectionConfig
+from server.config.selection import SelectionConfig
 
 PROMPTS = 500
 CANDIDATES = 64

@@ -13,7 +13,7 @@ from reward.ensemble import COMBINERS
 from reward.selection import STRATEGIES, early, entropy, margin
 from reward.selection.early import survivors
 from reward.selection.stopping import Pandora
-from server.config_selection import (
+from server.config.selection import (
     STEPWISE,
     AutoConfig,
     CompareConfig,

@@ -17,7 +17,7 @@ from pydantic_core import PydanticUndefined
 
 from docs.reference.markdown import code, inline, table
 from server.config import Config
-from server.config_base import Section
+from server.config.base import Section
 
 INTRODUCTION: Final = """# Configuration
 

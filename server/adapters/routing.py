@@ -27,7 +27,7 @@ from server.adapters.forgetting import Forgetting, Remedy
 from server.adapters.moves import Plan
 from server.adapters.quarantine import set_behind
 from server.adapters.states import Mover
-from server.config_selection import PilafConfig
+from server.config.selection import PilafConfig
 from server.errors import BadRequest, NotFound, StaleGeneration, StorageUnavailable
 from server.pipeline.task import Assignment
 from server.store import adapters as rows

@@ -22,7 +22,7 @@ from server.api.presence import unless_disconnected
 from server.api.replies import Shaper
 from server.budgets import Reservation
 from server.config import AliasConfig
-from server.config_selection import STEPWISE
+from server.config.selection import STEPWISE
 from server.engine.port import EngineError, Sampling
 from server.errors import (
     BadRequest,

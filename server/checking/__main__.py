@@ -16,7 +16,7 @@ from reward.types import Candidate
 from server.checking.together import total_report
 from server.checking.trial import Policy, Trial, agreements, candidates_of, why_not
 from server.config import AliasConfig, Config, load_config
-from server.config_scorers import ScorerConfig
+from server.config.scorers import ScorerConfig
 from server.engine.client import VllmEngine
 from server.engine.port import EngineError
 from server.errors import PlumblineError

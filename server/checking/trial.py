@@ -14,7 +14,7 @@ from statistics import fmean, quantiles
 from reward import evaluation
 from reward.ports import Scorer
 from reward.types import Candidate, Prompt
-from server.config_scorers import ScorerConfig
+from server.config.scorers import ScorerConfig
 from server.engine.port import Engine, EngineError, ScoredAnswer
 from server.scorers.errors import ScorerError
 from server.wire.base import BASE

@@ -10,7 +10,7 @@ from contextlib import AsyncExitStack
 from pydantic import ValidationError
 
 from server.config import ChatConfig, ImageFetchConfig
-from server.config_scorers import JudgeConfig
+from server.config.scorers import JudgeConfig
 from server.errors import PlumblineError
 from server.json_endpoint import JsonEndpoint, key_from
 from server.mining.critic import Choice

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from reward.types import Image, Prompt
-from server.config_scorers import JudgeConfig
+from server.config.scorers import JudgeConfig
 from server.scorers.judging import Json, NoVerdict, conversation, field_of, with_images
 
 MAX_CHARS: Final = 500

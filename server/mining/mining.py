@@ -11,7 +11,7 @@ from typing import Final
 
 from reward import evaluation
 from reward.types import Candidate
-from server.config_scorers import JudgeConfig
+from server.config.scorers import JudgeConfig
 from server.json_endpoint import EndpointError, JsonEndpoint
 from server.mining import critic
 from server.mining.critic import Choice

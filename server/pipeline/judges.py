@@ -12,7 +12,7 @@ from reward.policy import Reading, SafetyPolicy
 from reward.scorers import ImplicitScorer, LogprobScorer, SelfCertaintyScorer
 from reward.types import REJECTED, Candidate, Judgement, Prompt
 from server.config import AliasConfig
-from server.config_scorers import ScorerConfig
+from server.config.scorers import ScorerConfig
 from server.pipeline.policies import build_policy
 from server.scorers.factory import ScorerFactory
 

@@ -24,7 +24,7 @@ from reward.rules import (
 from reward.rules.pii import CLASSES
 from reward.types import Action
 from server.config import AliasConfig
-from server.config_safety import ON_INPUT_ONLY, PolicyFile, RuleConfig
+from server.config.safety import ON_INPUT_ONLY, PolicyFile, RuleConfig
 from server.json_endpoint import key_from
 from server.moderation import GuardModel
 from server.moderation.formats import build_format

@@ -26,7 +26,7 @@ from typing import Final
 
 from reward.selection import choose
 from reward.types import REJECTED, STEP, Candidate, Judgement, Selection
-from server.config_selection import STEPWISE
+from server.config.selection import STEPWISE
 from server.engine.port import Beginning, Delta, Generation, TokenAlternatives
 from server.errors import EngineUnavailable
 from server.metrics import Metrics

@@ -25,7 +25,7 @@ from statistics import fmean
 from typing import Any
 
 from reward.types import Candidate, Prompt
-from server.config_scorers import ClipConfig
+from server.config.scorers import ClipConfig
 from server.engine.guard import end_group
 from server.scorers import clip_worker
 from server.scorers.errors import ScorerError

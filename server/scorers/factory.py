@@ -20,7 +20,7 @@ from reward.scorers import (
 )
 from reward.scorers.refusal import PHRASES
 from reward.types import Prompt
-from server.config_scorers import ClipConfig, JudgeConfig, ScorerConfig
+from server.config.scorers import ClipConfig, JudgeConfig, ScorerConfig
 from server.engine.port import Engine
 from server.json_endpoint import JsonEndpoint, key_from
 from server.scorers.clip import ClipScorer, ClipWorker

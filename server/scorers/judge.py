@@ -15,7 +15,7 @@ from hashlib import sha256
 from reward.scorers.cache import Cache, prompt_key
 from reward.scorers.tournament import next_round, strengths
 from reward.types import Candidate, Prompt
-from server.config_scorers import JudgeConfig
+from server.config.scorers import JudgeConfig
 from server.json_endpoint import JsonEndpoint
 from server.scorers import judging
 from server.scorers.errors import ScorerError

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from reward.types import Image, Prompt
-from server.config_scorers import JudgeConfig
+from server.config.scorers import JudgeConfig
 from server.engine.payload import data_url
 
 Json = dict[str, Any]

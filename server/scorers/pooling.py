@@ -17,7 +17,7 @@ from typing import Any
 
 from reward.scorers.cache import Cache, prompt_key
 from reward.types import Candidate, Image, Message, Prompt
-from server.config_scorers import PoolingConfig
+from server.config.scorers import PoolingConfig
 from server.engine.payload import data_url, messages_body
 from server.json_endpoint import Json, JsonEndpoint
 from server.scorers.errors import ScorerError

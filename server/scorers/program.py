@@ -17,7 +17,7 @@ from hashlib import sha256
 from typing import Any
 
 from reward.types import Candidate, Image, Prompt
-from server.config_scorers import ProgramConfig
+from server.config.scorers import ProgramConfig
 from server.engine.guard import end_group
 from server.engine.payload import data_url
 from server.scorers import limited

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from reward.types import Prompt
-from server.config_selection import AutoConfig, CompareConfig, EarlyRejectConfig, PilafConfig
+from server.config.selection import AutoConfig, CompareConfig, EarlyRejectConfig, PilafConfig
 from server.engine.fake import FakeEngine
 from server.engine.port import EngineError, Generation, PromptTooLong, Sampling, UnknownModel
 from server.preferences import derive

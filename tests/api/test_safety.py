@@ -14,7 +14,7 @@ import pytest
 from reward.types import Image as PromptImage
 from reward.types import Prompt
 from server.config import AliasConfig, Config, HttpConfig, RuleConfig, ScorerConfig, StoreConfig
-from server.config_safety import SecondWaveConfig
+from server.config.safety import SecondWaveConfig
 from server.engine.port import Delta, EngineError, Sampling
 from server.pipeline.fingerprint import fingerprint
 from server.store.records import GroupState

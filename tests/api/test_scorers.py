@@ -10,7 +10,7 @@ import pytest
 from pydantic import ValidationError
 
 from server.config import AliasConfig
-from server.config_scorers import ProgramConfig, ScorerConfig
+from server.config.scorers import ProgramConfig, ScorerConfig
 from server.engine.port import Sampling
 from server.installation import Installation, StartError
 from tests.api.conftest import Opener, Stack, config_for

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from server.config import AliasConfig
-from server.config_safety import SecondWaveConfig
-from server.config_selection import AutoConfig, CompareConfig, EarlyRejectConfig, SelectionConfig
+from server.config.safety import SecondWaveConfig
+from server.config.selection import AutoConfig, CompareConfig, EarlyRejectConfig, SelectionConfig
 from server.engine.fake import Call
 from server.engine.port import EngineError
 from server.opinions import first_shown

@@ -12,8 +12,8 @@ import pytest
 
 from reward.types import Prompt
 from server.config import AliasConfig, RuleConfig, SignalsConfig
-from server.config_safety import SecondWaveConfig
-from server.config_selection import EarlyRejectConfig, SelectionConfig, StepwiseConfig
+from server.config.safety import SecondWaveConfig
+from server.config.selection import EarlyRejectConfig, SelectionConfig, StepwiseConfig
 from server.engine.fake import Call, Script
 from server.engine.port import EngineError
 from server.exchange.exporting import rows

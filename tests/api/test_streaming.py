@@ -13,7 +13,7 @@ import pytest
 from reward.types import Prompt
 from server.api.paced import HEARTBEAT, Paced
 from server.config import RuleConfig
-from server.config_safety import SecondWaveConfig
+from server.config.safety import SecondWaveConfig
 from server.engine.port import Delta, EngineError, Sampling
 from server.store.records import GroupState
 from tests.api.conftest import CHAT, Opener, Stack, chat_body, config_for

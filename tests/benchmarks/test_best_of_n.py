@@ -30,7 +30,7 @@ from clients.stack import HOST, free_port
 from reward.selection import STRATEGIES
 from reward.types import Candidate, Image, Message, Prompt
 from server.config import AliasConfig
-from server.config_scorers import PoolingConfig
+from server.config.scorers import PoolingConfig
 from server.json_endpoint import JsonEndpoint
 from server.scorers.pooling import PoolingScorer
 

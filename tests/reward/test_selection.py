@@ -15,7 +15,7 @@ from reward.selection import STRATEGIES, choose, entropy, margin, ranked, rival
 from reward.selection.consensus import agreement
 from reward.selection.strategies import Argmax, Mbr, Pessimistic, Soft, Strategy
 from reward.types import Judgement
-from server.config_selection import STEPWISE
+from server.config.selection import STEPWISE
 from server.wire.chat import StrategyName
 from tests.reward.judged import judged
 

@@ -8,8 +8,8 @@ from reward.types import Candidate, Message, Prompt
 from server.checking.together import total_report
 from server.checking.trial import Policy, Trial, agreements, candidates_of, why_not
 from server.config import AliasConfig
-from server.config_scorers import ScorerConfig
-from server.config_selection import EnsembleConfig, LengthPenaltyConfig
+from server.config.scorers import ScorerConfig
+from server.config.selection import EnsembleConfig, LengthPenaltyConfig
 from server.engine.fake import FakeEngine
 from server.scorers.factory import ScorerFactory
 

@@ -18,7 +18,7 @@ from reward.ensemble import Calibration, Ensemble, Scored
 from reward.policy import Reading
 from reward.types import Candidate
 from server.adapters.gate.answers import Answer, OnProgress, gather_bounded
-from server.config_scorers import ScorerConfig
+from server.config.scorers import ScorerConfig
 
 OWN_LIKELIHOOD = frozenset({"implicit", "logprob", "self_certainty"})
 NO_TASTE = OWN_LIKELIHOOD | {"length"}

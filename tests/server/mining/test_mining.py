@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from reward.types import Image, Message, Prompt
-from server.config_scorers import JudgeConfig
+from server.config.scorers import JudgeConfig
 from server.json_endpoint import JsonEndpoint
 from server.mining import critic
 from server.mining.critic import Choice

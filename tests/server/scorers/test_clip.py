@@ -13,7 +13,7 @@ import pytest
 from PIL import Image as Pillow
 
 from reward.types import Candidate, Image, Message, Prompt
-from server.config_scorers import ClipConfig
+from server.config.scorers import ClipConfig
 from server.scorers.clip import ClipScorer, ClipWorker
 from server.scorers.errors import ScorerError
 

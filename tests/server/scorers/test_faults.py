@@ -19,7 +19,7 @@ from aiohttp import web
 
 from reward.policy import SafetyPolicy
 from reward.types import Candidate
-from server.config_scorers import ClipConfig, ScorerConfig
+from server.config.scorers import ClipConfig, ScorerConfig
 from server.engine.fake import FakeEngine
 from server.engine.port import EngineError, ScoredAnswer
 from server.pipeline.judges import Judges, build_ensemble

@@ -12,7 +12,7 @@ import pytest
 from reward.scorers.tournament import next_round, strengths
 from reward.types import Message, Prompt
 from server.config import Config
-from server.config_scorers import JudgeConfig, ScorerConfig
+from server.config.scorers import JudgeConfig, ScorerConfig
 from server.json_endpoint import JsonEndpoint
 from server.scorers.errors import ScorerError
 from server.scorers.factory import ScorerFactory

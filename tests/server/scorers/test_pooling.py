@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from server.config_scorers import PoolingConfig
+from server.config.scorers import PoolingConfig
 from server.json_endpoint import JsonEndpoint
 from server.scorers.errors import ScorerError
 from server.scorers.pooling import PoolingScorer

@@ -22,7 +22,7 @@ from safetensors.numpy import load_file, save_file
 
 from reward.types import Candidate, Image, Message, Prompt
 from server.config import EngineConfig
-from server.config_scorers import PoolingConfig, ScorerConfig
+from server.config.scorers import PoolingConfig, ScorerConfig
 from server.engine.guard import end_group
 from server.engine.launcher import LOOPBACK, Device, environment, free_port
 from server.scorers.factory import ScorerFactory

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from reward.types import Candidate, Image, Message, Prompt
-from server.config_scorers import ProgramConfig
+from server.config.scorers import ProgramConfig
 from server.scorers.errors import ScorerError
 from server.scorers.program import ProgramScorer
 from tests.server.engine.waiting import until

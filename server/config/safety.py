@@ -7,7 +7,7 @@ from typing import Final, Literal, Self
 
 from pydantic import Field, model_validator
 
-from server.config_base import Seconds, Section
+from server.config.base import Seconds, Section
 
 PiiName = Literal["email", "phone", "iban", "credit_card", "ip_address", "us_ssn"]
 Script = Literal[

@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 from reward.ensemble import LengthPenalty
 from reward.selection import STRATEGIES, Strategy, entropy, margin
 from reward.types import Judgement
-from server.config_base import Section, Share
+from server.config.base import Section, Share
 from server.wire.chat import StrategyName
 
 STEPWISE: Final = "stepwise"

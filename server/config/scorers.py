@@ -7,7 +7,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from server.config_base import Seconds, Section
+from server.config.base import Seconds, Section
 
 ENVIRONMENT_NAME = r"^([A-Za-z_][A-Za-z0-9_]*)?$"
 HTTP_URL = r"^https?://[^\s/?#@]+(/[^\s?#@]*)?$"
