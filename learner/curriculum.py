@@ -10,12 +10,11 @@ it most easily, so changes are strongest at first and weaker with each quarter o
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final, Literal
+from typing import Final
 
 from learner.augmentation import LEVELS
 from learner.examples import Answer, Example
 
-Curriculum = Literal["none", "easy_then_hard", "perturbation"]
 UNKNOWN: Final = 0.5
 """Place of a group that nothing is known of: in the middle."""
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from learner.model import Policy
-from learner.settings import Reference
+from server.wire.learner import Reference
 
 
 class References:

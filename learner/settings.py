@@ -1,27 +1,22 @@
-"""What a round is told to do: the server's `learner` settings of the alias, checked on arrival.
-
-Unknown settings are refused: a learner that ignored one would train another method than it was told.
-"""
+"""What a round is told to do: the server's `learner` settings of the alias, checked on arrival."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Any, Final, Literal
+from typing import Final
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ValidationError
 
 from learner.augmentation import AUGMENTATIONS
-from learner.curriculum import Curriculum
 from learner.errors import SettingsError
 from learner.objectives import OBJECTIVES, Implicit, Needs, Objective
 from learner.objectives.listwise import LISTWISE
 from learner.objectives.policy_gradient import POLICY_GRADIENT
 from learner.recipe import Recipe
 from learner.weighting import WEIGHTINGS
+from server.wire.learner import LearnerSettings
 from server.wire.training import TrainingConfig
 
-Reference = Literal["base", "previous", "ema"]
-Weight = Annotated[float, Field(ge=0)]
 LABELLED: Final = {"pairs": Needs.PAIRS, "unpaired": Needs.UNPAIRED}
 """Kinds of examples whose labels people give."""
 
@@ -35,80 +30,8 @@ class Capacity:
     """Of those that have nothing but rewards."""
 
 
-class Settings(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
-
-    objectives: dict[str, Weight] = Field({"sigmoid": 1.0, "sft": 0.3, "kto": 0.5}, min_length=1)
-    """Losses and their weights; each applies to the examples of its kind."""
-    options: dict[str, dict[str, Any]] = {}
-    """By objective, what shall differ from its own defaults."""
-    beta: float = Field(0.1, gt=0)
-    """Of the implicit reward: for the objectives on it that name no other, for weightings and the pre-check."""
-    weighting: dict[Literal["pairs", "unpaired"], str] = {"unpaired": "lcpo"}
-    """How far labels are believed, by kind; "none" or nothing: entirely."""
-    curriculum: Curriculum = "none"
-    """`easy_then_hard`: the clearest groups first, in every epoch; `perturbation`: changed images are changed less and
-    less (`learner.curriculum`)."""
-    dropout_passes: int = Field(4, ge=2, le=64)
-    """Passes by which the weighting `mc_dropout` judges."""
-    dropout: float = Field(0.1, gt=0, lt=1)
-    """Share of the values that the adapter loses in each of them."""
-    token_mask: Literal["none", "sentence"] = "none"  # noqa: S105 - of text
-    """`sentence`: a pair teaches only what one of its answers says and the other does not (`learner.sentences`)."""
-    separators: Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(min_length=1)] = (*".!?;\n",)
-    """What ends a sentence, for `token_mask` and `self_inject`; with "," and " and" also a clause of a list."""
-    self_inject: float = Field(0.0, ge=0, le=1)
-    """Share of the groups of which an own answer is preferred to itself with a hallucination put in."""
-    reference: Reference = "base"
-    """What the preference objectives measure against."""
-    ema_decay: float = Field(0.99, gt=0, lt=1)
-    """Of the reference `ema`, a step."""
-    source_weights: dict[str, Weight] = {}
-    """By which the examples of a source are multiplied: a pair's source, `thumb` or `reward`. 0 leaves them out."""
-    max_staleness: int = Field(8, ge=0)
-    """Adapters by which a rewarded answer's own may be older than the one that is trained."""
-    success_below: float | None = None
-    """Rewarded groups that failed as a whole, with a smaller mean reward, get a stored success; None: none does."""
-    rank_rewards: bool = False
-    """Where people compared answers, their order is the reward (`learner.rankings`), for objectives on ranked lists."""
-    unpair: bool = False
-    """People's comparisons are thumbs as well (`learner.unpairing`), for objectives on single answers."""
-    rollout_groups: int = Field(0, ge=0, le=64)
-    """Prompts of each step's batch that the policy of that moment answers anew (`learner.rollouts`); 0: none."""
-    rollout_candidates: int = Field(8, ge=2)
-    """Answers to each of them."""
-    rollout_every: int = Field(1, ge=1)
-    """Steps after which the server gets the policy anew."""
-    rank: int = Field(16, ge=1)
-    alpha: int = Field(32, ge=1)
-    learning_rate: float = Field(5e-4, gt=0)
-    epochs: int = Field(3, ge=1)
-    validation_share: float = Field(0.1, ge=0, le=0.5)
-    """Share of the prompts that a round measures itself by after each epoch, and does not learn from; none as long as
-    that would be fewer than 20 opinions."""
-    patience: int = Field(1, ge=1)
-    """Epochs without improvement on those after which the round stops; the best one is kept."""
-    batch_groups: int = Field(8, ge=1)
-    min_new_signals: int = Field(50, ge=1)
-    max_annotator_share: float = Field(0.2, gt=0, le=1)
-    half_life_signals: int | None = Field(None, ge=1)
-    """Opinions that people give until an older one counts half (`learner.recency`); None: all count alike."""
-    max_replay_groups: int = Field(2000, ge=1)
-    """Groups that somebody or some rule spoke of."""
-    max_rewarded_groups: int = Field(1000, ge=0)
-    """Groups that have nothing but rewards."""
-    max_grad_norm: float = Field(1.0, gt=0)
-    normalized_gradients: bool = False
-    """What a step raises and what it lowers have gradients of norm 1 each (`learner.gradients`)."""
-    entanglement_every: int = Field(0, ge=0)
-    """Steps after which it is measured whether chosen and rejected answers move together; 0: never."""
-    warmup_share: float = Field(0.1, ge=0, lt=1)
-    """Share of the steps in which the learning rate rises."""
-    sft_share: float = Field(0.0, ge=0, le=0.9)
-    """Share of a round's steps, its first, that only imitate what people found good (`learner.imitation`)."""
-    max_kl: float = Field(2.0, gt=0)
-    """A round whose policy moved further from the base than this (nats a token, on stored answers) is discarded."""
-    target_modules: str = r"(?!.*vis(ion|ual)).*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
+class Settings(LearnerSettings):
+    """With what the learner makes of them."""
 
     @property
     def masks_pairs(self) -> bool:

@@ -11,13 +11,12 @@ from pathlib import Path
 from typing import Any, Final
 
 import annotated_types
-from pydantic import SecretStr
+from pydantic import BaseModel, SecretStr
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from docs.reference.markdown import code, inline, table
 from server.config import Config
-from server.config.base import Section
 
 INTRODUCTION: Final = """# Configuration
 
@@ -43,7 +42,7 @@ def page() -> str:
     return "\n".join(lines)
 
 
-def sections(section: type[Section], path: str) -> Iterator[tuple[str, type[Section]]]:
+def sections(section: type[BaseModel], path: str) -> Iterator[tuple[str, type[BaseModel]]]:
     """The section and all below it, as TOML names them."""
     yield path, section
     bare = path.strip("[]")
@@ -54,9 +53,9 @@ def sections(section: type[Section], path: str) -> Iterator[tuple[str, type[Sect
             yield from sections(inner, f"[[{whole}]]" if is_list else f"[{whole}]")
 
 
-def _sections_of(kind: Any) -> Iterator[tuple[type[Section], bool, bool]]:
+def _sections_of(kind: Any) -> Iterator[tuple[type[BaseModel], bool, bool]]:
     """Sections in a type: whether they stand in a list, or under names of their own."""
-    if inspect.isclass(kind) and issubclass(kind, Section):
+    if inspect.isclass(kind) and issubclass(kind, BaseModel):
         yield kind, False, False
     origin = typing.get_origin(kind)
     for one in typing.get_args(kind):
@@ -64,7 +63,7 @@ def _sections_of(kind: Any) -> Iterator[tuple[type[Section], bool, bool]]:
             yield inner, is_list or origin in {tuple, list}, is_table or origin is dict
 
 
-def _rows(section: type[Section]) -> Iterator[tuple[str, str, str, str]]:
+def _rows(section: type[BaseModel]) -> Iterator[tuple[str, str, str, str]]:
     for name, field in section.model_fields.items():
         if any(_sections_of(field.annotation)):
             continue

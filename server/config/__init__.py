@@ -7,7 +7,6 @@ line. `python -m server --check-config` prints the effective values, secrets mas
 from server.config.alias import AliasConfig
 from server.config.engine import LORA_TARGET_MODULES, EngineConfig
 from server.config.http import ChatConfig, HttpConfig, ImageFetchConfig
-from server.config.learner import LearnerConfig
 from server.config.lifecycle import GateConfig, Metric, RolloutConfig, SignalsConfig, SuiteConfig
 from server.config.limits import BudgetConfig, LimitsConfig, RolloutsConfig, ShadowConfig
 from server.config.safety import RuleConfig
@@ -25,7 +24,6 @@ __all__ = [
     "GateConfig",
     "HttpConfig",
     "ImageFetchConfig",
-    "LearnerConfig",
     "LimitsConfig",
     "Metric",
     "RolloutConfig",

@@ -8,7 +8,6 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from server.config.base import Section, Share
-from server.config.learner import LearnerConfig
 from server.config.lifecycle import GateConfig, RolloutConfig, SignalsConfig
 from server.config.safety import RuleConfig, SecondWaveConfig
 from server.config.scorers import ScorerConfig
@@ -22,6 +21,7 @@ from server.config.selection import (
     SelectionConfig,
     StepwiseConfig,
 )
+from server.wire.learner import LearnerSettings
 
 
 class AliasConfig(Section):
@@ -55,7 +55,7 @@ class AliasConfig(Section):
     signals: SignalsConfig = SignalsConfig()
     gate: GateConfig = GateConfig()
     rollout: RolloutConfig = RolloutConfig()
-    learner: LearnerConfig = LearnerConfig()
+    learner: LearnerSettings = LearnerSettings()
 
     @property
     def random_share(self) -> float:

@@ -8,14 +8,12 @@ from typing import get_args
 import pytest
 
 from learner.augmentation import AUGMENTATIONS
-from learner.curriculum import Curriculum
 from learner.objectives.policy_gradient.advantages import ADVANTAGES
 from learner.objectives.policy_gradient.base import PolicyGradient
 from learner.objectives.policy_gradient.filtration import FILTRATIONS
-from learner.settings import Reference
 from learner.views import RETRIEVE
 from learner.weighting import WEIGHTINGS
-from server.config import LearnerConfig
+from server.wire.learner import Curriculum, LearnerSettings, Reference
 
 PAGE = (Path(__file__).parents[2] / "docs" / "objectives.md").read_text()
 NAMES = [
@@ -58,5 +56,5 @@ def test_the_settings_that_compose_a_method_are_on_the_page() -> None:
     gradients = {"normalized_gradients", "entanglement_every"}
     data = {"token_mask", "separators", "self_inject", "curriculum", "dropout", "dropout_passes"}
     named = axes | rewards | gradients | data
-    assert named <= LearnerConfig.model_fields.keys()
+    assert named <= LearnerSettings.model_fields.keys()
     assert all(f"`{name}`" in PAGE or f"{name} = " in PAGE for name in named - {"options"})

@@ -360,9 +360,9 @@ def test_settings_that_cannot_be_followed_are_refused_by_name(learner: dict[str,
 
 def test_the_servers_own_settings_are_understood() -> None:
     """Every default of the server's configuration is one that the learner follows."""
-    from server.config import LearnerConfig
+    from server.wire.learner import LearnerSettings
 
-    settings = read_settings(config(**LearnerConfig().model_dump()))
+    settings = read_settings(config(**LearnerSettings().model_dump()))
     assert settings == Settings(), "both sides have the same defaults"
     assert settings.objectives == {"sigmoid": 1.0, "sft": 0.3, "kto": 0.5}
 

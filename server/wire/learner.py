@@ -1,18 +1,25 @@
-"""What an alias's learner is told to do."""
+"""The settings of learning, which server and learner share: unknown ones and bad values are refused by both.
+
+A learner that ignored a setting would train another method than it was told.
+"""
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import BaseModel, ConfigDict, Field
 
-from server.config.base import Section
+Curriculum = Literal["none", "easy_then_hard", "perturbation"]
+Reference = Literal["base", "previous", "ema"]
+Weight = Annotated[float, Field(ge=0)]
 
 
-class LearnerConfig(Section):
+class LearnerSettings(BaseModel):
     """What the alias's learner is told to do (`GET /v1/training/config`)."""
 
-    objectives: dict[str, float] = {"sigmoid": 1.0, "sft": 0.3, "kto": 0.5}
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    objectives: dict[str, Weight] = Field({"sigmoid": 1.0, "sft": 0.3, "kto": 0.5}, min_length=1)
     """Losses and their weights (docs/objectives.md). Each applies to examples of its kind: pairs, thumbs or rewards."""
     options: dict[str, dict[str, float | int | str | bool | list[int] | dict[str, float]]] = {}
     """By objective, what shall differ from its own defaults, e.g. `{simpo = {gamma = 0.5}}`."""
@@ -20,7 +27,7 @@ class LearnerConfig(Section):
     """Inverse temperature of the implicit reward, for the objectives on it that name no other."""
     weighting: dict[Literal["pairs", "unpaired"], str] = {"unpaired": "lcpo"}
     """How far labels are believed, by kind of example: `none`, `lcpo`, `uncertainty` or `mc_dropout`."""
-    curriculum: Literal["none", "easy_then_hard", "perturbation"] = "none"
+    curriculum: Curriculum = "none"
     """`easy_then_hard`: groups on which the reward, or the model's likelihood, agrees with people most come first;
     `perturbation`: images that an objective shows changed are changed less and less."""
     dropout_passes: int = Field(4, ge=2, le=64)
@@ -29,18 +36,18 @@ class LearnerConfig(Section):
     """Share of the values that the adapter loses in each of them."""
     token_mask: Literal["none", "sentence"] = "none"  # noqa: S105 - of text
     """What of their answers pairs teach: all, or only the sentences that the other answer does not say."""
-    separators: list[str] = [".", "!", "?", ";", "\n"]
+    separators: Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(min_length=1)] = (*".!?;\n",)
     """What ends a sentence, for `token_mask` and `self_inject`. With "," and " and" also the names in a list are told
     apart."""
     self_inject: float = Field(0.0, ge=0, le=1)
     """Share of the groups of which one of the model's own answers is preferred to the same with a hallucination put in;
     pairs without any human signal. They weigh what `source_weights` says of `self_inject`."""
-    reference: Literal["base", "previous", "ema"] = "base"
+    reference: Reference = "base"
     """What preference objectives measure against: the base, the adapter that the round starts from, or a moving average
     of the policy."""
     ema_decay: float = Field(0.99, gt=0, lt=1)
     """Of the reference `ema`, a step."""
-    source_weights: dict[str, float] = {}
+    source_weights: dict[str, Weight] = {}
     """By which the examples of a source are multiplied: `choice`, `ranking`, `correction`, `thumbs`, `regenerate`,
     `safety`, `ai`, `self_inject`, `thumb` (unpaired) or `reward`. 0 leaves them out."""
     max_staleness: int = Field(8, ge=0)
