@@ -167,7 +167,7 @@ def listening(server: FakeServer) -> Iterator[str]:
             self.end_headers()
             self.wfile.write(response.content)
 
-        do_GET = do_POST = do_PUT = answer
+        do_GET = do_POST = do_PUT = do_DELETE = answer
 
         def log_message(self, *arguments: object) -> None:
             """Quietly."""
@@ -230,6 +230,29 @@ def test_a_round_of_two_processes_ends_in_the_adapter_of_one_though_one_is_kille
     for name, expected in weights(server, alone).items():
         torch.testing.assert_close(weights(server, together)[name], expected, rtol=0, atol=1e-5)
     assert server.adapters[together][0].groups == server.adapters[alone][0].groups
+
+
+@pytest.mark.slow
+def test_two_processes_learn_from_the_same_fresh_answers_as_one(
+    server: FakeServer, make_learner: MakeLearner, tmp_path: Path
+) -> None:
+    """On-policy answers are asked for once a step, by one process, and shared out; weights in float32 to 1e-5."""
+    changes = {"objectives": {"sigmoid": 1.0, "grpo": 1.0}, "rollout_groups": 2, "rollout_candidates": 4}
+    server.config["learner"] |= changes
+    assert make_learner("alone").run() == 0
+    (alone,) = [name for name, state in server.states.items() if state == "staged"]
+    asked, server.rollouts, server.owner = server.rollouts, [], ""
+    with listening(server) as url:
+        state = tmp_path / "team"
+        done = torchrun("-m", "learner", "--server", url, "--state", state, "--once", "--device", "cpu")
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert [one.group_ids for one in server.rollouts] == [one.group_ids for one in asked]
+    together = next(name for name, state in server.states.items() if state == "staged" and name != alone)
+    for name, expected in weights(server, alone).items():
+        torch.testing.assert_close(weights(server, together)[name], expected, rtol=0, atol=1e-5)
+    (first, second) = server.reports
+    assert second.detail["rollouts"] == first.detail["rollouts"] and first.detail["rollouts"]["groups"]
+    assert "ephemeral" not in server.states.values(), "none is left"
 
 
 @pytest.mark.slow
