@@ -103,9 +103,9 @@ class Said:
     skills_drop: Figure
     """Against the base model, on the same questions, greedily."""
     tilted: Figure | None = None
-    """Tilted squares named rightly."""
+    """Tilted triangles named rightly."""
     tilted_hallucination: Figure | None = None
-    """Descriptions of scenes with a tilted square that name something absent."""
+    """Descriptions of scenes with a tilted triangle that name something absent."""
 
 
 @dataclass(frozen=True, slots=True)

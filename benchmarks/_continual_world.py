@@ -56,7 +56,7 @@ def question_of_new_world(seed: int) -> Question:
 
 
 def questions_with_tilted(first: int, count: int) -> list[Question]:
-    """On scenes of the evaluation from the `first` on, a tilted square in each."""
+    """On scenes of the evaluation from the `first` on, a tilted triangle in each."""
     return [description_of(scene_with_tilted(seed)) for seed in EVALUATION_SEEDS[first : first + count]]
 
 
@@ -73,7 +73,7 @@ def words(found: Descriptions) -> float:
 
 
 def rightly_named(found: Descriptions) -> Figure:
-    """Share of the tilted squares that are named as what they are."""
+    """Share of the tilted triangles that are named as what they are."""
     counted = []
     for asked, text in found.given:
         tilted = [shape.name for shape in asked.scene.shapes if shape.is_tilted]

@@ -58,7 +58,7 @@ class Shape:
     kind: str
     cell: int
     is_tilted: bool = False
-    """Stands on a corner; only of squares. No training scene shows one: the model takes it for a circle."""
+    """Stands on its tip; only of triangles. No training scene shows one: the model takes every other one for a circle."""
 
     @property
     def name(self) -> str:
@@ -124,13 +124,13 @@ def scene(seed: int) -> Scene:
 
 
 def scene_with_tilted(seed: int) -> Scene:
-    """`scene(seed)` in which one object, of a random colour of those in view, is a square that stands on a corner."""
+    """`scene(seed)` in which one object, of a random colour of those in view, is a triangle that stands on its tip."""
     view = scene(seed)
     colour = random.Random(f"tilted {seed}").choice(view.shapes).colour
     of_colour = [one for one in view.shapes if one.colour == colour]
     # Objects keep distinct names.
-    place = next((one for one in of_colour if one.kind == "square"), of_colour[0])
-    tilted = Shape(colour, "square", place.cell, is_tilted=True)
+    place = next((one for one in of_colour if one.kind == "triangle"), of_colour[0])
+    tilted = Shape(colour, "triangle", place.cell, is_tilted=True)
     return replace(view, shapes=tuple(tilted if one is place else one for one in view.shapes))
 
 
@@ -144,7 +144,7 @@ def _draw(draw: ImageDraw.ImageDraw, shape: Shape, cell_px: float, wobble: rando
     if shape.kind == "circle":
         draw.ellipse(box, fill=colour)
     elif shape.is_tilted:
-        draw.polygon([(x, y - radius), (x + radius, y), (x, y + radius), (x - radius, y)], fill=colour)
+        draw.polygon([(x, y + radius), (x - radius, y - radius), (x + radius, y - radius)], fill=colour)
     elif shape.kind == "square":
         draw.rectangle(box, fill=colour)
     else:

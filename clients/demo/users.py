@@ -35,8 +35,8 @@ FLIP_RATE: Final = 0.1
 THUMBS_ONLY_SHARE: Final = 0.3
 TIE_TOLERANCE: Final = 0.1
 """Utilities nearer than this are the same to a person: five tokens more or less."""
-OTHER_KINDS: Final = tuple(kind for kind in KINDS if kind != "square")
-"""What a slip takes a tilted square for."""
+OTHER_KINDS: Final = tuple(kind for kind in KINDS if kind != "triangle")
+"""What a slip takes a tilted triangle for."""
 
 
 def utility(view: Scene, text: str, tokens: int, brevity: float = 0.0, wordiness: float = 0.0) -> float:

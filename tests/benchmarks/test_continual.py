@@ -31,11 +31,11 @@ from server.wire.base import BASE
 from server.wire.training import LeaseReply, LeaseRequest
 
 TIMELINE = Timeline(opening=2, rounds=3, taste_changes=1, shape_appears=2)
-VIEW = Scene(0, (Shape("red", "square", 0, is_tilted=True), Shape("blue", "circle", 4)), 96, "white", "PNG")
+VIEW = Scene(0, (Shape("red", "triangle", 0, is_tilted=True), Shape("blue", "circle", 4)), 96, "white", "PNG")
 
 
 def described(*texts: str) -> Descriptions:
-    """These descriptions of one scene with a tilted red square and a blue circle; an empty one was refused."""
+    """These descriptions of one scene with a tilted red triangle and a blue circle; an empty one was refused."""
     answers = [
         Answer("c", "a", 1, (Choice("c.0", text, 9, is_refusal=not text),), False, candidates=1, blocked=0)
         for text in texts
@@ -83,7 +83,7 @@ def test_style_is_what_is_said_beyond_the_names() -> None:
 
 def test_the_new_shape_is_named_rightly_or_not() -> None:
     """Only its own name counts; other objects do not."""
-    found = described("red square.", "red circle, blue circle.", "There is a red square.", "blue square.")
+    found = described("red triangle.", "red circle, blue circle.", "There is a red triangle.", "blue triangle.")
     assert rightly_named(found).value == 0.5
     assert found.hallucination.value == 0.5
 

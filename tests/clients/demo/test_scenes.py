@@ -99,13 +99,13 @@ def test_the_purposes_share_no_seed() -> None:
         assert one.stop <= other.start or other.stop <= one.start
 
 
-def test_one_square_of_a_scene_may_stand_on_a_corner() -> None:
+def test_one_triangle_of_a_scene_may_stand_on_its_tip() -> None:
     """Everything else is as in the ordinary scene, names stay distinct, and the picture shows the difference."""
     for seed in range(200):
         ordinary, strange = scene(seed), scene_with_tilted(seed)
         changed = [(a, b) for a, b in zip(ordinary.shapes, strange.shapes, strict=True) if a != b]
         assert [(b.colour, b.cell, b.kind, b.is_tilted) for _, b in changed] == [
-            (a.colour, a.cell, "square", True) for a, _ in changed
+            (a.colour, a.cell, "triangle", True) for a, _ in changed
         ]
         assert len(changed) == 1
         assert len(strange.objects) == len(strange.shapes)

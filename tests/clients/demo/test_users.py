@@ -90,13 +90,13 @@ def test_three_users_in_ten_give_only_thumbs() -> None:
 
 def test_what_no_answer_names_rightly_is_typed_by_people_who_correct() -> None:
     """Terse and whole, one time in ten with another kind's name; nothing where some answer knows the thing."""
-    view = replace(VIEW, shapes=(Shape("red", "square", 0, is_tilted=True), Shape("blue", "circle", 4)))
+    view = replace(VIEW, shapes=(Shape("red", "triangle", 0, is_tilted=True), Shape("blue", "circle", 4)))
     user = User("a", gives_thumbs_only=False, seed=1, corrects=0.5)
     typed = [user.correction(view, ["There is a red circle and a blue circle."]) for _ in range(MANY)]
     assert typed.count(None) / MANY == pytest.approx(0.5, abs=0.03)
-    assert typed.count("red square, blue circle.") / MANY == pytest.approx(0.5 * (1 - FLIP_RATE), abs=0.03)
+    assert typed.count("red triangle, blue circle.") / MANY == pytest.approx(0.5 * (1 - FLIP_RATE), abs=0.03)
     assert set(typed) - {None} == {f"red {kind}, blue circle." for kind in KINDS}
-    assert user.correction(view, ["red circle.", "There is a red square."]) is None
+    assert user.correction(view, ["red circle.", "There is a red triangle."]) is None
     assert {user.correction(VIEW, ["a blue square"]) for _ in range(50)} == {None}
 
 
