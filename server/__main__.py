@@ -57,8 +57,12 @@ def read_config(path: Path | None) -> Config:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         place = ".".join(str(part) for part in first["loc"]) or "configuration"
-        unknown = "there is no such setting; `plumbline config` prints those there are"
-        sys.exit(_bad(f"{place}: {unknown if first['type'] == 'extra_forbidden' else first['msg']}"))
+        said = first["msg"]
+        if first["type"] == "extra_forbidden":
+            said = "there is no such setting; `plumbline config` prints those there are"
+        elif first["type"] == "tuple_type" and isinstance(first["input"], dict):
+            said = f"there may be several of these: write [[{place}]], with two brackets"
+        sys.exit(_bad(f"{place}: {said}"))
     except (OSError, ValueError) as error:
         sys.exit(_bad(f"{path}: {error}"))
 

@@ -270,6 +270,7 @@ def test_every_command_explains_itself(name: str) -> None:
         (["feedbak"], 2, "feedbak"),
         (["routing", "--url", "127.0.0.1:9"], 3, "plumbline up"),
         (["config", "{directory}/bad.toml"], 2, "unknown: there is no such setting"),
+        (["config", "{directory}/single.toml"], 2, "aliases: there may be several of these: write [[aliases]]"),
         (["chat", "what?", "--url", "http://127.0.0.1:9"], 3, "plumbline up"),
     ],
 )
@@ -278,6 +279,7 @@ def test_a_failure_is_one_line_that_says_how_to_mend(
 ) -> None:
     """Through the script's own entry point, whatever failed: the arguments, the network, a configuration."""
     (tmp_path / "bad.toml").write_text("unknown = 1\n")
+    (tmp_path / "single.toml").write_text('[aliases]\nname = "default"\n')
     command = [one.format(directory=tmp_path) for one in arguments]
     done = subprocess.run([sys.executable, "-m", "clients.cli", *command], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (status, "", 1), done.stderr
