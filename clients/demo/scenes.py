@@ -58,7 +58,7 @@ class Shape:
     kind: str
     cell: int
     is_tilted: bool = False
-    """Stands on its tip; only of triangles. No training scene shows one: the model takes every other one for a circle."""
+    """Stands on its tip; only of triangles. No training scene shows one: the model takes half of them for circles."""
 
     @property
     def name(self) -> str:
