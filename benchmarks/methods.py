@@ -237,6 +237,20 @@ def written(results: Mapping[str, Result]) -> dict[str, dict[str, Any]]:
     }
 
 
+def read_back(rows: Mapping[str, Mapping[str, Any]]) -> dict[str, Result]:
+    """What `written` wrote."""
+
+    def figure(row: Mapping[str, Any], name: str) -> Figure:
+        return Figure(*row[name])
+
+    return {
+        name: Result(
+            figure(row, "hallucination"), figure(row, "coverage"), figure(row, "skills_drop"), row["kl"], row["seconds"]
+        )
+        for name, row in rows.items()
+    }
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.methods", description="Every method on the same signals, beside plain DPO."
@@ -245,7 +259,11 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, nargs="+", help="these crowds alone")
     names = [method.name for method in METHODS]
     parser.add_argument("--only", nargs="+", choices=names, metavar="NAME", help=f"these (and {DPO}) alone")
-    parser.add_argument("--write", action="store_true", help=f"keep the result in {RESULTS} and {PLOT}")
+    parser.add_argument(
+        "--write",
+        action="store_true",
+        help=f"keep the result in {RESULTS} and {PLOT}; of --only, beside what stands there",
+    )
     args = parser.parse_args()
     sizes = QUICK if args.quick else FULL
     if args.seeds:
@@ -255,6 +273,9 @@ def main() -> int:
 
     def keep(found: Found) -> None:
         results = all_combined(found, sizes)
+        if args.only:
+            again = {name: one for name, one in results.items() if name in args.only}
+            results = read_back(json.loads(RESULTS.read_text())) | again
         if args.write and DPO in results:
             RESULTS.write_text(json.dumps(written(results), indent=1) + "\n")
             draw(PLOT, results, DPO, {one.name for one in COMPOSITIONS})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from benchmarks._methods_plot import front
 from benchmarks._methods_table import COMPOSITIONS, DPO, METHODS, METHODS_ALONE
 from benchmarks._study import Quality
-from benchmarks.methods import Result, Run, combined, narrowed, summarise, written
+from benchmarks.methods import Result, Run, combined, narrowed, read_back, summarise, written
 from clients.demo.statistics import Figure
 from learner.objectives import OBJECTIVES
 from learner.settings import Settings
@@ -72,6 +73,12 @@ def test_the_page_gets_the_least_hallucination_first() -> None:
     rows = written({BASE: result(0.5), DPO: result(0.2), "good": result(0.1), "near": result(0.18)})
     assert list(rows) == ["good", "near", DPO, BASE]
     assert [row["vs_dpo"] for row in rows.values()] == ["better", "same", "", ""]
+
+
+def test_what_was_written_is_read_back_as_it_was() -> None:
+    """So that some methods can be measured again beside the others' rows."""
+    rows = written({BASE: result(0.5), DPO: result(0.2), "good": result(0.1)})
+    assert written(read_back(json.loads(json.dumps(rows)))) == rows
 
 
 def test_the_front_is_what_nothing_beats_in_both() -> None:
