@@ -2,7 +2,9 @@
 
 Settings are those that did best on crowd 9, of two to four for most; where nothing is said they are those of `PAIRS`,
 `THUMBS` and `REWARDS`. `mrpo` is not among them: in a first round, from the base model, it is DPO. `cross_modality`
-stands beside DPO, as in its paper; `c_rlft` and `kto_choices` learn from the crowd that chooses (`unpair`).
+stands beside DPO, as in its paper; `c_rlft` and `kto_choices` learn from the crowd that chooses (`unpair`). `ipo`,
+`mnpo`, `kto`, `sapo`, `ppo`, `etpo` and `gap` have learning rates a quarter to a third lower than what did best there:
+with those they named fewer true objects (.88 to .95) on other crowds.
 """
 
 from __future__ import annotations
@@ -64,7 +66,7 @@ def _learner(
 
 METHODS_ALONE: Final = (
     pairs(DPO, "sigmoid", learning_rate=3e-3),
-    pairs("ipo", beta=0.1),
+    pairs("ipo", beta=0.1, learning_rate=1.5e-3),
     pairs("hinge"),
     pairs("cdpo", learning_rate=3e-3),
     pairs("robust"),
@@ -91,7 +93,7 @@ METHODS_ALONE: Final = (
     pairs("sppo"),
     pairs("irepo", beta=0.1),
     pairs("trpa"),
-    pairs("mnpo"),
+    pairs("mnpo", learning_rate=1.5e-3),
     pairs("xpo", options={"optimism": 1e-3}, learning_rate=3e-3),
     pairs("mdpo", learning_rate=3e-3),
     pairs("rdpo"),
@@ -105,7 +107,7 @@ METHODS_ALONE: Final = (
     pairs("easy_then_hard", "sigmoid", curriculum="easy_then_hard", learning_rate=3e-3),
     pairs("perturbation", "mdpo", curriculum="perturbation", learning_rate=3e-3),
     pairs("self_inject", "sigmoid", self_inject=0.5, separators=CLAUSES, learning_rate=3e-3),
-    thumbs("kto", {"desirable_weight": 2.0, "undesirable_weight": 1.0}),
+    thumbs("kto", {"desirable_weight": 2.0, "undesirable_weight": 1.0}, learning_rate=8e-4),
     thumbs("apo_zero_unpaired", learning_rate=5e-4, beta=0.1),
     thumbs("npo", learning_rate=3e-4),
     pairs("c_rlft", unpair=True, learning_rate=1.5e-3),
@@ -120,12 +122,12 @@ METHODS_ALONE: Final = (
     rewards("dapo"),
     rewards("bnpo"),
     rewards("cispo", learning_rate=1e-3),
-    rewards("sapo", learning_rate=2e-3),
+    rewards("sapo"),
     rewards("rloo", learning_rate=2e-3),
-    rewards("ppo", learning_rate=2e-3),
-    rewards("etpo"),
+    rewards("ppo"),
+    rewards("etpo", learning_rate=1e-3),
     rewards("win_rate", "grpo", {"advantage": "win_rate"}),
-    rewards("gap", "grpo", {"reward": "gap"}),
+    rewards("gap", "grpo", {"reward": "gap"}, learning_rate=1e-3),
     rewards("pf_ppo", "ppo", {"filtration": "max_min"}),
     rewards("entropy_coef", "grpo", {"entropy_coef": 0.01}),
     rewards("token_window", "grpo", {"token_window": 8}, learning_rate=1e-3),
