@@ -48,7 +48,7 @@ USERS: Final = 24
 USERS_SEED: Final = 5
 CONCURRENCY: Final = 4
 MEASURE_CONCURRENCY: Final = 16
-GATE_DESCRIPTIONS: Final = 60
+GATE_DESCRIPTIONS: Final = 120
 GATE_SKILLS: Final = 80
 """Of each of the gate's suites."""
 DECISION_TIMEOUT_S: Final = 180.0
