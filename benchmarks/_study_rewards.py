@@ -20,8 +20,8 @@ from learner.examples import Wanted, prepare
 from learner.material import image_problem
 from learner.model import Base, Policy
 from learner.objectives import Needs
-from learner.reward_bt import KEPT_BACK, usable
 from learner.reward_model import RewardModel, Schedule, train
+from learner.reward_training import KEPT_BACK, usable
 from learner.settings import Capacity, Settings
 from learner.state import StateDir
 from learner.workplace import Pace, Workplace

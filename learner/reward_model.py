@@ -38,7 +38,7 @@ COPIED: Final = ("*.json", "*.jinja", "*.txt", "*.model")
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    epochs: int = 2
+    epochs: int
     batch_groups: int = 8
     peak_learning_rate: float = 2e-4
     warmup_share: float = 0.1

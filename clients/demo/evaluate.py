@@ -18,12 +18,10 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-import torch
 from PIL import Image
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
-from transformers import AutoProcessor, Qwen3VLForConditionalGeneration
 
 from clients.demo.language import (
     Question,
@@ -71,6 +69,11 @@ Figures = dict[str, Share]
 
 def measure(directory: Path, questions: int) -> Figures:
     """All figures of the model in `directory`, on `questions` skill questions and as many descriptions."""
+    import torch  # noqa: PLC0415 - it takes seconds, and --help none
+    from transformers import AutoProcessor, Qwen3VLForConditionalGeneration  # noqa: PLC0415
+
+    # So small a model is faster without threads, and does not mind what else the machine does.
+    torch.set_num_threads(1)
     processor = AutoProcessor.from_pretrained(directory)
     model = Qwen3VLForConditionalGeneration.from_pretrained(directory, dtype=torch.float32).eval()
     skills = [skill_question(seed) for seed in EVALUATION_SEEDS[:questions]]
@@ -93,6 +96,8 @@ def generate(
     title: str,
 ) -> list[str]:
     """The model's answers, in order; `sample` means temperature 1 without any truncation."""
+    import torch  # noqa: PLC0415
+
     answers: list[str] = []
     decoding = {"do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0} if sample else {"do_sample": False}
     for first in track(range(0, len(questions), _BATCH), description=title):
@@ -193,8 +198,6 @@ def main(arguments: Iterator[str] | None = None) -> None:
     parser.add_argument("directory", type=Path, help="directory that `clients.demo.train` wrote")
     parser.add_argument("--questions", type=int, default=DEFAULT_QUESTIONS, help="skill questions, and descriptions")
     given = parser.parse_args(None if arguments is None else list(arguments))
-    # So small a model is faster without threads, and does not mind what else the machine does.
-    torch.set_num_threads(1)
     figures = measure(given.directory, given.questions)
     (given.directory / "measured.json").write_text(as_json(figures, given.questions), encoding="utf-8")
     Console().print(as_table(figures))

@@ -13,8 +13,9 @@ from transformers import Qwen3VLForConditionalGeneration
 
 from learner.examples import Limits, Wanted, prepare
 from learner.model import Base, Policy
-from learner.reward_bt import _parser, build
+from learner.reward_bt import parser
 from learner.reward_model import RewardModel, Schedule, bradley_terry, train
+from learner.reward_training import build
 from learner.settings import Settings
 from learner.vision import Vision, _decode
 from tests.learner.fake_server import FakeServer, make_group
@@ -73,7 +74,7 @@ def test_the_command_reads_the_feed_and_refuses_to_overwrite(
     server.tell(make_group(60, server.base_digest, server, images=["0" * 64]))
     out = tmp_path / "rm"
     asked = ["--server", "http://x", "--out", str(out), "--state", str(tmp_path / "s"), "--ending", "1,3"]
-    given = _parser().parse_args([*asked, "--epochs", "1", "--device", "cpu"])
+    given = parser().parse_args([*asked, "--epochs", "1", "--device", "cpu"])
     assert given.ending == (1, 3)
     accuracy = build(server.client(), given)
     assert 0 <= accuracy <= 1
