@@ -24,7 +24,7 @@ def draw(path: Path, found: Mapping[str, Sequence[Served]], timeline: Timeline, 
     titles = {
         "hallucination": "answers that invent an object",
         "short": "answers in the short style",
-        "tilted": "squares on a corner named rightly",
+        "tilted": "triangles on their tips named rightly",
     }
     figure, panels = plt.subplots(3, 1, figsize=(9, 9), sharex=True, layout="constrained")
     for (name, title), axes in zip(titles.items(), panels, strict=True):
@@ -39,7 +39,7 @@ def draw(path: Path, found: Mapping[str, Sequence[Served]], timeline: Timeline, 
         ours = next(iter(found.values()))
         for change, what in (
             (timeline.taste_changes, "people like it short"),
-            (timeline.shape_appears, "squares on a corner appear"),
+            (timeline.shape_appears, "triangles on their tips appear"),
         ):
             given = next(one.signals for one in ours if one.number == change - 1)
             axes.axvline(given, color=CHANGE, linestyle="--", linewidth=1)

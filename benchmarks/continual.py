@@ -4,10 +4,10 @@
 
 The demo's users (24; a tenth of what they say is a slip) chat with one alias for each arm on a real engine, round after
 round. At first they like long answers. From round 5 on they like short ones. From round 9 on half of the scenes hold a
-shape that the model has never seen: a square that stands on a corner. The model takes four in five of them for a circle
-and next to none for a square. Where no answer shown names it rightly, people type what they see in half of the cases
-(briefly, and with their slips), and judge as always in the others. The shape is new, its name is not: a word whose
-tokens this small model has never uttered (a cross, say) is not learned from a few dozen corrections.
+shape that the model has never seen: a triangle that stands on its tip. The model takes half of them for circles and one
+in five for a triangle. Where no answer shown names it rightly, people type what they see in half of the cases (briefly,
+and with their slips), and judge as always in the others. The shape is new, its name is not: a word whose tokens this
+small model has never uttered (a cross, say) is not learned from a few dozen corrections.
 
 - `ours`: each round starts from the active adapter, with new signals and a replay (the newest groups and a sample of
   the older ones).
@@ -21,7 +21,7 @@ answers, and it takes the demo's three rounds to have an adapter that is worth s
 said of every served round is said from the adapter of round 0 on.
 
 - `adapted_style_*`, `adapted_shape_*`: signals given after the change (ties too) until .8 of the answers are short, or
-  .8 of the new squares rightly named. Four in five: people who err one time in ten can hardly ask for more.
+  .8 of the new triangles rightly named. Four in five: people who err one time in ten can hardly ask for more.
   null: never.
 - `hallucination_max_*`, `skills_drop_max_*`, `coverage_min_*`, `kl_max_*`: over everything served from round 0 on, on
   scenes without the new shape, so that rounds can be compared; `tilted_hallucination_*`: on scenes with it, at the end.
