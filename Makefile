@@ -58,7 +58,7 @@ serve: setup  ## Keep the service running (MODEL=directory or Hugging Face name,
 	$(BIN)/plumbline up $(if $(MODEL),--model $(MODEL)) $(if $(CONFIG),--config $(CONFIG)) $(ARGS)
 
 # Beside each other, for the tests of the engine mostly wait for it: the engine's and these directories, and all others.
-BESIDE := tests/browser tests/docs tests/faults tests/observability
+BESIDE := tests/browser tests/clients tests/docs tests/exchange tests/faults tests/observability
 
 test: setup litellm  ## Tests that hold the promises, real engine included (at most 12 minutes)
 	@mkdir -p build
