@@ -273,7 +273,7 @@ def main() -> int:
 
     def keep(found: Found) -> None:
         results = all_combined(found, sizes)
-        if args.only:
+        if args.write and args.only:
             again = {name: one for name, one in results.items() if name in args.only}
             results = read_back(json.loads(RESULTS.read_text())) | again
         if args.write and DPO in results:

@@ -107,12 +107,8 @@ class UnpairedExample:
     desirable: bool
     weight: float
     annotator: str
-    source: str = "thumb"
-    """Or that of the comparison which says so (`learner.unpairing`)."""
-
-    @property
-    def is_given(self) -> bool:
-        return self.source == "thumb"
+    is_given: bool = True
+    """By a person's thumb; else it follows from what they compared (`learner.unpairing`)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,7 +35,9 @@ def bounded(examples: Sequence[Example], share: float, floor: int) -> list[Examp
 
 def _people(example: Example) -> list[str]:
     """Who said each thing that people said."""
-    return [pair.annotator for pair in example.pairs if pair.is_endorsed] + [one.annotator for one in example.unpaired]
+    return [pair.annotator for pair in example.pairs if pair.is_endorsed] + [
+        one.annotator for one in example.unpaired if one.is_given
+    ]
 
 
 def _within(example: Example, left: Counter[str]) -> Example | None:
@@ -46,5 +48,5 @@ def _within(example: Example, left: Counter[str]) -> Example | None:
         return left[annotator] >= 0
 
     pairs = [pair for pair in example.pairs if not pair.is_endorsed or may_stay(pair.annotator)]
-    unpaired = [thumb for thumb in example.unpaired if may_stay(thumb.annotator)]
+    unpaired = [thumb for thumb in example.unpaired if not thumb.is_given or may_stay(thumb.annotator)]
     return example if len(pairs) + len(unpaired) == example.count else example.reduced(pairs, unpaired)

@@ -27,12 +27,12 @@ def unpaired(example: Example, *, keep_others: bool) -> Example | None:
 
 
 def _thumbs(example: Example) -> Iterator[UnpairedExample]:
-    won: dict[tuple[int, str, str], list[float]] = defaultdict(list)
+    won: dict[tuple[int, str], list[float]] = defaultdict(list)
     for pair in example.pairs:
         if pair.source in COMPARISONS:
-            won[pair.chosen, pair.annotator, pair.source].append(pair.weight)
-            won[pair.rejected, pair.annotator, pair.source].append(-pair.weight)
-    for (answer, annotator, source), weights in won.items():
+            won[pair.chosen, pair.annotator].append(pair.weight)
+            won[pair.rejected, pair.annotator].append(-pair.weight)
+    for (answer, annotator), weights in won.items():
         balance = sum(weights) / len(weights)
         if balance:
-            yield UnpairedExample(answer, balance > 0, abs(balance), annotator, source)
+            yield UnpairedExample(answer, balance > 0, abs(balance), annotator, is_given=False)

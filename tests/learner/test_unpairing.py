@@ -10,6 +10,7 @@ from learner.errors import SettingsError
 from learner.examples import Answer, Example, PairExample, UnpairedExample
 from learner.missing import explained
 from learner.settings import read_settings
+from learner.shares import bounded
 from learner.unpairing import unpaired
 from tests.learner.conftest import MakeLearner
 from tests.learner.fake_server import FakeServer, make_group
@@ -44,6 +45,21 @@ def test_who_stands_in_the_middle_of_a_ranking_is_neither_good_nor_bad() -> None
     """2 ≻ 0 ≻ 1: 0 won as often as it lost."""
     rank = ((2, 0, "ranking", "ann"), (2, 1, "ranking", "ann"), (0, 1, "ranking", "ann"))
     assert thumbs_of(compared(*rank)) == {(2, True, 1.0, "ann"), (1, False, 1.0, "ann")}
+
+
+def test_whoever_chose_an_answer_and_then_typed_a_better_one_says_nothing_of_it() -> None:
+    """One opinion of each answer by each person: 0 won the choice and lost to what was typed."""
+    example = compared((0, 1, "choice", "ann"), (2, 0, "correction", "ann"))
+    assert thumbs_of(example) == {(1, False, 1.0, "ann"), (2, True, 1.0, "ann")}
+
+
+def test_the_same_word_is_not_counted_twice_against_a_persons_share() -> None:
+    """Where a round's examples are bounded again, after the feed changed, choices weigh no more than thumbs."""
+    chosen = [compared((0, 1, "choice", "ann")), compared((0, 1, "choice", "ann"))]
+    thumb = UnpairedExample(0, True, 1.0, "bob")
+    rated = [compared(thumbs=(thumb,)), compared(thumbs=(thumb,))]
+    once = [one for one in (unpaired(one, keep_others=False) for one in (*chosen, *rated)) if one is not None]
+    assert bounded(once, 0.5, 2) == once
 
 
 def test_a_thumb_stands_before_what_was_compared() -> None:
